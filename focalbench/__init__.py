@@ -1,0 +1,3 @@
+"""focalbench: does focal loss help your detector on your data?"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,41 @@
+"""Faults that are the user's to mend: each names the file or key, the reason and the way out.
+
+The command line prints them without a traceback and ends with ``exit_code``.
+"""
+
+
+class FocalbenchError(Exception):
+    """Base of every fault that is reported in words, never as a traceback."""
+
+    exit_code = 2
+
+
+class ConfigError(FocalbenchError):
+    """The configuration, an override or an argument is wrong."""
+
+
+class DataError(FocalbenchError):
+    """The data set, an image, an annotation or a weight file is wrong."""
+
+
+class StorageError(FocalbenchError):
+    """A folder cannot be written, is in use by another process, or holds something else."""
+
+
+class CheckpointError(FocalbenchError):
+    """A checkpoint is damaged, untrusted or belongs to another configuration."""
+
+
+class DivergedError(FocalbenchError):
+    """The loss or its gradient is no longer finite; the trial stops."""
+
+    exit_code = 3
+
+
+class InterruptedTrial(FocalbenchError):  # noqa: N818 - an ordered stop, not a fault
+    """SIGINT or SIGTERM arrived and the checkpoint is written; ``signum`` is the signal's number."""
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.signum = signum
+        self.exit_code = 128 + signum
