@@ -1,0 +1,313 @@
+"""The ``loss`` branch of the configuration: one frozen model per classification loss, told apart by ``name``.
+
+Every field except ``name``, ``weight``, ``match_scale`` and ``apply_to`` is a keyword of the loss's class in
+``focalbench.losses``.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class _Schedule(_Model):
+    schedule: Literal["constant", "step", "linear", "cosine"]
+    """From one value to the next: a jump (`step`), a straight line (`linear`), half a cosine wave (`cosine`), or never."""
+    values: tuple[float, ...]
+    """The values, in order of training."""
+    at: tuple[Fraction, ...] | None = None
+    """Fractions of training, rising. `linear` and `cosine`: where each value is reached. `step`: where each value after
+    the first one starts (a leading 0 for the first may be written too). Left out: evenly spread."""
+
+    @model_validator(mode="after")
+    def _at_fits_values(self) -> _Schedule:
+        count, at = len(self.values), self.at
+        if self.schedule == "constant":
+            if count != 1 or at:
+                raise ValueError("a constant schedule takes one value and no `at`")
+            return self
+        if count < 2:
+            raise ValueError(f"a {self.schedule} schedule needs at least two values")
+        if at is None:
+            return self
+        if any(later <= earlier for earlier, later in pairwise(at)):
+            raise ValueError(f"`at` must rise, got {list(at)}")
+        if self.schedule == "step":
+            if len(at) != count - 1 and not (len(at) == count and at[0] == 0):
+                raise ValueError(
+                    f"a step schedule of {count} values needs {count - 1} fractions in `at`, got {len(at)}"
+                )
+        elif len(at) != count:
+            raise ValueError(
+                f"a {self.schedule} schedule of {count} values needs {count} fractions in `at`, got {len(at)}"
+            )
+        return self
+
+
+class GammaSchedule(_Schedule):
+    """A focusing exponent that changes during training (soft gamma)."""
+
+    values: tuple[NonNegative, ...]
+    """The exponents, each >= 0, in order of training."""
+
+
+class PositiveGammaSchedule(_Schedule):
+    """A scale of the logit that changes during training."""
+
+    values: tuple[Positive, ...]
+    """The scales, each > 0, in order of training."""
+
+
+class AlphaSchedule(_Schedule):
+    """A weight of the positives that changes during training."""
+
+    values: tuple[Fraction, ...]
+    """The weights, each in [0, 1], in order of training."""
+
+
+def _kind(value: Any) -> str | None:
+    """Which form of gamma or alpha ``value`` has, so that a fault is reported for that form only."""
+    if value is None:
+        return "null"
+    if value == "auto":
+        return "auto"
+    if isinstance(value, dict | _Schedule):
+        return "schedule"
+    if isinstance(value, str):  # the YAML loader hands 1e-4 over as text
+        try:
+            float(value)
+        except ValueError:
+            return None
+    return "per_class" if isinstance(value, list | tuple) else "number"
+
+
+_SCHEDULE_FORM = "{schedule: step|linear|cosine, values: [...], at: [...]}"
+Gamma = Annotated[
+    Annotated[NonNegative, Tag("number")] | Annotated[GammaSchedule, Tag("schedule")],
+    Discriminator(
+        _kind,
+        custom_error_type="gamma",
+        custom_error_message="gamma takes a number >= 0 or a schedule " + _SCHEDULE_FORM,
+    ),
+]
+PositiveGamma = Annotated[
+    Annotated[Positive, Tag("number")] | Annotated[PositiveGammaSchedule, Tag("schedule")],
+    Discriminator(
+        _kind,
+        custom_error_type="gamma",
+        custom_error_message="gamma takes a number > 0 or a schedule " + _SCHEDULE_FORM,
+    ),
+]
+Alpha = Annotated[
+    Annotated[Fraction, Tag("number")]
+    | Annotated[AlphaSchedule, Tag("schedule")]
+    | Annotated[tuple[Fraction, ...], Field(min_length=1), Tag("per_class")]
+    | Annotated[Literal["auto"], Tag("auto")]
+    | Annotated[None, Tag("null")],
+    Discriminator(
+        _kind,
+        custom_error_type="alpha",
+        custom_error_message="alpha takes a number in [0, 1], a schedule, `auto`, null or one number per class",
+    ),
+]
+ClassWeights = Annotated[
+    Annotated[Fraction, Tag("number")]
+    | Annotated[AlphaSchedule, Tag("schedule")]
+    | Annotated[tuple[NonNegative, ...], Field(min_length=1), Tag("per_class")]
+    | Annotated[Literal["auto"], Tag("auto")]
+    | Annotated[None, Tag("null")],
+    Discriminator(
+        _kind,
+        custom_error_type="alpha",
+        custom_error_message="alpha takes a number in [0, 1], a schedule, `auto`, null or one weight per class "
+        "and a last one for the background",
+    ),
+]
+
+
+class _Loss(_Model):
+    weight: Positive = 1.0
+    """Factor on the classification loss, beside the box loss's 1."""
+    match_scale: bool = False
+    """Choose the factor over the first batches so that the gradient on the logits has cross entropy's norm; `weight`
+    still applies."""
+    apply_to: Literal["class", "objectness", "both"] = "class"
+    """YOLOv2 only: which of its terms this loss replaces. RetinaNet has classes alone: leave `class`."""
+
+
+class CrossEntropyConfig(_Loss):
+    """Cross entropy on independent sigmoids: -log p_t (arXiv:1708.02002, eq. 1-2)."""
+
+    name: Literal["ce"] = "ce"
+    """Which loss."""
+
+
+class BalancedCrossEntropyConfig(_Loss):
+    """Cross entropy with alpha on positives and 1 - alpha on negatives (arXiv:1708.02002, eq. 3)."""
+
+    name: Literal["balanced_ce"] = "balanced_ce"
+    """Which loss."""
+    alpha: Alpha = 0.75
+    """Weight of positives, in [0, 1]; 0.75 is the best of the paper's table 1a. `auto`: alpha / (1 - alpha) = negatives
+    / positives, counted on the training set after matching. A list: one per class. null: no weights (plain `ce`)."""
+
+
+class FocalConfig(_Loss):
+    """Focal loss on independent sigmoids: -alpha_t (1 - p_t)^gamma log p_t (arXiv:1708.02002, eq. 4-5)."""
+
+    name: Literal["focal"] = "focal"
+    """Which loss."""
+    gamma: Gamma = 2.0
+    """Focusing exponent, >= 0; 0 is cross entropy. A number or a schedule."""
+    alpha: Alpha = 0.25
+    """Weight of POSITIVES, in [0, 1]; negatives get 1 - alpha. A number, a schedule, `auto`, one per class, or null."""
+
+
+class SoftmaxCrossEntropyConfig(_Loss):
+    """Cross entropy on a softmax over the classes and the background."""
+
+    name: Literal["softmax_ce"] = "softmax_ce"
+    """Which loss."""
+
+
+class SoftmaxBalancedCrossEntropyConfig(_Loss):
+    """Weighted cross entropy on a softmax over the classes and the background."""
+
+    name: Literal["softmax_balanced_ce"] = "softmax_balanced_ce"
+    """Which loss."""
+    alpha: ClassWeights = 0.75
+    """Weight in [0, 1] of the side named by `alpha_on`; the other gets 1 - alpha. `auto` counts both sides after
+    matching. A list: one weight >= 0 per class and a last one for the background. null: no weights."""
+    alpha_on: Literal["positives", "background"] = "positives"
+    """Which side a single alpha weighs. `background` is the reverse of the focal loss paper, met in public code."""
+
+
+class SoftmaxFocalConfig(_Loss):
+    """Focal loss on a softmax over the classes and the background: -alpha[y] (1 - p_y)^gamma log p_y."""
+
+    name: Literal["softmax_focal"] = "softmax_focal"
+    """Which loss."""
+    gamma: Gamma = 2.0
+    """Focusing exponent, >= 0; 0 is softmax cross entropy. A number or a schedule."""
+    alpha: ClassWeights = None
+    """null: every weight 1. Else as in `softmax_balanced_ce`."""
+    alpha_on: Literal["positives", "background"] = "positives"
+    """Which side a single alpha weighs. `background` is the reverse of the focal loss paper, met in public code."""
+
+
+class FocalStarConfig(_Loss):
+    """FL*, the focal loss's alternate form: -log sigmoid(gamma x_t + beta) / gamma (arXiv:1708.02002, appendix A)."""
+
+    name: Literal["focal_star"] = "focal_star"
+    """Which loss."""
+    gamma: PositiveGamma = 2.0
+    """Steepness on the logit, > 0; with beta 0, 1 is cross entropy. A number or a schedule."""
+    beta: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    """Shift of the scaled logit; the paper's pairs (gamma, beta) are (2, 1) and (4, 0)."""
+    alpha: Alpha = 0.25
+    """Weight of positives, as in `focal`."""
+
+
+class OHEMConfig(_Loss):
+    """Cross entropy on the hardest anchors only, after NMS on the loss (arXiv:1604.03540; 1708.02002, table 1d)."""
+
+    name: Literal["ohem"] = "ohem"
+    """Which loss."""
+    num_hardest: Annotated[int, Field(gt=0)] = 128
+    """Anchors kept per image (B in the paper: 128, 256 or 512)."""
+    nms_thresh: Fraction | None = 0.5
+    """IoU above which an easier anchor's predicted box is dropped (paper: 0.5 or 0.7); null: no NMS."""
+    negatives_per_positive: Positive | None = None
+    """3 is the 1:3 variant: at most this many negatives for each kept positive. null: the hardest of either side."""
+
+
+class GHMConfig(_Loss):
+    """GHM-C: cross entropy divided by the density of its gradient norm (arXiv:1811.05181)."""
+
+    name: Literal["ghm"] = "ghm"
+    """Which loss."""
+    bins: Annotated[int, Field(ge=1, le=1000)] = 30
+    """Equal bins of the gradient norm |p - y| over [0, 1]."""
+    momentum: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.75
+    """Share of the old counts in each bin's moving average; 0: this batch only."""
+
+
+class ClassBalancedConfig(_Loss):
+    """Focal loss weighted by the effective number of each class's positives (arXiv:1901.05555)."""
+
+    name: Literal["class_balanced"] = "class_balanced"
+    """Which loss."""
+    beta: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.9999
+    """(1 - beta) / (1 - beta^n) for a class of n positives; 0: no weights; towards 1: inverse frequency."""
+    gamma: Gamma = 2.0
+    """Focusing exponent, >= 0; 0 is class-balanced cross entropy. A number or a schedule."""
+    alpha: Alpha = None
+    """Weight of positives against negatives, as in `focal`, on top of the class weights."""
+
+
+class QualityFocalConfig(_Loss):
+    """Quality focal loss: |y - p|^beta times cross entropy to y, the box's IoU (arXiv:2006.04388, eq. 3)."""
+
+    name: Literal["quality_focal"] = "quality_focal"
+    """Which loss."""
+    beta: NonNegative = 2.0
+    """Exponent of the distance to the target, >= 0."""
+
+
+class VarifocalConfig(_Loss):
+    """Varifocal loss: the box's IoU as target of positives, focal weights on negatives (arXiv:2008.13367, eq. 2)."""
+
+    name: Literal["varifocal"] = "varifocal"
+    """Which loss."""
+    gamma: Gamma = 2.0
+    """Focusing exponent of negatives, >= 0. A number or a schedule."""
+    alpha: Annotated[
+        Annotated[Fraction, Tag("number")] | Annotated[AlphaSchedule, Tag("schedule")],
+        Discriminator(
+            _kind,
+            custom_error_type="alpha",
+            custom_error_message="varifocal's alpha takes a number in [0, 1] or a schedule",
+        ),
+    ] = 0.75
+    """Weight of NEGATIVES, in [0, 1]; positives are weighted by their IoU."""
+
+
+class AsymmetricConfig(_Loss):
+    """Asymmetric loss: own exponents for positives and negatives, easy negatives cut off (arXiv:2009.14119)."""
+
+    name: Literal["asymmetric"] = "asymmetric"
+    """Which loss."""
+    gamma_pos: NonNegative = 0.0
+    """Focusing exponent of positives, >= 0."""
+    gamma_neg: NonNegative = 4.0
+    """Focusing exponent of negatives, >= 0."""
+    margin: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.05
+    """Negatives with a probability below this cost nothing."""
+
+
+LossConfig = Annotated[
+    CrossEntropyConfig
+    | BalancedCrossEntropyConfig
+    | FocalConfig
+    | SoftmaxCrossEntropyConfig
+    | SoftmaxBalancedCrossEntropyConfig
+    | SoftmaxFocalConfig
+    | FocalStarConfig
+    | OHEMConfig
+    | GHMConfig
+    | ClassBalancedConfig
+    | QualityFocalConfig
+    | VarifocalConfig
+    | AsymmetricConfig,
+    Field(discriminator="name"),
+]
