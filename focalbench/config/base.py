@@ -1,0 +1,24 @@
+"""What every branch of the configuration shares, and the ranges that keep absurd values out."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """A branch of the configuration: frozen, unknown keys refused, attribute docstrings document the keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+"""A share, a probability or a threshold."""
+OpenFraction = Annotated[float, Field(gt=0, lt=1)]
+"""A probability that is neither impossible nor certain."""
+NonNegative = Annotated[float, Field(ge=0, le=1e6)]
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+Count = Annotated[int, Field(ge=1, le=10_000_000)]
+SeedNumber = Annotated[int, Field(ge=0, le=2**31 - 1)]
+"""What seeds a random stream."""

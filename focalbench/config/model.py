@@ -1,0 +1,105 @@
+"""The ``model`` branch of the configuration: the detectors and their parts, told apart by ``name``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from focalbench.config.base import Count, Fraction, NonNegative, OpenFraction, Positive, Section
+
+PriorBox = tuple[Positive, Positive]
+YoloSide = Annotated[int, Field(ge=32, le=4096, multiple_of=32)]
+
+
+class RetinaNetConfig(Section):
+    """RetinaNet: backbone, feature pyramid, a classification and a box subnet (arXiv:1708.02002, sec. 4)."""
+
+    name: Literal["retinanet"] = "retinanet"
+    """Which detector."""
+    backbone: Literal["tiny", "resnet18", "resnet34", "resnet50"] = "resnet18"
+    """Network below the pyramid. `tiny` (about 0.6 M parameters with everything above it) is made for two CPU cores."""
+    weights: Annotated[str, Field(min_length=1)] = "none"
+    """First weights of the backbone: `none` (random), `imagenet` (torchvision's), or the path of a file."""
+    prior_prob: OpenFraction | None = 0.01
+    """Probability that every class starts with (pi in the paper, sec. 3.3); null: no prior, the bias starts at 0."""
+    norm: Literal["batch", "frozen", "sync"] = "batch"
+    """Normalisation in the backbone: of the batch, frozen at the loaded weights' statistics, or over all processes."""
+    fpn_channels: Annotated[int, Field(ge=8, le=2048)] | None = None
+    """Channels of the pyramid. null: the backbone's default (64 for `tiny`, else 256)."""
+    head_convs: Annotated[int, Field(ge=0, le=16)] | None = None
+    """3x3 convolutions in each subnet. null: the backbone's default (2 for `tiny`, else 4)."""
+    anchor_scale: Annotated[float, Field(ge=0.1, le=64)] | None = None
+    """Side of the smallest anchor, in strides of its level. null: the backbone's default (2 for `tiny`, else 4)."""
+    anchor_octaves: Annotated[int, Field(ge=1, le=10)] | None = None
+    """Anchor sizes per octave. null: the backbone's default (2 for `tiny`, else 3)."""
+    anchor_ratios: Annotated[
+        tuple[Annotated[float, Field(ge=0.01, le=100)], ...], Field(min_length=1, max_length=20)
+    ] = (
+        0.5,
+        1.0,
+        2.0,
+    )
+    """Height / width of the anchors."""
+    pos_iou: Fraction = 0.5
+    """An anchor with at least this IoU is positive; each object's best anchor is positive in any case."""
+    neg_iou: Fraction = 0.4
+    """An anchor with less than this IoU is background; between the two it is ignored."""
+    box_weight: NonNegative = 1.0
+    """Factor on the box loss."""
+    box_beta: Positive = 0.1
+    """Where smooth L1 turns from a parabola into a line, in units of the encoded deltas."""
+
+    @model_validator(mode="after")
+    def _thresholds_in_order(self) -> RetinaNetConfig:
+        if self.neg_iou > self.pos_iou:
+            raise ValueError(f"neg_iou ({self.neg_iou:g}) should not be above pos_iou ({self.pos_iou:g})")
+        return self
+
+
+class YoloV2Config(Section):
+    """YOLOv2: Darknet-19 with passthrough and boxes predicted from priors (arXiv:1612.08242)."""
+
+    name: Literal["yolov2"] = "yolov2"
+    """Which detector."""
+    backbone: Literal["darknet19", "tiny"] = "darknet19"
+    """Network below the head. `tiny` is made for two CPU cores."""
+    weights: Annotated[str, Field(min_length=1)] = "none"
+    """First weights: `none` (random) or the path of a file, darknet's formats included."""
+    priors: Literal["voc", "auto"] | Annotated[tuple[PriorBox, ...], Field(min_length=1, max_length=50)] = "voc"
+    """Width and height of the prior boxes: `voc` (the five of the published network), `auto` (k-means with 1 - IoU on
+    the training boxes), or a list of [width, height] in cells of 32 px."""
+    num_priors: Annotated[int, Field(ge=1, le=50)] = 5
+    """Number of prior boxes when `priors` is `auto`."""
+    prior_prob: OpenFraction | None = None
+    """Objectness that every box starts with; null: 0.5, as published."""
+    ignore_iou: Fraction = 0.6
+    """A box with more than this IoU to an object is not pushed towards "no object"."""
+    object_scale: NonNegative = 5.0
+    """Factor on the objectness loss of responsible boxes."""
+    noobject_scale: NonNegative = 1.0
+    """Factor on the objectness loss of all other boxes."""
+    coord_scale: NonNegative = 1.0
+    """Factor on the coordinate loss."""
+    class_scale: NonNegative = 1.0
+    """Factor on the classification loss, beside `loss.weight`."""
+    rescore: bool = True
+    """The objectness target is the IoU of the predicted box, not 1."""
+    coord_area_scale: bool = False
+    """Scale the coordinate loss by 2 - w h, so that small boxes count more (darknet does)."""
+    anneal_images: Annotated[int, Field(ge=0, le=100_000_000)] = 12_800
+    """For the first so many images all boxes are pulled to their priors; 0: never."""
+    multiscale: tuple[YoloSide, YoloSide] | None = None
+    """Smallest and largest canvas side in training, multiples of 32 px, drawn anew every `multiscale_every` batches;
+    the paper's is [320, 608]. null: `data.image_size` always."""
+    multiscale_every: Count = 10
+    """Batches between two canvas sizes of `multiscale`."""
+
+    @model_validator(mode="after")
+    def _multiscale_rises(self) -> YoloV2Config:
+        if self.multiscale is not None and self.multiscale[0] > self.multiscale[1]:
+            raise ValueError(f"multiscale should be [smallest, largest], not {list(self.multiscale)}")
+        return self
+
+
+ModelConfig = Annotated[RetinaNetConfig | YoloV2Config, Field(discriminator="name")]

@@ -1,0 +1,94 @@
+"""The ``optim`` branch of the configuration: optimizer, learning-rate schedule, length and numerics of the training."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from focalbench.config.base import Count, OpenFraction, Positive, Section
+
+
+class _OptimSection(Section):
+    lr: Annotated[float, Field(gt=0, le=100)]
+    weight_decay: Annotated[float, Field(ge=0, le=10)]
+    schedule: Literal["constant", "step", "cosine", "one_cycle"]
+    warmup_steps: Annotated[int, Field(ge=0, le=10_000_000)] | OpenFraction
+    """Steps in which the learning rate rises to `lr`; a number below 1 is a share of the training."""
+    milestones: tuple[OpenFraction, ...] = (2 / 3, 11 / 12)
+    """Fractions of the training at which schedule `step` multiplies the learning rate by `factor`."""
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """What schedule `step` multiplies the learning rate by at each milestone."""
+    epochs: Count | None = None
+    """Passes over the training images. Left out together with `steps`: 12."""
+    steps: Count | None = None
+    """Optimizer steps, instead of `epochs`."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
+    """Images per optimizer step, over all devices."""
+    clip_norm: Positive | None = 10.0
+    """Gradients longer than this are scaled down to it; null: no clipping."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of the network (losses stay float32). `auto`: bf16 where the processor or GPU has it, else fp32."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay per step of the moving average of the weights that is evaluated; null: the weights themselves."""
+    channels_last: bool = True
+    """Keep images with their channels innermost: faster in most cases, same result within rounding."""
+    compile: bool = False
+    """Compile the network with torch.compile: seconds to a minute at the start."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_length(cls, values: object) -> object:
+        if isinstance(values, dict) and values.get("epochs") is None and values.get("steps") is None:
+            return {**values, "epochs": 12}
+        return values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> _OptimSection:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("epochs and steps exclude each other: keep one (the other null or left out)")
+        if self.steps is not None and self.warmup_steps >= self.steps and self.warmup_steps > 0:
+            raise ValueError(f"warmup_steps ({self.warmup_steps:g}) should be below steps ({self.steps})")
+        if any(later <= earlier for earlier, later in pairwise(self.milestones)):
+            raise ValueError(f"milestones should rise, not {list(self.milestones)}")
+        return self
+
+
+class SgdConfig(_OptimSection):
+    """Stochastic gradient descent with momentum."""
+
+    name: Literal["sgd"] = "sgd"
+    """Which optimizer."""
+    lr: Annotated[float, Field(gt=0, le=100)] = 0.01
+    """Learning rate: the highest of the schedule."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Share of the last update that is kept."""
+    nesterov: bool = False
+    """Nesterov's form of momentum."""
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 1e-4
+    """L2 penalty on the weights; biases and norms are left alone."""
+    schedule: Literal["constant", "step", "cosine", "one_cycle"] = "cosine"
+    """Course of the learning rate after the warm-up; `one_cycle` rises and falls in half cosine waves."""
+    warmup_steps: Annotated[int, Field(ge=0, le=10_000_000)] | OpenFraction = 100
+    """Steps in which the learning rate rises to `lr`; a number below 1 is a share of the training."""
+
+
+class AdamWConfig(_OptimSection):
+    """Adam with decoupled weight decay (arXiv:1711.05101)."""
+
+    name: Literal["adamw"] = "adamw"
+    """Which optimizer."""
+    lr: Annotated[float, Field(gt=0, le=100)] = 2e-3
+    """Learning rate: the highest of the schedule."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    """Decay per step of the moving averages of the gradient and of its square."""
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.02
+    """Decoupled decay of the weights; biases and norms are left alone."""
+    schedule: Literal["constant", "step", "cosine", "one_cycle"] = "one_cycle"
+    """Course of the learning rate after the warm-up; `one_cycle` rises and falls in half cosine waves."""
+    warmup_steps: Annotated[int, Field(ge=0, le=10_000_000)] | OpenFraction = 0.15
+    """Steps in which the learning rate rises to `lr`; a number below 1 is a share of the training."""
+
+
+OptimConfig = Annotated[SgdConfig | AdamWConfig, Field(discriminator="name")]

@@ -1,0 +1,137 @@
+"""The whole configuration: every key with default, range and documentation. Defaults live here and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from focalbench.config.base import Count, Fraction, Section, SeedNumber
+from focalbench.config.data import DataConfig, VocData
+from focalbench.config.loss import FocalConfig, LossConfig
+from focalbench.config.model import ModelConfig, RetinaNetConfig, YoloV2Config
+from focalbench.config.optim import OptimConfig, SgdConfig
+
+MAX_TRIALS = 10_000
+"""More than this is a mistake in the sweep, not an experiment."""
+
+
+class EvalConfig(Section):
+    """When and how detections are scored."""
+
+    every: Annotated[int, Field(ge=1, le=1_000_000)] | None = 1
+    """Epochs between two evaluations; with `optim.steps` too. null: at the end only. The end is always evaluated."""
+    protocol: Literal["voc07", "voc12", "coco"] = "voc07"
+    """What `val/mAP` means: VOC's 11 points, VOC's area under the curve (2010 on), or COCO's mean over
+    IoU .50 to .95."""
+    score_thresh: Fraction = 0.05
+    """Detections with a lower score are dropped before NMS."""
+    nms_thresh: Fraction = 0.5
+    """IoU above which NMS drops the lower of two boxes of one class."""
+    top_k: Count = 1000
+    """Highest scores of each pyramid level that reach NMS."""
+    max_detections: Annotated[int, Field(ge=1, le=10_000)] = 100
+    """Detections kept per image after NMS."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Images evaluated at once. null: the training's."""
+
+
+class RunConfig(Section):
+    """Where and how trials run. Nothing here belongs to a trial's identity."""
+
+    launcher: Literal["local", "ray"] = "local"
+    """What starts the trials: processes on this machine, or Ray."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")] = "auto"
+    """`auto` (the first GPU, else the processor), `cpu`, `cuda` or `cuda:N`."""
+    devices: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Devices that one trial trains on."""
+    trials_per_device: Annotated[int, Field(ge=1, le=64)] = 1
+    """Trials that share one GPU. On a CPU there is always one trial a core."""
+    retries: Annotated[int, Field(ge=0, le=100)] = 2
+    """How often a trial whose process died is started again, from its checkpoint."""
+    keep_checkpoints: Annotated[int, Field(ge=1, le=1000)] = 2
+    """Newest checkpoints kept, beside the best one."""
+    checkpoint_every: Annotated[float, Field(gt=0, le=86_400)] = 60.0
+    """Seconds between two checkpoints; each evaluation writes one too."""
+    on_divergence: Literal["stop", "retry"] = "stop"
+    """When the loss or a gradient is not finite: stop the trial, or go on from the last good checkpoint at half the
+    learning rate (marked in every comparison)."""
+    log_every: Count = 10
+    """Steps between two logged lines."""
+    deterministic: bool = False
+    """Bit-identical repeats on a GPU, at a price in speed. On a CPU repeats are bit-identical anyway."""
+
+
+Distribution = Annotated[
+    dict[Literal["uniform", "log_uniform", "choice", "int_uniform"], tuple[Any, ...]], Field(min_length=1, max_length=1)
+]
+
+
+class RandomConfig(Section):
+    """Trials drawn at random. Draw i depends on `seed` and i only: a larger `num` keeps the earlier draws."""
+
+    num: Annotated[int, Field(ge=1, le=MAX_TRIALS)]
+    """Number of draws."""
+    seed: SeedNumber = 0
+    """Seed of the draws."""
+    params: Annotated[dict[str, Distribution], Field(min_length=1)]
+    """Per key one of {uniform: [low, high]}, {log_uniform: [low, high]}, {int_uniform: [low, high]} (both ends
+    included) or {choice: [...]}."""
+
+
+Values = Annotated[tuple[Any, ...], Field(min_length=1, max_length=MAX_TRIALS)]
+KeyValues = Annotated[dict[str, Values], Field(min_length=1)]
+Assignments = Annotated[dict[str, Any], Field(min_length=1)]
+
+
+class SweepConfig(Section):
+    """The trials: the union of the blocks, each crossed with the seeds, without repeats."""
+
+    seeds: Annotated[tuple[SeedNumber, ...], Field(min_length=1, max_length=MAX_TRIALS)] | None = None
+    """Seeds that every arm is trained with. null: `seed` alone."""
+    grid: KeyValues | None = None
+    """Every combination of the values listed per key, as in {loss.gamma: [0, 1, 2]}."""
+    zip: KeyValues | None = None
+    """Values taken side by side: lists of one length per key."""
+    list: tuple[Assignments, ...] = ()
+    """Arms written out: each sets keys (`loss.gamma: 2`) or replaces whole branches (`loss: {name: ce}`); `name` names
+    the arm."""
+    random: RandomConfig | None = None
+    """Arms drawn at random."""
+    exclude: tuple[Assignments, ...] = ()
+    """Trials left out: those that agree with all keys of one of these entries."""
+
+
+class ExperimentConfig(Section):
+    """One experiment: a trial, or all trials of its sweep."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+=-]{0,99}$")] = "experiment"
+    """Name of the folder below `runs/`. Left out: the name of the file."""
+    seed: SeedNumber = 0
+    """Seed of initial weights, batches and augmentation: equal for all arms, which pairs them."""
+    data: DataConfig = VocData()
+    """The images."""
+    model: ModelConfig = RetinaNetConfig()
+    """The detector."""
+    loss: LossConfig = FocalConfig()
+    """The classification loss."""
+    optim: OptimConfig = SgdConfig()
+    """Optimizer, learning rate and length of the training."""
+    eval: EvalConfig = EvalConfig()
+    """Evaluation."""
+    run: RunConfig = RunConfig()
+    """Where and how trials run."""
+    sweep: SweepConfig | None = None
+    """Trials to compare. null: one trial."""
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> ExperimentConfig:
+        if isinstance(self.model, YoloV2Config):
+            sides = (self.data.image_size,) if isinstance(self.data.image_size, int) else self.data.image_size
+            if any(side % 32 for side in sides):
+                raise ValueError(f"data.image_size should be a multiple of 32 for yolov2, not {self.data.image_size}")
+        elif self.loss.apply_to != "class":
+            raise ValueError(
+                f"loss.apply_to: {self.loss.apply_to} needs model yolov2: {self.model.name} has no objectness"
+            )
+        return self
