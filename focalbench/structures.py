@@ -40,12 +40,16 @@ class HeadOutputs:
         cls_logits: (N, R, C); C is K with a sigmoid loss, K + 1 with a softmax loss (background last).
         box_deltas: (N, R, 4) encoded against ``anchors``.
         anchors: (R, 4) float32, xyxy canvas pixels.
+        canvas: (H, W) of the images, pixels.
+        level_sizes: anchors per pyramid level, in the order of R; they add up to R.
         objectness: (N, R) logits, or None where the detector has none (RetinaNet).
     """
 
     cls_logits: Tensor
     box_deltas: Tensor
     anchors: Tensor
+    canvas: tuple[int, int]
+    level_sizes: tuple[int, ...]
     objectness: Tensor | None = None
 
 

@@ -1,0 +1,73 @@
+"""Which anchor answers for which object (arXiv:1708.02002, sec. 4: IoU >= 0.5 object, < 0.4 background, between them ignored).
+
+Two forms of one rule. On a GPU the whole batch is one (N, M, R) tensor: few kernels, no synchronisation. On a CPU that tensor leaves the
+cache and a loop over the images is several times faster. A test holds them equal.
+"""
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+
+BACKGROUND = -1
+IGNORE = -2
+
+
+def match_anchors(
+    anchors: Tensor, boxes: Tensor, labels: Tensor, *, pos_iou: float, neg_iou: float, force_best: bool = True
+) -> Tensor:
+    """The object each anchor is matched to.
+
+    With ``force_best`` an object's best anchors are positive whatever their IoU (above 0), ties too; such an anchor answers for
+    the object that it overlaps most, as in torchvision and detectron2.
+
+    Args:
+        anchors: (R, 4) xyxy.
+        boxes: (N, M, 4) xyxy, same unit.
+        labels: (N, M) int64; negative where padded.
+        pos_iou: IoU from which an anchor is positive.
+        neg_iou: IoU below which an anchor is background.
+
+    Returns:
+        (N, R) int64: index into M, or BACKGROUND / IGNORE.
+
+    Raises:
+        ValueError: if ``neg_iou`` exceeds ``pos_iou``.
+    """
+    if neg_iou > pos_iou:
+        raise ValueError(f"neg_iou {neg_iou} exceeds pos_iou {pos_iou}: an anchor would be both")
+    if boxes.shape[1] == 0:
+        return torch.full((len(boxes), len(anchors)), BACKGROUND, dtype=torch.int64, device=anchors.device)
+    if anchors.is_cuda:
+        return _assign(_batched_iou(anchors, boxes, labels), pos_iou, neg_iou, force_best)
+    return torch.stack(
+        [_match_image(anchors, b, v, pos_iou, neg_iou, force_best) for b, v in zip(boxes, labels >= 0, strict=True)]
+    )
+
+
+def _match_image(
+    anchors: Tensor, boxes: Tensor, valid: Tensor, pos_iou: float, neg_iou: float, force_best: bool
+) -> Tensor:
+    """One image on the CPU: only its own objects are compared. Padding need not come last."""
+    kept = valid.nonzero().squeeze(1)
+    if len(kept) == 0:
+        return torch.full((len(anchors),), BACKGROUND, dtype=torch.int64)
+    matched = _assign(box_iou(boxes[kept], anchors)[None], pos_iou, neg_iou, force_best)[0]
+    return torch.where(matched >= 0, kept[matched.clamp(min=0)], matched)
+
+
+def _batched_iou(anchors: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
+    """(N, M, R) IoU, -1 for padded objects."""
+    iou = box_iou(boxes.flatten(0, 1), anchors).view(*boxes.shape[:2], -1)
+    return iou.masked_fill((labels < 0)[..., None], -1.0)
+
+
+def _assign(iou: Tensor, pos_iou: float, neg_iou: float, force_best: bool) -> Tensor:
+    """Thresholds and forced best anchors on (N, M, R) IoU; the first of equal objects wins."""
+    best_iou, matched = iou.max(dim=1)
+    result = torch.where(best_iou >= pos_iou, matched, torch.where(best_iou < neg_iou, BACKGROUND, IGNORE))
+    if not force_best:
+        return result
+    # An object's best anchors, ties included, keep the object that they overlap most.
+    object_best = iou.amax(dim=2, keepdim=True)
+    forced = ((iou == object_best) & (object_best > 0)).any(dim=1)
+    return torch.where(forced, matched, result)

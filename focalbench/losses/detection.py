@@ -1,0 +1,145 @@
+"""RetinaNet's training criterion: anchors to targets, one classification loss, one box loss, one normaliser.
+
+The classification loss comes in as a function of logits and labels, so that all losses compared see the same anchors, the same box
+loss and the same normaliser: the number of positive anchors of the batch, at least 1 (arXiv:1708.02002, sec. 4.1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from focalbench.boxes.coding import decode_boxes, encode_boxes
+from focalbench.boxes.matching import BACKGROUND, IGNORE, match_anchors
+from focalbench.losses.base import ClassificationLoss, Counts
+from focalbench.losses.box import smooth_l1_loss
+from focalbench.structures import HeadOutputs, Targets
+
+
+@dataclass(frozen=True)
+class ClassProblem:
+    """What a classification loss is asked on one batch.
+
+    Attributes:
+        logits: (N, R, C).
+        labels: (N, R) int64: 0..K-1, K for background, -1 for ignored.
+        quality: (N, R) IoU of predicted box and object in [0, 1], 0 off the positives; None unless the loss needs it.
+        boxes: (N, R, 4) decoded predictions; None unless the loss needs them.
+        avg_factor: float32 scalar, the normaliser.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    quality: Tensor | None
+    boxes: Tensor | None
+    avg_factor: Tensor
+
+    def loss(self, classification: ClassificationLoss) -> Tensor:
+        """``classification`` on this batch, normalised."""
+        return classification(self.logits, self.labels, quality=self.quality, boxes=self.boxes) / self.avg_factor
+
+
+class DetectionLoss(nn.Module):
+    """Class and box loss of a batch.
+
+    Args:
+        classification: the loss under test; its state goes into checkpoints with this module's.
+        num_classes: K, the label of background.
+        weight: factor of the class loss (``loss.weight``, times the matched scale where asked for).
+        pos_iou, neg_iou: matching thresholds.
+        box_beta: where smooth L1 turns linear.
+    """
+
+    weight: Tensor
+
+    def __init__(
+        self,
+        classification: ClassificationLoss,
+        *,
+        num_classes: int,
+        weight: float = 1.0,
+        pos_iou: float = 0.5,
+        neg_iou: float = 0.4,
+        box_beta: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.classification = classification
+        self.num_classes = num_classes
+        self.pos_iou, self.neg_iou, self.box_beta = pos_iou, neg_iou, box_beta
+        self.register_buffer("weight", torch.tensor(weight, dtype=torch.float32))
+
+    def forward(self, outputs: HeadOutputs, targets: Targets) -> dict[str, Tensor]:
+        """Scalars ``cls`` and ``box`` (their sum is minimised) and ``num_pos``, the positive anchors of the batch."""
+        matched = self._match(outputs.anchors, targets)
+        problem = self.class_problem(outputs, targets, matched)
+        box = self._box_loss(outputs, targets, matched) / problem.avg_factor
+        return {
+            "cls": self.weight * problem.loss(self.classification),
+            "box": box,
+            "num_pos": (matched >= 0).sum().detach(),
+        }
+
+    def class_problem(self, outputs: HeadOutputs, targets: Targets, matched: Tensor | None = None) -> ClassProblem:
+        """The question put to the classification loss; also used to match the scale of losses and to analyse trained models."""
+        if matched is None:
+            matched = self._match(outputs.anchors, targets)
+        labels = anchor_labels(matched, targets, self.num_classes)
+        needs = self.classification
+        boxes = quality = None
+        if needs.needs_boxes or needs.needs_quality:
+            boxes = decode_boxes(outputs.box_deltas.detach(), outputs.anchors)
+        if needs.needs_quality and boxes is not None:
+            quality = aligned_iou(boxes, matched_boxes(matched, targets)) * (matched >= 0)
+        avg_factor = (matched >= 0).sum().clamp(min=1).float()
+        return ClassProblem(outputs.cls_logits, labels, quality, boxes, avg_factor)
+
+    def count(self, anchors: Tensor, targets: Targets) -> Counts:
+        """Positives of each class and negatives after matching, over a batch; for ``alpha: auto``."""
+        labels = anchor_labels(self._match(anchors, targets), targets, self.num_classes).flatten()
+        counts = torch.bincount(labels[labels >= 0], minlength=self.num_classes + 1).tolist()
+        return Counts(positives_per_class=tuple(counts[:-1]), negatives=counts[-1])
+
+    def _match(self, anchors: Tensor, targets: Targets) -> Tensor:
+        return match_anchors(anchors, targets.boxes, targets.labels, pos_iou=self.pos_iou, neg_iou=self.neg_iou)
+
+    def _box_loss(self, outputs: HeadOutputs, targets: Targets, matched: Tensor) -> Tensor:
+        """Sum over positives. By index on a CPU; by mask on a GPU, where an index list would wait for the device."""
+        if not matched.is_cuda:
+            image, anchor = (matched >= 0).nonzero(as_tuple=True)
+            encoded = encode_boxes(targets.boxes[image, matched[image, anchor]], outputs.anchors[anchor])
+            return smooth_l1_loss(outputs.box_deltas[image, anchor], encoded, beta=self.box_beta)
+        positive = (matched >= 0)[..., None]
+        boxes = torch.where(positive, matched_boxes(matched, targets), outputs.anchors)
+        encoded = encode_boxes(boxes, outputs.anchors)
+        deltas = torch.where(positive, outputs.box_deltas.float(), encoded)
+        return F.smooth_l1_loss(deltas, encoded, beta=self.box_beta, reduction="sum")
+
+
+def matched_boxes(matched: Tensor, targets: Targets) -> Tensor:
+    """(N, R, 4) ground-truth box of each anchor; any box where the anchor is not positive."""
+    if targets.boxes.shape[1] == 0:
+        return targets.boxes.new_zeros((*matched.shape, 4))
+    return targets.boxes.gather(1, matched.clamp(min=0)[..., None].expand(-1, -1, 4))
+
+
+def anchor_labels(matched: Tensor, targets: Targets, num_classes: int) -> Tensor:
+    """(N, R) int64 labels of anchors: class of the matched object, K where background, -1 where ignored."""
+    if targets.labels.shape[1] == 0:
+        return torch.full_like(matched, num_classes)
+    labels = targets.labels.gather(1, matched.clamp(min=0))
+    labels = torch.where(matched == BACKGROUND, num_classes, labels)
+    return torch.where(matched == IGNORE, -1, labels)
+
+
+def aligned_iou(boxes: Tensor, others: Tensor) -> Tensor:
+    """IoU of boxes pair by pair: (..., 4) and (..., 4) to (...)."""
+    low = torch.maximum(boxes[..., :2], others[..., :2])
+    high = torch.minimum(boxes[..., 2:], others[..., 2:])
+    inter = (high - low).clamp(min=0).prod(dim=-1)
+    area = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1) + (others[..., 2:] - others[..., :2]).clamp(
+        min=0
+    ).prod(-1)
+    return inter / (area - inter).clamp(min=1e-9)

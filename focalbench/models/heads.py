@@ -1,0 +1,60 @@
+"""The class and box subnets that all pyramid levels share (arXiv:1708.02002, sec. 4)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class Subnet(nn.Module):
+    """``num_convs`` 3x3 convolutions with ReLU, then one to ``num_anchors * num_outputs`` channels."""
+
+    def __init__(self, channels: int, num_convs: int, num_anchors: int, num_outputs: int) -> None:
+        super().__init__()
+        tower: list[nn.Module] = []
+        for _ in range(num_convs):
+            tower += [nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True)]
+        self.tower = nn.Sequential(*tower)
+        self.predict = nn.Conv2d(channels, num_anchors * num_outputs, 3, padding=1)
+        self.num_outputs = num_outputs
+        for module in self.tower:
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        nn.init.normal_(self.predict.weight, std=0.01)
+        nn.init.zeros_(self.predict.bias)  # type: ignore[arg-type]
+
+    def forward(self, levels: list[Tensor]) -> Tensor:
+        """(N, R, num_outputs): levels in order, then rows, columns and the anchors of a cell."""
+        outputs = [self.predict(self.tower(x)) for x in levels]
+        return torch.cat([x.permute(0, 2, 3, 1).reshape(len(x), -1, self.num_outputs) for x in outputs], dim=1)
+
+
+def class_subnet(
+    channels: int, num_convs: int, num_anchors: int, num_classes: int, activation: str, prior_prob: float | None
+) -> Subnet:
+    """The class subnet with its bias at the prior, so that training starts with rare objects (arXiv:1708.02002, sec. 3.3).
+
+    With softmax a background logit is added last. The weights of the K classes are drawn first and the background's after them, so
+    that sigmoid and softmax models of one seed start from the same class weights.
+
+    Args:
+        activation: sigmoid | softmax.
+        prior_prob: probability of an object at the start, in (0, 1), or None for zero biases. Sigmoid: of each class; softmax: of all
+            classes together.
+    """
+    subnet = Subnet(channels, num_convs, num_anchors, num_classes)
+    bias = 0.0 if prior_prob is None else -math.log((1 - prior_prob) / prior_prob)
+    if activation == "sigmoid":
+        nn.init.constant_(subnet.predict.bias, bias)  # type: ignore[arg-type]
+        return subnet
+    class_weight = subnet.predict.weight.detach().view(num_anchors, num_classes, channels, 3, 3)
+    background_weight = torch.empty(num_anchors, 1, channels, 3, 3).normal_(std=0.01)
+    subnet.predict = nn.Conv2d(channels, num_anchors * (num_classes + 1), 3, padding=1)
+    subnet.num_outputs = num_classes + 1
+    background_bias = 0.0 if prior_prob is None else math.log(num_classes) - bias
+    with torch.no_grad():
+        subnet.predict.weight.copy_(torch.cat((class_weight, background_weight), dim=1).flatten(0, 1))
+        subnet.predict.bias.zero_()  # type: ignore[union-attr]
+        subnet.predict.bias.view(num_anchors, -1)[:, -1] = background_bias  # type: ignore[union-attr]
+    return subnet

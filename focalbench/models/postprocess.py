@@ -1,0 +1,65 @@
+"""From scores and boxes of all anchors to the final detections of each image."""
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from focalbench.structures import Detections
+
+
+def class_scores(logits: Tensor, activation: str) -> Tensor:
+    """(..., K) float32 probabilities of the K classes; a softmax's background column is left out."""
+    logits = logits.float()
+    return logits.sigmoid() if activation == "sigmoid" else logits.softmax(dim=-1)[..., :-1]
+
+
+def top_candidates(scores: Tensor, level_sizes: tuple[int, ...], top_k: int) -> tuple[Tensor, Tensor]:
+    """The ``top_k`` best (anchor, class) pairs of each level of each image.
+
+    Args:
+        scores: (N, R, K).
+        level_sizes: anchors per level; they add up to R.
+
+    Returns:
+        scores (N, T) and flat indices (N, T) into R * K.
+    """
+    num_classes = scores.shape[2]
+    values, indices, offset = [], [], 0
+    for size in level_sizes:
+        flat = scores[:, offset : offset + size].flatten(1)
+        value, index = flat.topk(min(top_k, flat.shape[1]), dim=1)
+        values.append(value)
+        indices.append(index + offset * num_classes)
+        offset += size
+    return torch.cat(values, dim=1), torch.cat(indices, dim=1)
+
+
+def select_detections(
+    scores: Tensor,
+    indices: Tensor,
+    boxes: Tensor,
+    *,
+    num_classes: int,
+    canvas: tuple[int, int],
+    score_thresh: float,
+    nms_thresh: float,
+    max_detections: int,
+) -> list[Detections]:
+    """Threshold, non-maximum suppression within each class, and the best ``max_detections`` of each image.
+
+    Args:
+        scores: (N, T) of the candidates.
+        indices: (N, T) flat indices into R * K.
+        boxes: (N, T, 4) xyxy canvas pixels of the candidates; cut at the canvas here.
+        canvas: (H, W) pixels.
+    """
+    image, rank = (scores > score_thresh).nonzero(as_tuple=True)
+    score, label, box = scores[image, rank], indices[image, rank] % num_classes, boxes[image, rank]
+    limit = torch.tensor([canvas[1], canvas[0]] * 2, dtype=box.dtype, device=box.device)
+    box = torch.minimum(box.clamp(min=0), limit)
+    keep = batched_nms(box, score, image * num_classes + label, nms_thresh)  # best first
+    detections = []
+    for number in range(len(scores)):
+        chosen = keep[image[keep] == number][:max_detections]
+        detections.append(Detections(box[chosen], score[chosen], label[chosen]))
+    return detections
