@@ -1,0 +1,208 @@
+"""Trial files in JSON: metrics.jsonl, appended line by line, and whole documents replaced atomically.
+
+A kill at any moment leaves at most one torn line at the end of metrics.jsonl, and of every other file the old or the
+new content.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from focalbench.errors import DataError, StorageError
+from focalbench.tracking.tracker import FinalStatus, ScoredHits
+
+METRICS_FILE = "metrics.jsonl"
+
+
+@contextmanager
+def storage_faults(path: Path) -> Iterator[None]:
+    """Turns a full disk or a folder without write permission into a StorageError that names ``path``."""
+    try:
+        yield
+    except OSError as fault:
+        reason = fault.strerror or fault
+        raise StorageError(
+            f"{path}: cannot write: {reason}; free some space or pass --out with another folder"
+        ) from fault
+
+
+def to_json(value: Any) -> Any:
+    """``value`` as JSON can hold it: NaN and infinity become null, arrays and 0-d tensors become numbers and lists.
+
+    Raises:
+        TypeError: for anything else that JSON has no form for.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):  # numpy scalars and arrays, torch tensors
+        return to_json(value.tolist())
+    raise TypeError(f"no JSON form for {type(value).__name__}: {value!r}")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replaces ``path`` by ``content`` such that a reader, or a kill, sees the old or the new file and nothing else.
+
+    Raises:
+        StorageError: when the folder cannot be written.
+    """
+    temporary = path.with_name(
+        f".{path.name}.{secrets.token_hex(4)}"
+    )  # same folder: os.replace cannot cross file systems
+    with storage_faults(path):
+        try:
+            with temporary.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes one JSON document (status.json, result.json, sweep.json) atomically.
+
+    Raises:
+        StorageError: when the folder cannot be written.
+    """
+    write_atomically(path, (json.dumps(to_json(value), indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """The document in ``path``.
+
+    Raises:
+        DataError: when it is missing or no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as fault:
+        raise DataError(f"{path}: cannot read: {fault.strerror}") from fault
+    except ValueError as fault:
+        raise DataError(f"{path}: not a JSON document: {fault}; run the trial again with --fresh") from fault
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of ``folder``/metrics.jsonl in the order they were written; null stands for undefined.
+
+    A last line torn by a kill is left out; without the file the list is empty.
+
+    Raises:
+        DataError: when any other line is not a JSON object with a step.
+    """
+    return [record for record, _ in _records(folder / METRICS_FILE)]
+
+
+def truncate_after(folder: Path, step: int | None) -> None:
+    """Drops from metrics.jsonl the lines with a step above ``step``, so that a resumed trial neither loses nor
+    doubles one.
+
+    Atomic: a kill in between leaves the old file. A torn last line goes too.
+
+    Args:
+        step: step of the checkpoint that training goes on from; None drops all lines, for a trial that starts anew.
+    """
+    path = folder / METRICS_FILE
+    if not path.exists():
+        return
+    kept = [] if step is None else [line for record, line in _records(path) if record["step"] <= step]
+    write_atomically(path, b"".join(kept))
+
+
+def _records(path: Path) -> list[tuple[dict[str, Any], bytes]]:
+    """The parsed and the raw form of each whole line."""
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    except OSError as fault:
+        raise DataError(f"{path}: cannot read: {fault.strerror}") from fault
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            whole = line.endswith(b"\n") and isinstance(record["step"], int)
+        except (ValueError, KeyError, TypeError):
+            whole = False
+        if whole:
+            records.append((record, line))
+        elif number < len(lines):
+            raise DataError(f"{path}:{number}: not a JSON object with a step; run the trial again with --fresh")
+    return records
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename in ``folder`` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class RecordsTracker:
+    """Appends each call of ``scalars`` as one line to metrics.jsonl; pictures and curves have no line.
+
+    Args:
+        folder: the trial's folder, made when missing.
+        resume_step: step of the checkpoint that training goes on from; later lines are dropped. None starts an empty
+            file.
+
+    Raises:
+        StorageError: when the file cannot be written.
+    """
+
+    def __init__(self, folder: Path, *, resume_step: int | None = None) -> None:
+        self._path = Path(folder) / METRICS_FILE
+        with storage_faults(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        truncate_after(self._path.parent, resume_step)
+        with storage_faults(self._path):
+            self._file: IO[bytes] = self._path.open("ab", buffering=0)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """One line, handed to the operating system in one write: a kill tears at most this line."""
+        record = {"step": int(step), **to_json(values)}
+        line = (json.dumps(record, allow_nan=False) + "\n").encode()
+        with storage_faults(self._path):
+            if self._file.write(line) != len(line):
+                raise OSError("the disk took part of a line")
+
+    def images(self, step: int, tag: str, image: NDArray[np.uint8]) -> None:
+        """Pictures live in the event file only."""
+
+    def pr_curves(self, step: int, curves: Mapping[str, ScoredHits]) -> None:
+        """Curves can be recomputed from detections.npz."""
+
+    def finish(self, status: FinalStatus) -> None:
+        """The status has a file of its own."""
+
+    def flush(self) -> None:
+        """Waits until the lines are on the disk."""
+        with storage_faults(self._path):
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        if not self._file.closed:
+            self.flush()
+            self._file.close()

@@ -1,0 +1,180 @@
+"""A trial's TensorBoard folder: scalars, pictures, precision-recall curves and hyperparameters in one place.
+
+``SummaryWriter.add_hparams`` would make a second run folder, and TensorBoard's own helper for the end of a session
+needs TensorFlow; here the hparams messages go to the trial's own writer. Importing this module imports torch.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+from tensorboard.plugins.hparams.summary_v2 import Metric, hparams_pb
+from torch.utils.tensorboard import FileWriter, SummaryWriter
+
+from focalbench.tracking.hparams import Column, Scalar, columns_from_values, fit
+from focalbench.tracking.records import storage_faults
+from focalbench.tracking.tracker import FinalStatus, ScoredHits
+
+METRICS = (
+    Metric("val/mAP", display_name="mAP", description="mean average precision of the last evaluation, in [0, 1]"),
+    Metric("val/mAP_best", display_name="best mAP", description="highest so far: chosen by the test set, it flatters"),
+    Metric("train/loss", display_name="loss", description="weighted sum of the class and the box loss"),
+    Metric("train/cls", display_name="class loss", description="per positive anchor"),
+    Metric("train/box", display_name="box loss", description="per positive anchor"),
+)
+"""The same five columns on every sweep's HPARAMS page: TensorBoard takes them from the first trial it meets."""
+
+LAYOUT = {
+    "Average precision": {"per class": ["Multiline", ["AP/.+"]], "mean": ["Multiline", ["val/mAP", "val/mAP_best"]]},
+    "Loss": {"all terms": ["Multiline", ["train/loss", "train/cls", "train/box"]]},
+    "Focusing": {"gamma": ["Multiline", ["train/gamma"]], "alpha": ["Multiline", ["train/alpha"]]},
+}
+"""Charts of the CUSTOM SCALARS page; tags are regular expressions, so that one layout fits every set of classes."""
+
+_NUM_THRESHOLDS = 127  # TensorBoard's writers hold no more
+_END_SUFFIX = ".end"
+_STATUS = {"done": api_pb2.STATUS_SUCCESS, "failed": api_pb2.STATUS_FAILURE}
+_TYPE = {
+    "number": api_pb2.DATA_TYPE_FLOAT64,
+    "bool": api_pb2.DATA_TYPE_BOOL,
+    "string": api_pb2.DATA_TYPE_STRING,
+}
+
+
+class TensorBoardTracker:
+    """Writes event files into the trial's own folder, which TensorBoard shows as one run and one session of the
+    HPARAMS page.
+
+    Args:
+        folder: the trial's folder, made when missing.
+        hparams: the resolved configuration, flattened (``focalbench.tracking.hparams.flatten``).
+        group: row of the HPARAMS page; sessions that share one are averaged there, so a row a trial needs the trial's
+            own name.
+        trial: the trial's name, a column of its own.
+        arm: the trial's name without seed and hash, a column of its own.
+        columns: the constant set of columns (``columns_of``); without it they are taken from ``hparams``.
+        purge_step: first step that will be written again after a resume (checkpoint's step + 1): what an earlier
+            process wrote from there on is hidden. None starts anew: event files of an earlier start are removed.
+
+    Raises:
+        StorageError: when the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        hparams: Mapping[str, Scalar],
+        group: str,
+        trial: str,
+        arm: str,
+        columns: Mapping[str, Column] | None = None,
+        purge_step: int | None = None,
+    ) -> None:
+        self._folder = Path(folder)
+        values = {"trial": trial, "arm": arm, **hparams}
+        columns = columns or columns_from_values(values)
+        with storage_faults(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            # TensorBoard keeps the first end of a session it meets: a retried trial must lose the old one.
+            stale = "events.out.tfevents.*" if purge_step is None else f"events.out.tfevents.*{_END_SUFFIX}"
+            for path in self._folder.glob(stale):
+                path.unlink()
+            self._writer = SummaryWriter(str(self._folder), purge_step=purge_step)
+            self._summary(_experiment(columns))
+            self._summary(hparams_pb(fit(values, columns), trial_id=group))
+            self._writer.add_custom_scalars(LAYOUT)
+        self.flush()  # a trial that dies at once still has its row
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """One point a tag; undefined values get none, for a NaN makes TensorBoard's answers invalid JSON."""
+        with storage_faults(self._folder):
+            for tag, value in values.items():
+                if math.isfinite(value):
+                    self._writer.add_scalar(tag, value, step)
+
+    def images(self, step: int, tag: str, image: NDArray[np.uint8]) -> None:
+        """One uint8 picture (H, W, 3); TensorBoard shows the last ten of a tag."""
+        with storage_faults(self._folder):
+            self._writer.add_image(tag, image, step, dataformats="HWC")
+
+    def pr_curves(self, step: int, curves: Mapping[str, ScoredHits]) -> None:
+        """One curve a class under ``PR/<class>``; a class without objects has none."""
+        with storage_faults(self._folder):
+            for name, curve in curves.items():
+                if curve.num_objects:
+                    true, false, no_negatives, missed, precision, recall = precision_recall_rows(curve)
+                    self._writer.add_pr_curve_raw(
+                        f"PR/{name}", true, false, no_negatives, missed, precision, recall, step, _NUM_THRESHOLDS
+                    )
+
+    def finish(self, status: FinalStatus) -> None:
+        """Ends the session on the HPARAMS page, in an event file of its own so that a retry can take it back."""
+        end = plugin_data_pb2.SessionEndInfo(status=_STATUS[status], end_time_secs=time.time())
+        message = plugin_data_pb2.HParamsPluginData(session_end_info=end)
+        with storage_faults(self._folder):
+            writer = FileWriter(str(self._folder), filename_suffix=_END_SUFFIX)
+            writer.add_summary(_hparams_summary(metadata.SESSION_END_INFO_TAG, message))
+            writer.close()
+
+    def flush(self) -> None:
+        with storage_faults(self._folder):
+            self._writer.flush()
+
+    def close(self) -> None:
+        with storage_faults(self._folder):
+            self._writer.close()
+
+    def _summary(self, summary: Summary) -> None:
+        assert self._writer.file_writer is not None  # opened by the writer's constructor
+        self._writer.file_writer.add_summary(summary, 0)
+
+
+def precision_recall_rows(curve: ScoredHits) -> NDArray[np.float64]:
+    """What TensorBoard's PR CURVES page needs at 127 even score thresholds in [0, 1].
+
+    Recall counts the objects that were never found; TensorBoard's own helper leaves them out.
+
+    Returns:
+        (6, 127): true positives, false positives, true negatives (0: boxes have none), false negatives,
+        precision, recall.
+    """
+    thresholds = np.linspace(0, 1, _NUM_THRESHOLDS)
+    hits = np.sort(curve.scores[curve.hits])
+    misses = np.sort(curve.scores[~curve.hits])
+    true = (len(hits) - np.searchsorted(hits, thresholds, side="left")).astype(np.float64)
+    false = (len(misses) - np.searchsorted(misses, thresholds, side="left")).astype(np.float64)
+    precision = true / np.maximum(true + false, 1)
+    no_negatives = np.zeros_like(true)
+    return np.stack([true, false, no_negatives, curve.num_objects - true, precision, true / curve.num_objects])
+
+
+def _experiment(columns: Mapping[str, Column]) -> Summary:
+    """The message that declares the columns, their domains and the metrics."""
+    infos = []
+    for name, column in columns.items():
+        info = api_pb2.HParamInfo(name=name, type=_TYPE[column.kind])
+        if column.values:
+            info.domain_discrete.extend(column.values)
+        elif column.kind == "bool":
+            info.domain_discrete.extend([False, True])
+        elif column.minimum is not None and column.maximum is not None:
+            info.domain_interval.min_value = column.minimum
+            info.domain_interval.max_value = column.maximum
+        infos.append(info)
+    experiment = api_pb2.Experiment(hparam_infos=infos, metric_infos=[metric.as_proto() for metric in METRICS])
+    return _hparams_summary(metadata.EXPERIMENT_TAG, plugin_data_pb2.HParamsPluginData(experiment=experiment))
+
+
+def _hparams_summary(tag: str, message: plugin_data_pb2.HParamsPluginData) -> Summary:
+    """A summary that carries an hparams message in its metadata, as TensorBoard's plugin reads it."""
+    summary = Summary()
+    summary.value.add(tag=tag, metadata=metadata.create_summary_metadata(message), tensor=metadata.NULL_TENSOR)
+    return summary

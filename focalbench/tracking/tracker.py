@@ -1,0 +1,87 @@
+"""The one interface through which training reports: what a tracker takes, and the fan-out to several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+FinalStatus = Literal["done", "failed"]
+
+
+@dataclass(frozen=True)
+class ScoredHits:
+    """The detections of one class after matching: all that a precision-recall curve needs.
+
+    Attributes:
+        scores: (D,) float in [0, 1]; detections matched to difficult objects are left out beforehand.
+        hits: (D,) bool, true positive or false positive.
+        num_objects: ground-truth objects of the class that count, found or not.
+    """
+
+    scores: NDArray[np.floating]
+    hits: NDArray[np.bool_]
+    num_objects: int
+
+
+class Tracker(Protocol):
+    """Where a trial's numbers and pictures go. ``step`` counts finished optimizer steps."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Stores one value a tag; values that are not finite mean "undefined here"."""
+
+    def images(self, step: int, tag: str, image: NDArray[np.uint8]) -> None:
+        """Stores one uint8 picture (H, W, 3)."""
+
+    def pr_curves(self, step: int, curves: Mapping[str, ScoredHits]) -> None:
+        """Stores one precision-recall curve a class."""
+
+    def finish(self, status: FinalStatus) -> None:
+        """Says how the trial ended; called once, only when nothing will be retried."""
+
+    def flush(self) -> None:
+        """Makes everything stored so far survive a kill of the process."""
+
+    def close(self) -> None:
+        """Flushes and releases the files; a closed tracker takes nothing more."""
+
+
+class MultiTracker:
+    """Hands everything to each of ``trackers``, in their order."""
+
+    def __init__(self, trackers: Sequence[Tracker]) -> None:
+        self._trackers = tuple(trackers)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        for tracker in self._trackers:
+            tracker.scalars(step, values)
+
+    def images(self, step: int, tag: str, image: NDArray[np.uint8]) -> None:
+        for tracker in self._trackers:
+            tracker.images(step, tag, image)
+
+    def pr_curves(self, step: int, curves: Mapping[str, ScoredHits]) -> None:
+        for tracker in self._trackers:
+            tracker.pr_curves(step, curves)
+
+    def finish(self, status: FinalStatus) -> None:
+        for tracker in self._trackers:
+            tracker.finish(status)
+
+    def flush(self) -> None:
+        for tracker in self._trackers:
+            tracker.flush()
+
+    def close(self) -> None:
+        """Closes all of them even when one fails; the first fault is raised at the end."""
+        faults: list[Exception] = []
+        for tracker in self._trackers:
+            try:
+                tracker.close()
+            except Exception as fault:  # a full disk under one must not leave the others' lines unwritten
+                faults.append(fault)
+        if faults:
+            raise faults[0]
