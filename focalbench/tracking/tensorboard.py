@@ -31,6 +31,9 @@ METRICS = (
 )
 """The same five columns on every sweep's HPARAMS page: TensorBoard takes them from the first trial it meets."""
 
+SHOWN_FIRST = frozenset({"arm", "seed", "loss.name", "loss.gamma", "loss.alpha"})
+"""The page ticks five columns when it opens: those said to differ between trials, then by the alphabet."""
+
 LAYOUT = {
     "Average precision": {"per class": ["Multiline", ["AP/.+"]], "mean": ["Multiline", ["val/mAP", "val/mAP_best"]]},
     "Loss": {"all terms": ["Multiline", ["train/loss", "train/cls", "train/box"]]},
@@ -55,10 +58,9 @@ class TensorBoardTracker:
     Args:
         folder: the trial's folder, made when missing.
         hparams: the resolved configuration, flattened (``focalbench.tracking.hparams.flatten``).
-        group: row of the HPARAMS page; sessions that share one are averaged there, so a row a trial needs the trial's
-            own name.
         trial: the trial's name, a column of its own.
         arm: the trial's name without seed and hash, a column of its own.
+        group: rows of the HPARAMS page with one group become one row that averages their metrics; "" is a row a trial.
         columns: the constant set of columns (``columns_of``); without it they are taken from ``hparams``.
         purge_step: first step that will be written again after a resume (checkpoint's step + 1): what an earlier
             process wrote from there on is hidden. None starts anew: event files of an earlier start are removed.
@@ -72,9 +74,9 @@ class TensorBoardTracker:
         folder: Path,
         *,
         hparams: Mapping[str, Scalar],
-        group: str,
         trial: str,
         arm: str,
+        group: str = "",
         columns: Mapping[str, Column] | None = None,
         purge_step: int | None = None,
     ) -> None:
@@ -160,7 +162,7 @@ def _experiment(columns: Mapping[str, Column]) -> Summary:
     """The message that declares the columns, their domains and the metrics."""
     infos = []
     for name, column in columns.items():
-        info = api_pb2.HParamInfo(name=name, type=_TYPE[column.kind])
+        info = api_pb2.HParamInfo(name=name, type=_TYPE[column.kind], differs=name in SHOWN_FIRST)
         if column.values:
             info.domain_discrete.extend(column.values)
         elif column.kind == "bool":
