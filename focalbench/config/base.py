@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 
 class Section(BaseModel):
@@ -22,3 +23,8 @@ Positive = Annotated[float, Field(gt=0, le=1e6)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 SeedNumber = Annotated[int, Field(ge=0, le=2**31 - 1)]
 """What seeds a random stream."""
+
+
+def key_error(key: str, reason: str) -> PydanticCustomError:
+    """What a validator of several keys raises: the fault is reported at ``key``, counted from the section."""
+    return PydanticCustomError("between_keys", "{reason}", {"key": key, "reason": reason})

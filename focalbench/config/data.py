@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from focalbench.config.base import Fraction, Positive, Section, SeedNumber
+from focalbench.config.base import Fraction, Positive, Section, SeedNumber, key_error
 
 Side = Annotated[int, Field(ge=32, le=4096)]
 
@@ -56,7 +56,7 @@ class AugmentConfig(Section):
     @model_validator(mode="after")
     def _scale_rises(self) -> AugmentConfig:
         if self.scale[0] > self.scale[1] or self.scale[1] > 10 or self.scale[0] < 0.1:
-            raise ValueError(f"scale should be [smallest, largest] within 0.1 to 10, not {list(self.scale)}")
+            raise key_error("scale", f"should be [smallest, largest] within 0.1 to 10, not {list(self.scale)}")
         return self
 
 
@@ -92,7 +92,7 @@ class VocData(_DataSection):
     def _splits_apart(self) -> VocData:
         shared = sorted(set(self.train) & set(self.val))
         if shared:
-            raise ValueError(f"train and val share {', '.join(shared)}: a score on training images says nothing")
+            raise key_error("val", f"shares {', '.join(shared)} with train: a score on training images says nothing")
         return self
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from focalbench.config.base import Count, Fraction, NonNegative, OpenFraction, Positive, Section
+from focalbench.config.base import Count, Fraction, NonNegative, OpenFraction, Positive, Section, key_error
 
 PriorBox = tuple[Positive, Positive]
 YoloSide = Annotated[int, Field(ge=32, le=4096, multiple_of=32)]
@@ -53,7 +53,7 @@ class RetinaNetConfig(Section):
     @model_validator(mode="after")
     def _thresholds_in_order(self) -> RetinaNetConfig:
         if self.neg_iou > self.pos_iou:
-            raise ValueError(f"neg_iou ({self.neg_iou:g}) should not be above pos_iou ({self.pos_iou:g})")
+            raise key_error("neg_iou", f"{self.neg_iou:g} should not be above pos_iou ({self.pos_iou:g})")
         return self
 
 
@@ -98,7 +98,7 @@ class YoloV2Config(Section):
     @model_validator(mode="after")
     def _multiscale_rises(self) -> YoloV2Config:
         if self.multiscale is not None and self.multiscale[0] > self.multiscale[1]:
-            raise ValueError(f"multiscale should be [smallest, largest], not {list(self.multiscale)}")
+            raise key_error("multiscale", f"should be [smallest, largest], not {list(self.multiscale)}")
         return self
 
 

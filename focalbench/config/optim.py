@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from focalbench.config.base import Count, OpenFraction, Positive, Section
+from focalbench.config.base import Count, OpenFraction, Positive, Section, key_error
 
 
 class _OptimSection(Section):
@@ -20,10 +20,10 @@ class _OptimSection(Section):
     """Fractions of the training at which schedule `step` multiplies the learning rate by `factor`."""
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """What schedule `step` multiplies the learning rate by at each milestone."""
-    epochs: Count | None = None
-    """Passes over the training images. Left out together with `steps`: 12."""
     steps: Count | None = None
     """Optimizer steps, instead of `epochs`."""
+    epochs: Count | None = Field(default_factory=lambda values: None if values.get("steps") else 12)
+    """Passes over the training images: 12 unless `steps` is given."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
     """Images per optimizer step, over all devices."""
     clip_norm: Positive | None = 10.0
@@ -37,21 +37,16 @@ class _OptimSection(Section):
     compile: bool = False
     """Compile the network with torch.compile: seconds to a minute at the start."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _default_length(cls, values: object) -> object:
-        if isinstance(values, dict) and values.get("epochs") is None and values.get("steps") is None:
-            return {**values, "epochs": 12}
-        return values
-
     @model_validator(mode="after")
     def _consistent(self) -> _OptimSection:
         if self.epochs is not None and self.steps is not None:
-            raise ValueError("epochs and steps exclude each other: keep one (the other null or left out)")
+            raise key_error("steps", "excludes epochs: keep one of them (the other null or left out)")
+        if self.epochs is None and self.steps is None:
+            raise key_error("epochs", "or steps should be given: the training has no length")
         if self.steps is not None and self.warmup_steps >= self.steps and self.warmup_steps > 0:
-            raise ValueError(f"warmup_steps ({self.warmup_steps:g}) should be below steps ({self.steps})")
+            raise key_error("warmup_steps", f"{self.warmup_steps:g} should be below steps ({self.steps})")
         if any(later <= earlier for earlier, later in pairwise(self.milestones)):
-            raise ValueError(f"milestones should rise, not {list(self.milestones)}")
+            raise key_error("milestones", f"should rise, not {list(self.milestones)}")
         return self
 
 

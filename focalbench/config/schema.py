@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from focalbench.config.base import Count, Fraction, Section, SeedNumber
+from focalbench.config.base import Count, Fraction, Section, SeedNumber, key_error
 from focalbench.config.data import DataConfig, VocData
 from focalbench.config.loss import FocalConfig, LossConfig
 from focalbench.config.model import ModelConfig, RetinaNetConfig, YoloV2Config
@@ -129,9 +129,8 @@ class ExperimentConfig(Section):
         if isinstance(self.model, YoloV2Config):
             sides = (self.data.image_size,) if isinstance(self.data.image_size, int) else self.data.image_size
             if any(side % 32 for side in sides):
-                raise ValueError(f"data.image_size should be a multiple of 32 for yolov2, not {self.data.image_size}")
+                raise key_error("data.image_size", f"should be a multiple of 32 for yolov2, not {list(sides)}")
         elif self.loss.apply_to != "class":
-            raise ValueError(
-                f"loss.apply_to: {self.loss.apply_to} needs model yolov2: {self.model.name} has no objectness"
-            )
+            reason = f"'{self.loss.apply_to}' needs model yolov2: {self.model.name} has no objectness"
+            raise key_error("loss.apply_to", reason)
         return self

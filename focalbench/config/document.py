@@ -1,0 +1,339 @@
+"""YAML 1.2 text to plain data, with the place of every key and value kept for error messages.
+
+PyYAML's own loader reads ``1e-3`` as text, ``no`` as false, ``1:30`` as 90, and lets a repeated key win in silence;
+this one reads scalars as YAML 1.2 does (core schema) and refuses repeated keys, tags, recursive or exploding aliases
+and deep nesting.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from focalbench.errors import ConfigError
+
+KeyPath = tuple[str | int, ...]
+"""Where a value stands: the keys and list positions that lead to it."""
+
+MAX_BYTES = 1_000_000
+MAX_NODES = 100_000
+MAX_DEPTH = 40
+MAX_DIGITS = 300
+
+_INT = re.compile(r"^(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$")
+_FLOAT = re.compile(
+    r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+)
+_TAG = "tag:yaml.org,2002:"
+CORE_SCHEMA = (
+    (_TAG + "null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
+    (_TAG + "bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")),
+    (_TAG + "int", _INT, list("-+0123456789")),
+    (_TAG + "float", _FLOAT, list("-+.0123456789")),
+)
+"""Tag, pattern and first characters of every scalar that is not text."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Composes nodes only; the scalars' types are resolved as in YAML 1.2."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own convention
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
+        """One level down; refused where nesting is deeper than any configuration needs."""
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem=f"nested more than {MAX_DEPTH} levels deep", problem_mark=mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+for _tag, _pattern, _first in CORE_SCHEMA:
+    _Loader.add_implicit_resolver(_tag, _pattern, _first)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A place that an error message can name.
+
+    Attributes:
+        where: ``file:line:column``, or the argument of the command line.
+        line: the line of the file, or None for an argument.
+        position: line and column, from 1; (0, 0) for an argument.
+    """
+
+    where: str
+    line: str | None = None
+    position: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong: where it stands, its key, and why."""
+
+    path: KeyPath
+    reason: str
+    mark: Mark | None = None
+    on_key: bool = False
+
+    def __str__(self) -> str:
+        parts = [self.mark.where] if self.mark else []
+        parts += [dotted(self.path)] if self.path else []
+        return _clip(": ".join([*parts, self.reason]), 400)
+
+    @property
+    def line(self) -> str | None:
+        """The line of the file that is at fault, indented."""
+        return None if self.mark is None or self.mark.line is None else "    " + _clip(self.mark.line.strip(), 110)
+
+
+def _clip(text: str, length: int) -> str:
+    text = "".join(char if char.isprintable() else "?" for char in text)
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def dotted(path: KeyPath) -> str:
+    """``("sweep", "list", 0, "loss")`` as ``sweep.list[0].loss``."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def config_error(faults: list[Fault], max_lines: int = 20) -> ConfigError:
+    """All ``faults`` in the order of the file, without repeats, as one error of at most ``max_lines`` lines.
+
+    Faults of one line stand together, followed by that line.
+    """
+    unique = {str(fault): fault for fault in faults}
+    ordered = sorted(unique.items(), key=lambda item: item[1].mark.position if item[1].mark else (0, 0))
+    blocks: list[tuple[str | None, list[str]]] = []
+    for text, fault in ordered:
+        if blocks and fault.line is not None and blocks[-1][0] == fault.line:
+            blocks[-1][1].append(text)
+        else:
+            blocks.append((fault.line, [text]))
+    lines: list[str] = []
+    num_shown = 0
+    for line, texts in blocks:
+        fitting = texts[: max_lines - len(lines) - 2]  # one line for the source, one for what does not fit
+        lines += fitting + ([line] if line is not None and fitting else [])
+        num_shown += len(fitting)
+        if len(fitting) < len(texts):
+            break
+    if num_shown < len(ordered):
+        lines.append(f"... and {len(ordered) - num_shown} more")
+    return ConfigError("\n".join(lines))
+
+
+@dataclass
+class Document:
+    """Plain data and the places its parts come from.
+
+    Attributes:
+        data: the mapping that the text holds.
+        keys: the place of the key that leads to a path.
+        values: the place of the value at a path.
+        faults: what is wrong with the text itself.
+    """
+
+    data: dict[str, Any]
+    keys: dict[KeyPath, Mark] = field(default_factory=dict)
+    values: dict[KeyPath, Mark] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+
+    def copy(self) -> Document:
+        """A copy that can be changed without touching this one."""
+        return Document(copy.deepcopy(self.data), dict(self.keys), dict(self.values), list(self.faults))
+
+    def mark(self, path: KeyPath, on_key: bool = False) -> Mark | None:
+        """The place of ``path``, or of the nearest part around it that has one."""
+        first, second = (self.keys, self.values) if on_key else (self.values, self.keys)
+        for end in range(len(path), -1, -1):
+            here = path[:end]
+            found = first.get(here) or second.get(here)
+            if found is not None:
+                return found
+        return None
+
+    def forget(self, path: KeyPath) -> None:
+        """Drop the places of ``path`` and of all below it: the value there is replaced."""
+        for places in (self.keys, self.values):
+            for known in [known for known in places if known[: len(path)] == path]:
+                del places[known]
+
+
+def read_document(path: Path) -> Document:
+    """The YAML mapping in ``path``.
+
+    Raises:
+        ConfigError: when there is no such file, or it is not a regular file of UTF-8 text below 1 MB that holds a
+            YAML mapping.
+    """
+    document = parse_document(_read_text(path), str(path))
+    if document.faults:
+        raise config_error(document.faults)
+    return document
+
+
+def _read_text(path: Path) -> str:
+    try:
+        info = path.stat()
+        if not stat.S_ISREG(info.st_mode):
+            kind = "a folder" if stat.S_ISDIR(info.st_mode) else "not a regular file"
+            raise ConfigError(f"{path}: is {kind}; a YAML file is needed")
+        if info.st_size > MAX_BYTES:
+            raise ConfigError(f"{path}: is larger than {MAX_BYTES // 1000} kB; that is no configuration")
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file{_similar_file(path)}") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{_clip(str(path), 200)}: cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from None
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}:{line}: is not UTF-8 text") from None
+
+
+def _similar_file(path: Path) -> str:
+    import difflib
+
+    try:
+        names = [entry.name for entry in path.parent.iterdir() if entry.suffix in {".yaml", ".yml"}]
+    except OSError:
+        return f": the folder {path.parent} is missing"
+    close = difflib.get_close_matches(path.name, names, n=1)
+    return f"; did you mean {path.parent / close[0]}?" if close else ""
+
+
+def parse_document(text: str, source: str) -> Document:
+    """The mapping that ``text`` holds; ``source`` names the file in messages."""
+    value, document = _parse(text, source, positions=True)
+    if not document.faults and not isinstance(value, dict):
+        reason = "is empty" if value is None else "should hold `key: value` lines"
+        document.faults.append(Fault((), reason, Mark(source)))
+    document.data = value if isinstance(value, dict) else {}
+    return document
+
+
+def parse_value(text: str, source: str) -> tuple[Any, Document]:
+    """One value as given on the command line; every place in it is ``source``."""
+    value, document = _parse(text, source, positions=False)
+    document.values.setdefault((), Mark(source))
+    return value, document
+
+
+def _parse(text: str, source: str, positions: bool) -> tuple[Any, Document]:
+    document = Document({})
+    reader = _Reader(document, source, text.splitlines() if positions else None)
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+        return (None if node is None else reader.read(node, ())), document
+    except yaml.MarkedYAMLError as error:
+        mark = reader.mark(error.problem_mark) if error.problem_mark else Mark(source)
+        reason = " ".join(filter(None, [error.context, error.problem]))
+        document.faults.append(Fault((), f"not YAML: {reason}", mark))
+    except yaml.YAMLError as error:
+        reason = str(error).splitlines()[0]
+        document.faults.append(Fault((), f"not YAML: {reason}", Mark(source)))
+    return None, document
+
+
+class _Reader:
+    """Turns YAML nodes into plain data; notes places and faults in a document."""
+
+    def __init__(self, document: Document, source: str, lines: list[str] | None) -> None:
+        self.document = document
+        self.source = source
+        self.lines = lines
+        self.num_nodes = 0
+        self.open_nodes: set[int] = set()
+
+    def mark(self, place: yaml.Mark) -> Mark:
+        if self.lines is None:
+            return Mark(self.source)
+        line = self.lines[place.line] if place.line < len(self.lines) else ""
+        position = (place.line + 1, place.column + 1)
+        return Mark(f"{self.source}:{position[0]}:{position[1]}", line, position)
+
+    def fault(self, path: KeyPath, reason: str, node: yaml.Node) -> None:
+        self.document.faults.append(Fault(path, reason, self.mark(node.start_mark)))
+
+    def read(self, node: yaml.Node, path: KeyPath) -> Any:
+        """The plain value of ``node``; None where it is refused."""
+        self.num_nodes += 1
+        if self.num_nodes > MAX_NODES:
+            raise yaml.MarkedYAMLError(
+                problem=f"more than {MAX_NODES} values (aliases counted as often as used)", problem_mark=node.start_mark
+            )
+        if id(node) in self.open_nodes:
+            raise yaml.MarkedYAMLError(problem="an alias that contains itself", problem_mark=node.start_mark)
+        self.document.values[path] = self.mark(node.start_mark)
+        self.open_nodes.add(id(node))
+        try:
+            if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
+                return self._mapping(node, path)
+            if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
+                return [self.read(item, (*path, index)) for index, item in enumerate(node.value)]
+            return self._scalar(node, path)
+        finally:
+            self.open_nodes.discard(id(node))
+
+    def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
+        mapping: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != _TAG + "str":
+                self.fault(path, "a key should be text (put it in quotes)", key_node)
+                continue
+            key = key_node.value
+            here = (*path, key)
+            if key in mapping:
+                first = self.document.keys[here].where.removeprefix(f"{self.source}:").split(":")[0]
+                self.fault(
+                    here, f"repeated key; it first stands in line {first}" if self.lines else "repeated key", key_node
+                )
+                continue
+            self.document.keys[here] = self.mark(key_node.start_mark)
+            mapping[key] = self.read(value_node, here)
+        return mapping
+
+    def _scalar(self, node: yaml.Node, path: KeyPath) -> Any:
+        kind = node.tag.removeprefix(_TAG)
+        text = node.value
+        if isinstance(node, yaml.ScalarNode):
+            if kind == "str":
+                return text
+            if kind == "null":
+                return None
+            if kind == "bool" and text.lower() in {"true", "false"}:
+                return text.lower() == "true"
+            if kind in {"int", "float"} and len(text) > MAX_DIGITS:
+                self.fault(path, f"a number of more than {MAX_DIGITS} digits", node)
+                return None
+            if kind == "int" and _INT.match(text):
+                base = {"0o": 8, "0x": 16}.get(text[:2], 10)
+                return int(text[2:] if base != 10 else text, base)
+            if kind == "float" and _FLOAT.match(text):
+                return _float(text)
+        self.fault(path, f"the tag {_clip(node.tag, 60)} is not allowed here", node)
+        return None
+
+
+def _float(text: str) -> float | int:
+    """The number in ``text``; 1e4 is whole, so that it also fits keys that count."""
+    if text.lower().lstrip("+-") in {".inf", ".nan"}:
+        return float(text.replace(".", ""))
+    value = float(text)
+    return int(value) if "." not in text and value.is_integer() and abs(value) < 2**53 else value

@@ -1,0 +1,232 @@
+"""pydantic's errors in the words of the person who wrote the file: which key, why, and what was probably meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from focalbench.config.document import Document, Fault, KeyPath
+from focalbench.config.schema import ExperimentConfig
+
+BRANCHES = ("data", "model", "loss", "optim")
+"""The branches whose keys depend on their ``name``."""
+
+_WANTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a mapping (key: value)",
+    "model_type": "a mapping (key: value)",
+    "model_attributes_type": "a mapping (key: value)",
+    "none_required": "null",
+}
+_BOUNDS = {
+    "greater_than": ("above", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("below", "lt"),
+    "less_than_equal": ("at most", "le"),
+    "multiple_of": ("a multiple of", "multiple_of"),
+}
+
+
+def variants(branch: str) -> dict[str, type[BaseModel]]:
+    """The models that ``branch`` can be, by their ``name``."""
+    annotation = ExperimentConfig.model_fields[branch].annotation
+    return {model.model_fields["name"].default: model for model in models_in(annotation)}
+
+
+def default_name(branch: str) -> str:
+    """The variant that ``branch`` is when its ``name`` is left out."""
+    return str(ExperimentConfig.model_fields[branch].default.name)
+
+
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Every configuration model that stands in a type annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in models_in(part)]
+
+
+def faults_of(error: ValidationError, document: Document) -> list[Fault]:
+    """What ``error`` says about ``document``, one fault a key, in the order of the keys."""
+    found: dict[KeyPath, list[ErrorDetails]] = {}
+    for detail in error.errors(include_url=False):
+        if detail["type"] == "default_factory_not_called":
+            continue  # only says that another key of the section is wrong
+        path = _real_path(detail["loc"], document.data, detail["type"] in {"missing", "extra_forbidden"}) or ()
+        if detail["type"] == "union_tag_invalid":
+            path = (*path, "name")
+        for part in str(detail.get("ctx", {}).get("key", "")).split("."):
+            path = (*path, part) if part else path
+        found.setdefault(path, []).append(detail)
+    faults = []
+    for path, details in found.items():
+        deeper = any(other[: len(path)] == path and len(other) > len(path) for other in found)
+        if deeper and all(detail["type"] in _WANTED or detail["type"] == "literal_error" for detail in details):
+            continue  # another form of the same key was meant, and its own fault is named
+        on_key = details[0]["type"] == "extra_forbidden"
+        faults.append(Fault(path, _reason(path, details, document.data), document.mark(path, on_key), on_key))
+    return faults
+
+
+def _real_path(loc: tuple[str | int, ...], data: Any, new_leaf: bool) -> KeyPath | None:
+    """``loc`` without the names of union members that pydantic mixes into it: the parts that ``data`` has.
+
+    A member may be called like a key (``schedule``), so both readings are tried and the longer one wins.
+    """
+    if not loc:
+        return ()
+    head, rest = loc[0], loc[1:]
+    readings: list[KeyPath] = []
+    if isinstance(data, dict) and (head in data or (new_leaf and not rest)):
+        readings.append(_extended(head, _real_path(rest, data.get(head), new_leaf)))
+    elif isinstance(data, list) and isinstance(head, int):
+        inner = data[head] if head < len(data) else None
+        readings.append(_extended(head, _real_path(rest, inner, new_leaf)))
+    readings.append(_real_path(rest, data, new_leaf) or ())
+    return max(readings, key=len)
+
+
+def _extended(head: str | int, rest: KeyPath | None) -> KeyPath:
+    return (head, *(rest or ()))
+
+
+def _reason(path: KeyPath, details: list[ErrorDetails], data: dict[str, Any]) -> str:
+    first = details[0]
+    kind = first["type"]
+    if kind == "extra_forbidden":
+        return _unknown_key(path, data)
+    if kind == "missing":
+        return "is missing"
+    if kind == "union_tag_invalid":
+        return _one_of(list(variants(str(path[0]))), first["ctx"]["tag"]) if path[0] in BRANCHES else first["msg"]
+    wanted: list[str] = []
+    for detail in details:
+        phrase = _wanted(detail)
+        if phrase is None:
+            return _sentence(detail)
+        if phrase not in wanted:
+            wanted.append(phrase)
+    choices = [str(choice) for detail in details for choice in _choices(detail)]
+    return f"should be {' or '.join(wanted)}, not {shown(first['input'])}{_meant(first['input'], choices)}"
+
+
+def _wanted(detail: ErrorDetails) -> str | None:
+    """What the value should have been, to follow "should be"; None where that does not make a sentence."""
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind in _WANTED:
+        return _WANTED[kind]
+    if kind in _BOUNDS:
+        words, limit = _BOUNDS[kind]
+        return f"{words} {context[limit]:g}"
+    if kind == "literal_error":
+        return str(context["expected"])
+    if kind in {"too_short", "too_long"} and isinstance(detail["input"], list | dict):
+        bound, number = (
+            ("at least", context.get("min_length")) if kind == "too_short" else ("at most", context.get("max_length"))
+        )
+        return f"a list of {bound} {number}"
+    return None
+
+
+def _choices(detail: ErrorDetails) -> list[str]:
+    if detail["type"] != "literal_error":
+        return []
+    return [part.strip().strip("'") for part in str(detail["ctx"]["expected"]).replace(" or ", ", ").split(",")]
+
+
+def _sentence(detail: ErrorDetails) -> str:
+    if detail["type"] == "value_error":
+        return str(detail["ctx"]["error"])
+    if detail["type"] == "string_pattern_mismatch":
+        return f"should match {detail['ctx']['pattern']}, not {shown(detail['input'])}"
+    if detail["type"] == "string_too_short":
+        return "should not be empty"
+    message = detail["msg"]
+    return message[:1].lower() + message[1:] if message.startswith("Input") else message
+
+
+def shown(value: Any) -> str:
+    """A value as YAML would write it, cut to a length that fits a message."""
+    if value is None or isinstance(value, bool):
+        text = {None: "null", True: "true", False: "false"}[value]
+    elif isinstance(value, dict):
+        text = "{" + ", ".join(f"{key}: {shown(inner)}" for key, inner in list(value.items())[:4]) + "}"
+    elif isinstance(value, list | tuple):
+        text = "[" + ", ".join(shown(inner) for inner in value[:6]) + "]"
+    else:
+        text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _one_of(choices: list[str], given: object) -> str:
+    return f"should be one of {', '.join(choices)}, not {shown(given)}{_meant(given, choices)}"
+
+
+def _meant(given: object, choices: list[str]) -> str:
+    close = difflib.get_close_matches(str(given).lower(), choices, n=1) if isinstance(given, str) else []
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def _unknown_key(path: KeyPath, data: dict[str, Any]) -> str:
+    """Why the last part of ``path`` is no key, and which one was probably meant."""
+    parents, key = path[:-1], str(path[-1])
+    known = list(_keys_at(parents, data))
+    close = difflib.get_close_matches(key, known, n=1)
+    if close:
+        return f"unknown key; did you mean '{close[0]}'?"
+    if len(parents) == 1 and parents[0] in BRANCHES:
+        branch = str(parents[0])
+        others = [name for name, model in variants(branch).items() if key in model.model_fields]
+        if others:
+            current = data[branch].get("name", default_name(branch))
+            return f"{branch} {current} has no such key; it belongs to {', '.join(others)}"
+    elsewhere = [full for full in all_keys() if full.rpartition(".")[2] == key]
+    if elsewhere:
+        return f"unknown key here; did you mean '{elsewhere[0]}'?"
+    return f"unknown key; known here: {', '.join(known)}" if known else "unknown key"
+
+
+def _keys_at(parents: KeyPath, data: Any) -> Iterator[str]:
+    """The keys that are allowed at ``parents``, given what ``data`` chooses on the way."""
+    models: list[type[BaseModel]] = [ExperimentConfig]
+    for part in parents:
+        inner = data.get(part) if isinstance(data, dict) else data[part] if isinstance(part, int) else None
+        if isinstance(part, int):
+            data = inner
+            continue
+        fields = [model.model_fields[part] for model in models if part in model.model_fields]
+        models = [model for field in fields for model in models_in(field.annotation)]
+        chosen = inner.get("name") if isinstance(inner, dict) else None
+        models = [model for model in models if chosen in _names(model)] or models
+        data = inner
+    for model in models[:1]:
+        yield from model.model_fields
+
+
+def _names(model: type[BaseModel]) -> tuple[str, ...]:
+    field = model.model_fields.get("name")
+    return get_args(field.annotation) if field is not None and get_origin(field.annotation) is Literal else ()
+
+
+@cache
+def all_keys() -> tuple[str, ...]:
+    """Every key of every variant, dotted."""
+
+    def walk(model: type[BaseModel], section: str) -> Iterator[str]:
+        for key, field in model.model_fields.items():
+            yield section + key
+            for part in models_in(field.annotation):
+                yield from walk(part, f"{section}{key}.")
+
+    return tuple(dict.fromkeys(walk(ExperimentConfig, "")))

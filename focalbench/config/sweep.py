@@ -1,0 +1,319 @@
+"""From one configuration with a ``sweep`` to the trials it means: pure, so one file always means the same trials."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+from focalbench.config.document import Document, Fault, KeyPath, Mark, config_error, dotted
+from focalbench.config.faults import BRANCHES, all_keys
+from focalbench.config.load import arm_hash, assign, assignment_order, check, config_hash
+from focalbench.config.schema import MAX_TRIALS, ExperimentConfig, RandomConfig, SweepConfig
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._=+]+")
+_MAX_ARM = 80
+"""Longest arm in a folder's name; a longer one is cut and told apart by a hash."""
+_FIXED_KEYS = ("name", "run", "sweep")
+"""What belongs to the experiment, not to a trial."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of a sweep.
+
+    Attributes:
+        name: the trial's folder: arm, seed and hash, as in ``gamma=2-s0-754a7108``.
+        arm: what the trial is compared as: its name without seed and hash.
+        seed: of initial weights, batches and augmentation.
+        config: the resolved configuration, without ``sweep``.
+        hash: eight hex digits of what identifies the trial.
+        differs: the swept keys, dotted, with this trial's values.
+    """
+
+    name: str
+    arm: str
+    seed: int
+    config: ExperimentConfig
+    hash: str
+    differs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Point:
+    """One arm before validation: where it stands in the sweep and what it sets."""
+
+    origin: KeyPath
+    values: dict[str, Any]
+    origins: dict[str, KeyPath]
+    label: str | None = None
+
+
+@dataclass
+class _Candidate:
+    point: _Point
+    config: ExperimentConfig
+    label: str = field(default="")
+
+
+def expand(config: ExperimentConfig, document: Document | None = None) -> tuple[Trial, ...]:
+    """All trials of ``config``, arm by arm, each arm's seeds together; one trial where there is no sweep.
+
+    Args:
+        config: a validated configuration.
+        document: what it was read from, for places in error messages.
+
+    Raises:
+        ConfigError: all faulty entries of the sweep at once; or no trial is left, or too many are.
+    """
+    places = document if document is not None else Document({})
+    sweep = config.sweep or SweepConfig()
+    base = Document(config.model_dump(mode="json", exclude_unset=True, exclude={"sweep"}))
+    for branch in BRANCHES:
+        base.data.setdefault(branch, {})["name"] = getattr(config, branch).name
+    base.keys, base.values = dict(places.keys), dict(places.values)
+    points, faults = _points(sweep)
+    seeds = sweep.seeds if sweep.seeds is not None else (config.seed,)
+    if len(points) * len(seeds) > MAX_TRIALS:
+        points = []
+        faults.append(Fault(("sweep",), f"means more than {MAX_TRIALS} trials"))
+    candidates, broken = _candidates(base, points)
+    faults += broken + _exclude_faults(sweep)
+    if faults:
+        raise config_error([Fault(f.path, f.reason, f.mark or places.mark(f.path), f.on_key) for f in faults])
+    _set_labels(candidates, config)
+    trials = _trials(candidates, seeds, sweep)
+    if not trials:
+        raise config_error([Fault(("sweep",), "no trial is left: exclude takes them all", places.mark(("sweep",)))])
+    return trials
+
+
+def _points(sweep: SweepConfig) -> tuple[list[_Point], list[Fault]]:
+    """The arms of all blocks in their order; one empty arm where there is no block."""
+    points: list[_Point] = []
+    faults: list[Fault] = []
+    if sweep.grid is not None:
+        keys = list(sweep.grid)
+        if math.prod(len(values) for values in sweep.grid.values()) > MAX_TRIALS:
+            return [], [Fault(("sweep", "grid"), f"means more than {MAX_TRIALS} trials")]
+        for indices in product(*(range(len(values)) for values in sweep.grid.values())):
+            points.append(_block_point("grid", sweep.grid, dict(zip(keys, indices, strict=True))))
+    if sweep.zip is not None:
+        lengths = {key: len(values) for key, values in sweep.zip.items()}
+        if len(set(lengths.values())) > 1:
+            text = ", ".join(f"{key} has {length}" for key, length in lengths.items())
+            faults.append(Fault(("sweep", "zip"), f"should list as many values for every key; {text}"))
+        else:
+            length = next(iter(lengths.values()))
+            points += [_block_point("zip", sweep.zip, dict.fromkeys(sweep.zip, index)) for index in range(length)]
+    for index, entry in enumerate(sweep.list):
+        origin: KeyPath = ("sweep", "list", index)
+        label = entry.get("name")
+        if label is not None and (not isinstance(label, str) or not label.strip()):
+            faults.append(Fault((*origin, "name"), "should be text: it names the arm"))
+            label = None
+        values = {key: value for key, value in entry.items() if key != "name"}
+        points.append(_Point(origin, values, {key: (*origin, key) for key in values}, label))
+    if sweep.random is not None:
+        faults += _random_faults(sweep.random)
+        if not faults:
+            points += _draws(sweep.random)
+    for key, origin in {key: place for point in points for key, place in point.origins.items()}.items():
+        if key.split(".")[0] in _FIXED_KEYS or key == "seed":
+            advice = "use sweep.seeds" if key == "seed" else "it is the same for all trials"
+            faults.append(Fault(origin, f"'{key}' cannot be swept: {advice}", on_key=True))
+    empty = not points and not faults
+    return ([_Point(("sweep",), {}, {})] if empty else points), faults
+
+
+def _block_point(block: str, table: dict[str, tuple[Any, ...]], indices: dict[str, int]) -> _Point:
+    values = {key: table[key][index] for key, index in indices.items()}
+    return _Point(("sweep", block), values, {key: ("sweep", block, key, index) for key, index in indices.items()})
+
+
+def _random_faults(block: RandomConfig) -> list[Fault]:
+    faults = []
+    for key, distribution in block.params.items():
+        ((kind, bounds),) = distribution.items()
+        path: KeyPath = ("sweep", "random", "params", key, kind)
+        if kind == "choice":
+            if not bounds:
+                faults.append(Fault(path, "should list at least one value"))
+            continue
+        whole = kind == "int_uniform"
+        allowed = int if whole else (int, float)
+        if len(bounds) != 2 or any(isinstance(bound, bool) or not isinstance(bound, allowed) for bound in bounds):
+            faults.append(Fault(path, f"should be [low, high], two {'whole ' if whole else ''}numbers"))
+        elif not all(math.isfinite(bound) for bound in bounds) or bounds[0] > bounds[1]:
+            faults.append(Fault(path, f"should be [low, high] with low at most high, not {list(bounds)}"))
+        elif kind == "log_uniform" and bounds[0] <= 0:
+            faults.append(Fault(path, f"should be above 0 on a logarithmic scale, not {bounds[0]:g}"))
+    return faults
+
+
+def _draws(block: RandomConfig) -> Iterator[_Point]:
+    """Draw i comes from a generator of its own, seeded by (seed, i): a larger ``num`` keeps the earlier draws."""
+    for index in range(block.num):
+        values = {}
+        for key, distribution in block.params.items():
+            # A stream per key as well, so that one more parameter leaves the others' values alone.
+            stream = random.Random(f"{block.seed}/{index}/{key}")
+            ((kind, bounds),) = distribution.items()
+            values[key] = _draw(stream, kind, bounds)
+        yield _Point(("sweep", "random"), values, {key: ("sweep", "random", "params", key) for key in values})
+
+
+def _draw(stream: random.Random, kind: str, bounds: tuple[Any, ...]) -> Any:
+    if kind == "choice":
+        return stream.choice(bounds)
+    low, high = bounds
+    if kind == "int_uniform":
+        return stream.randint(low, high)
+    if kind == "uniform":
+        value = stream.uniform(low, high)
+    else:
+        value = math.exp(stream.uniform(math.log(low), math.log(high)))
+    return min(max(float(f"{value:.6g}"), low), high)  # six digits: what a name can show and a reader can retype
+
+
+def _candidates(base: Document, points: list[_Point]) -> tuple[list[_Candidate], list[Fault]]:
+    candidates: list[_Candidate] = []
+    faults: list[Fault] = []
+    for point in points:
+        trial = base.copy()
+        broken = _apply(trial, point, base)
+        if not broken:
+            outcome = check(trial)
+            if isinstance(outcome, ExperimentConfig):
+                candidates.append(_Candidate(point, outcome))
+                continue
+            broken = outcome
+        faults += [_at_origin(fault, point) for fault in broken]
+    return candidates, faults
+
+
+def _apply(trial: Document, point: _Point, base: Document) -> list[Fault]:
+    faults: list[Fault] = []
+    for key, value in sorted(point.values.items(), key=lambda item: assignment_order(tuple(item[0].split(".")))):
+        origin = point.origins[key]
+        places = Document({})
+        mark = base.mark(origin) or Mark(dotted(origin))
+        places.values[()] = mark
+        for known, place in base.values.items():
+            if known[: len(origin)] == origin:
+                places.values[known[len(origin) :]] = place
+        for known, place in base.keys.items():
+            if known[: len(origin)] == origin and len(known) > len(origin):
+                places.keys[known[len(origin) :]] = place
+        fault = assign(trial, tuple(key.split(".")), json.loads(json.dumps(value)), places)
+        faults += [fault] if fault else []
+    return faults
+
+
+def _at_origin(fault: Fault, point: _Point) -> Fault:
+    """The fault of a trial as a fault of the sweep's entry that caused it."""
+    for key, origin in point.origins.items():
+        path = tuple(key.split("."))
+        if fault.path[: len(path)] == path:
+            inner = fault.path[len(path) :]
+            if fault.on_key and not inner:
+                return Fault(origin[:4] if origin[1] == "list" else origin[:3], fault.reason, None, on_key=True)
+            return Fault((*origin, *inner), fault.reason, fault.mark, fault.on_key)
+    what = ", ".join(f"{key}: {value}" for key, value in point.values.items())
+    return Fault(point.origin, f"with {what}: {dotted(fault.path)}: {fault.reason}" if what else fault.reason)
+
+
+def _exclude_faults(sweep: SweepConfig) -> list[Fault]:
+    """Keys of ``exclude`` that no trial can have."""
+    known = set(all_keys())
+    faults = []
+    for index, entry in enumerate(sweep.exclude):
+        for key in _flat(entry):
+            if key not in known:
+                faults.append(Fault(("sweep", "exclude", index, key), "unknown key", on_key=True))
+    return faults
+
+
+def _flat(entry: dict[str, Any]) -> dict[str, Any]:
+    """``entry`` with nested mappings as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in entry.items():
+        if isinstance(value, dict) and value and key.split(".")[0] in {*BRANCHES, "eval"} and "schedule" not in value:
+            flat |= _flat({f"{key}.{inner}": deeper for inner, deeper in value.items()})
+        else:
+            flat[key] = value
+    return flat
+
+
+def _trials(candidates: list[_Candidate], seeds: tuple[int, ...], sweep: SweepConfig) -> tuple[Trial, ...]:
+    trials: dict[str, Trial] = {}
+    for candidate in candidates:
+        for seed in seeds:
+            config = candidate.config.model_copy(update={"seed": seed})
+            digest = config_hash(config)
+            if digest in trials or any(_agrees(config, entry) for entry in sweep.exclude):
+                continue
+            name = f"{candidate.label}-s{seed}-{digest}"
+            trials[digest] = Trial(name, candidate.label, seed, config, digest, _flat(candidate.point.values))
+    return tuple(trials.values())
+
+
+def _agrees(config: ExperimentConfig, entry: dict[str, Any]) -> bool:
+    data = config.model_dump(mode="json")
+    missing = object()
+    for key, wanted in _flat(entry).items():
+        here: Any = data
+        for part in key.split("."):
+            here = here.get(part, missing) if isinstance(here, dict) else missing
+        if here is missing or isinstance(here, bool) != isinstance(wanted, bool) or here != wanted:
+            return False
+    return True
+
+
+def _set_labels(candidates: list[_Candidate], config: ExperimentConfig) -> None:
+    """Give every candidate its arm: what it sets, as short as is unambiguous; different arms never share one."""
+    keys = {key for candidate in candidates for key in _flat(candidate.point.values)}
+    short = {key: _short_key(key, keys) for key in keys}
+    owner: dict[str, str] = {}
+    for candidate in candidates:
+        point = candidate.point
+        if point.label is not None:
+            text = point.label
+        elif point.values:
+            text = "-".join(f"{short[key]}={_value_text(value)}" for key, value in _flat(point.values).items())
+        else:
+            text = config.loss.name
+        digest = arm_hash(candidate.config)
+        label = "-".join(filter(None, (_UNSAFE.sub("_", part).strip("_.") for part in text.split("-")))) or "arm"
+        if len(label) > _MAX_ARM:
+            label = f"{label[: _MAX_ARM - 5].rstrip('-_.')}-{digest[:4]}"
+        if owner.setdefault(label, digest) != digest:
+            label = f"{label}-{digest[:4]}"
+        candidate.label = label
+
+
+def _short_key(key: str, keys: set[str]) -> str:
+    """The last part of ``key`` (a variant's name: its section); the whole key where another one ends alike."""
+
+    def last(full: str) -> str:
+        parts = full.split(".")
+        return parts[-2] if parts[-1] == "name" and len(parts) > 1 else parts[-1]
+
+    return last(key) if sum(last(other) == last(key) for other in keys) == 1 else key
+
+
+def _value_text(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "true", False: "false"}[value]
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    if isinstance(value, list | tuple):
+        return "+".join(_value_text(item) for item in value)
+    if isinstance(value, dict):
+        return "_".join(_value_text(item) for item in value.values())
+    return str(value)
