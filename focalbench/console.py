@@ -1,0 +1,289 @@
+"""What a person sees: tables on stdout; log lines and the progress of a sweep on stderr. The only module that imports rich.
+
+On a terminal there are colours and bars; in a pipe or a log file the same content comes as plain aligned lines.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.table import Table
+
+PLAIN_INTERVAL_S = 30.0
+"""Without a terminal: seconds between two lines of a trial that has nothing new but its step."""
+_STYLES = {"done": "green", "failed": "bold red", "interrupted": "yellow"}
+
+
+def print_text(text: str) -> None:
+    """``text`` as a result: one write to stdout."""
+    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+
+
+def print_json(document: object) -> None:
+    """``document`` as one JSON document on stdout; NaN and infinities become null."""
+    print_text(json.dumps(_without_nan(document), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def info(message: str) -> None:
+    """A line of the log, on stderr."""
+    _log(message)
+
+
+def warn(message: str) -> None:
+    """A warning, on stderr."""
+    _log(message, "warning: ", "33")
+
+
+def error(message: str) -> None:
+    """What went wrong, on stderr."""
+    _log(message, "error: ", "1;31")
+
+
+def _log(message: str, label: str = "", colour: str = "") -> None:
+    if label and colour and _is_terminal(sys.stderr):
+        label = f"\x1b[{colour}m{label}\x1b[0m"
+    print(f"{label}{message}", file=sys.stderr, flush=True)
+
+
+def _is_terminal(stream: Any) -> bool:
+    import os
+
+    return bool(stream.isatty()) and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
+
+
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None, note: str | None = None
+) -> None:
+    """A table on stdout; columns whose cells are all numbers stand to the right.
+
+    Args:
+        columns: headings.
+        rows: cells, written by ``str``; one for each column.
+        title: a line above the table.
+        note: a line below it.
+    """
+    cells = [[str(cell) for cell in row] for row in rows]
+    right = [bool(cells) and all(_is_number(row[index]) for row in cells) for index in range(len(columns))]
+    if _is_terminal(sys.stdout):
+        body = _rich_table(columns, cells, right)
+    else:
+        body = _plain_table(columns, cells, right)
+    print_text("\n".join(part for part in (title, body, note) if part))
+
+
+def _is_number(text: str) -> bool:
+    first = text.strip().lstrip("+-~").split(" ")[0].rstrip("%")
+    return text.strip() in {"", "-"} or first.replace(".", "", 1).replace("e-", "", 1).isdigit()
+
+
+def _plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
+    widths = [max(len(line[index]) for line in [columns, *rows]) for index in range(len(columns))]
+    lines = []
+    for line in [columns, ["-" * width for width in widths], *rows]:
+        padded = [
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(line, widths, right, strict=True)
+        ]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
+
+
+def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name, to_right in zip(columns, right, strict=True):
+        table.add_column(name, justify="right" if to_right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    width = Console().width
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, highlight=False)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().rstrip("\n")
+
+
+def duration(seconds: float) -> str:
+    """A time in words short enough for a table: 42 s, 3 min 5 s, 2 h 10 min."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+class _TrialProgress:
+    """What is known of one running trial."""
+
+    def __init__(self, now: float) -> None:
+        self.started = now
+        self.first_step: int | None = None
+        self.step = 0
+        self.steps = 0
+        self.values: dict[str, float] = {}
+        self.last_line = now
+
+    def update(self, step: int, steps: int, values: Mapping[str, float | None]) -> None:
+        if self.first_step is None:
+            self.first_step = step
+        self.step, self.steps = step, steps
+        self.values.update({name: value for name, value in values.items() if value is not None})
+
+    @property
+    def fraction(self) -> float:
+        return min(1.0, self.step / self.steps) if self.steps else 0.0
+
+    @property
+    def fraction_here(self) -> float:
+        """The share of the training done since this trial was started or resumed."""
+        return (self.step - (self.first_step or 0)) / self.steps if self.steps else 0.0
+
+    def seconds_left(self, now: float) -> float | None:
+        done = self.fraction_here
+        return (now - self.started) / done * (1 - self.fraction) if done > 0 else None
+
+
+class SweepDisplay:
+    """The progress of trials on stderr: a row for each running one and one for the sweep; plain lines without a terminal.
+
+    Use it as a context manager, or call ``close`` at the end.
+    """
+
+    def __init__(self, num_trials: int, num_done: int = 0) -> None:
+        """``num_trials``: all trials of the sweep; ``num_done``: those that were finished before."""
+        self.num_trials = num_trials
+        self.num_done = num_done
+        self.num_failed = 0
+        self._running: dict[str, _TrialProgress] = {}
+        self._work_done = 0.0  # in trainings, since this display was made
+        self._started = time.monotonic()
+        self._live: Live | None = None
+        if _is_terminal(sys.stderr):
+            from rich.console import Console
+            from rich.live import Live
+
+            self._live = Live(
+                get_renderable=self._table, console=Console(stderr=True), refresh_per_second=4, transient=True
+            )
+            self._live.start()
+
+    def __enter__(self) -> SweepDisplay:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def message(self, text: str) -> None:
+        """A line of the log, above the rows."""
+        if self._live is not None:
+            self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            info(text)
+
+    def trial_started(self, name: str) -> None:
+        """A trial begins, or goes on from its checkpoint."""
+        self._running[name] = _TrialProgress(time.monotonic())
+        if self._live is None:
+            self.message(f"{name}: started")
+
+    def trial_progress(self, name: str, step: int, steps: int, values: Mapping[str, float | None]) -> None:
+        """A trial has reached ``step`` of ``steps``; ``values`` are the newest metrics, by their TensorBoard tags."""
+        now = time.monotonic()
+        trial = self._running.setdefault(name, _TrialProgress(now))
+        evaluated = any(tag.startswith("val/") for tag in values)
+        trial.update(step, steps, values)
+        if self._live is None and (evaluated or now - trial.last_line >= PLAIN_INTERVAL_S):
+            trial.last_line = now
+            left = trial.seconds_left(now)
+            rest = f", about {duration(left)} left" if left is not None and step < steps else ""
+            self.message(f"{name}: step {step} of {steps}{_values_text(trial.values, ', ')}{rest}")
+
+    def trial_finished(self, name: str, state: str, values: Mapping[str, float | None]) -> None:
+        """A trial has ended as ``state`` (done, failed, interrupted, ...); ``values`` are its results."""
+        trial = self._running.pop(name, None)
+        if trial is not None:
+            trial.update(trial.step, trial.steps, values)
+            self._work_done += 1 - (trial.first_step or 0) / trial.steps if trial.steps else 1.0
+        if state == "done":
+            self.num_done += 1
+        elif state == "failed":
+            self.num_failed += 1
+        known = {tag: value for tag, value in values.items() if value is not None}
+        self.message(f"{name}: {state}{_values_text(known, ', ')} ({self._sweep_text()})")
+
+    def close(self) -> None:
+        """Take the rows off the terminal; safe to call twice."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def seconds_left(self) -> float | None:
+        """Time to the end of the sweep at the pace since this display was made; None before there is a pace."""
+        running = list(self._running.values())
+        done = self._work_done + sum(trial.fraction_here for trial in running)
+        waiting = self.num_trials - self.num_done - self.num_failed - len(running)
+        left = max(0, waiting) + sum(1 - trial.fraction for trial in running)
+        return (time.monotonic() - self._started) / done * left if done > 0 else None
+
+    def _sweep_text(self) -> str:
+        failed = f", {self.num_failed} failed" if self.num_failed else ""
+        left = self.seconds_left()
+        unfinished = self.num_done + self.num_failed < self.num_trials
+        rest = f", about {duration(left)} left" if left is not None and unfinished else ""
+        return f"{self.num_done} of {self.num_trials} done{failed}{rest}"
+
+    def _table(self) -> Table:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        now = time.monotonic()
+        table = Table.grid(padding=(0, 1))
+        table.add_column(overflow="ellipsis", no_wrap=True, max_width=34)
+        table.add_column(width=12)
+        table.add_column(justify="right", no_wrap=True)
+        table.add_column(overflow="ellipsis", no_wrap=True)
+        for name, trial in list(self._running.items()):
+            bar = ProgressBar(total=max(1, trial.steps), completed=trial.step, width=12)
+            left = trial.seconds_left(now)
+            time_text = duration(left) if left is not None else "starting"
+            table.add_row(Text(name), bar, time_text, Text(_values_text(trial.values, "").strip()))
+        finished = self.num_done + self.num_failed
+        bar = ProgressBar(total=max(1, self.num_trials), completed=finished, width=12)
+        left = self.seconds_left()
+        style = _STYLES["failed"] if self.num_failed else _STYLES["done"]
+        failed = f", {self.num_failed} failed" if self.num_failed else ""
+        count = Text(f"{self.num_done} of {self.num_trials} trials{failed}", style=style)
+        table.add_row(count, bar, duration(left) if left is not None else "", "")
+        return table
+
+
+_SHOWN_VALUES = (("val/mAP", "mAP", "{:.3f}"), ("train/loss", "loss", "{:.3g}"), ("train/lr", "lr", "{:.2g}"))
+
+
+def _values_text(values: Mapping[str, float], lead: str) -> str:
+    parts = [f"{label} {form.format(values[tag])}" for tag, label, form in _SHOWN_VALUES if tag in values]
+    return lead + ", ".join(parts) if parts else ""
