@@ -77,7 +77,7 @@ def voc_average_precision(
     if interpolation not in get_args(Interpolation):
         raise ValueError(f"interpolation must be one of {', '.join(get_args(Interpolation))}, got {interpolation!r}")
     _, assignment = _assign(detections, ground_truth, num_classes, iou_thresh, rules)
-    ap = _ap_per_class(assignment, interpolation)
+    ap = assignment_ap(assignment, interpolation)
     return {"ap": ap, "map": mean_defined(ap)}
 
 
@@ -164,6 +164,23 @@ def average_precision(
     return float(np.sum(widths * heights))
 
 
+def assignment_ap(assignment: Assignment, interpolation: Interpolation) -> NDArray[np.float64]:
+    """(K,) float64 AP of every class from a finished assignment; nan for a class without countable objects."""
+    order, start = assignment.order, assignment.class_start
+    is_tp, is_ignored = assignment.is_tp[order], assignment.is_ignored[order]
+    tp_position = np.flatnonzero(is_tp)
+    ignored_before = np.cumsum(is_ignored)
+    first_tp = np.searchsorted(tp_position, start)
+    ap = np.full(len(start) - 1, np.nan)
+    for k in np.flatnonzero(assignment.num_objects):
+        position = tp_position[first_tp[k] : first_tp[k + 1]]
+        ignored_earlier = ignored_before[start[k] - 1] if start[k] else 0
+        num_counted = position - start[k] + 1 - (ignored_before[position] - ignored_earlier)
+        num_tp = np.arange(1, len(position) + 1)
+        ap[k] = average_precision(num_tp / assignment.num_objects[k], num_tp / num_counted, interpolation)
+    return ap
+
+
 def _assign(
     detections: Mapping[str, Any],
     ground_truth: Mapping[str, Any],
@@ -178,19 +195,3 @@ def _assign(
     return det, assign_detections(
         det, gt, num_classes=num_classes, iou_thresh=iou_thresh, rules=rules if rules is not None else MatchRules()
     )
-
-
-def _ap_per_class(assignment: Assignment, interpolation: Interpolation) -> NDArray[np.float64]:
-    order, start = assignment.order, assignment.class_start
-    is_tp, is_ignored = assignment.is_tp[order], assignment.is_ignored[order]
-    tp_position = np.flatnonzero(is_tp)
-    ignored_before = np.cumsum(is_ignored)
-    first_tp = np.searchsorted(tp_position, start)
-    ap = np.full(len(start) - 1, np.nan)
-    for k in np.flatnonzero(assignment.num_objects):
-        position = tp_position[first_tp[k] : first_tp[k + 1]]
-        ignored_earlier = ignored_before[start[k] - 1] if start[k] else 0
-        num_counted = position - start[k] + 1 - (ignored_before[position] - ignored_earlier)
-        num_tp = np.arange(1, len(position) + 1)
-        ap[k] = average_precision(num_tp / assignment.num_objects[k], num_tp / num_counted, interpolation)
-    return ap

@@ -1,0 +1,73 @@
+"""Does a score of 0.8 mean that 8 of 10 boxes are right? Reliability diagram and detection calibration error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from focalbench.metrics.assignment import MatchRules, assign_detections
+from focalbench.metrics.flat import BoolArray, FloatArray, check_detections, check_ground_truth
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """A reliability diagram: B bins of equal width over the score.
+
+    Attributes:
+        edges: (B + 1,) float64, from 0 to 1.
+        count: (B,) int64, detections in the bin.
+        mean_score: (B,) float64, nan in an empty bin.
+        precision: (B,) float64, share of the bin's detections that are true positives; nan in an empty bin.
+        d_ece: mean of abs(precision - mean_score), weighted by count; nan without detections.
+    """
+
+    edges: NDArray[np.float64]
+    count: NDArray[np.int64]
+    mean_score: NDArray[np.float64]
+    precision: NDArray[np.float64]
+    d_ece: float
+
+
+def reliability(
+    detections: Mapping[str, Any],
+    ground_truth: Mapping[str, Any],
+    *,
+    num_classes: int,
+    iou_thresh: float = 0.5,
+    num_bins: int = 20,
+) -> Reliability:
+    """The reliability diagram of a detector, all classes together.
+
+    Right means a true positive of VOC's matching at ``iou_thresh``; claims on difficult objects are left out. D-ECE
+    depends on the score threshold under which detections were dropped: compare it only between equal thresholds.
+
+    Raises:
+        ValueError: malformed input, or scores outside [0, 1].
+    Source: Kueppers et al., arXiv:2004.13546, eq. 3, binned over confidence alone.
+    """
+    det = check_detections(detections, num_classes)
+    gt = check_ground_truth(ground_truth, num_classes)
+    if det.score.size and (det.score.min() < 0 or det.score.max() > 1):
+        raise ValueError("detections['score'] must lie in [0, 1] to be read as probabilities")
+    assignment = assign_detections(det, gt, num_classes=num_classes, iou_thresh=iou_thresh, rules=MatchRules())
+    counted = ~assignment.is_ignored
+    return bin_reliability(det.score[counted], assignment.is_tp[counted], num_bins=num_bins)
+
+
+def bin_reliability(score: FloatArray, is_right: BoolArray, *, num_bins: int = 20) -> Reliability:
+    """The diagram of scores (D,) in [0, 1] and whether each was right (D,)."""
+    edges = np.linspace(0.0, 1.0, num_bins + 1)
+    index = np.minimum((score * num_bins).astype(np.int64), num_bins - 1)  # a score of 1 belongs to the last bin
+    count = np.bincount(index, minlength=num_bins)
+    filled = count > 0
+    mean_score = np.full(num_bins, np.nan)
+    precision = np.full(num_bins, np.nan)
+    np.divide(np.bincount(index, weights=score, minlength=num_bins), count, out=mean_score, where=filled)
+    np.divide(np.bincount(index, weights=is_right, minlength=num_bins), count, out=precision, where=filled)
+    gap = np.abs(precision - mean_score)[filled]
+    d_ece = float(np.average(gap, weights=count[filled])) if filled.any() else float("nan")
+    return Reliability(edges, count, mean_score, precision, d_ece)
