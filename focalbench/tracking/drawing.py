@@ -93,7 +93,7 @@ class _Pen:
         self._labels: list[tuple[float, float, float, float, str, tuple[int, int, int]]] = []
 
     def box(self, box: NDArray[np.floating], color: tuple[int, int, int], text: str, *, below: bool) -> None:
-        """One rectangle; its text goes outside the box where there is room, else inside, and always within the picture."""
+        """One rectangle; its text goes outside the box where there is room, else inside, always within the picture."""
         if not np.isfinite(box).all():
             return
         x1, x2 = np.sort(np.clip(box[[0, 2]], 0, self._width - 1)).tolist()

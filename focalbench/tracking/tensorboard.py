@@ -19,8 +19,8 @@ from tensorboard.plugins.hparams.summary_v2 import Metric, hparams_pb
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 
 from focalbench.tracking.hparams import Column, Scalar, columns_from_values, fit
-from focalbench.tracking.records import storage_faults
-from focalbench.tracking.tracker import FinalStatus, ScoredHits
+from focalbench.tracking.records import RecordsTracker, storage_faults
+from focalbench.tracking.tracker import FinalStatus, MultiTracker, ScoredHits
 
 METRICS = (
     Metric("val/mAP", display_name="mAP", description="mean average precision of the last evaluation, in [0, 1]"),
@@ -49,6 +49,34 @@ _TYPE = {
     "bool": api_pb2.DATA_TYPE_BOOL,
     "string": api_pb2.DATA_TYPE_STRING,
 }
+
+
+def open_trackers(
+    folder: Path,
+    *,
+    hparams: Mapping[str, Scalar],
+    trial: str,
+    arm: str,
+    columns: Mapping[str, Column] | None = None,
+    resume_step: int | None = None,
+) -> MultiTracker:
+    """metrics.jsonl and TensorBoard for one trial, both cut back to the same step.
+
+    Args:
+        folder: the trial's folder, made when missing.
+        hparams: the resolved configuration, flattened.
+        trial: the trial's name.
+        arm: the trial's name without seed and hash.
+        columns: the constant columns of the HPARAMS page.
+        resume_step: step of the checkpoint that training goes on from; what was logged up to it stays, the rest goes.
+            None starts anew.
+    """
+    records = RecordsTracker(folder, resume_step=resume_step)
+    purge_step = None if resume_step is None else resume_step + 1
+    tensorboard = TensorBoardTracker(
+        folder, hparams=hparams, trial=trial, arm=arm, columns=columns, purge_step=purge_step
+    )
+    return MultiTracker([records, tensorboard])
 
 
 class TensorBoardTracker:
@@ -89,7 +117,8 @@ class TensorBoardTracker:
             stale = "events.out.tfevents.*" if purge_step is None else f"events.out.tfevents.*{_END_SUFFIX}"
             for path in self._folder.glob(stale):
                 path.unlink()
-            self._writer = SummaryWriter(str(self._folder), purge_step=purge_step)
+            # A session's first start never purges (plugin_event_accumulator), so a new trial writes one too: step 0.
+            self._writer = SummaryWriter(str(self._folder), purge_step=purge_step or 0)
             self._summary(_experiment(columns))
             self._summary(hparams_pb(fit(values, columns), trial_id=group))
             self._writer.add_custom_scalars(LAYOUT)

@@ -1,0 +1,91 @@
+"""Boxes are where they belong, legible on small pictures, and the caller's picture stays as it was."""
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from focalbench.tracking.drawing import (
+    IGNORED_COLOR,
+    PREDICTION_COLOR,
+    TRUTH_COLOR,
+    draw_detections,
+    figure_pixels,
+)
+
+EMPTY = {"boxes": np.zeros((0, 4)), "labels": np.zeros(0, dtype=int), "scores": np.zeros(0)}
+
+
+def holds(picture, color):
+    return bool((picture == np.array(color, dtype=np.uint8)).all(axis=-1).any())
+
+
+def test_a_small_picture_is_enlarged_by_a_whole_factor():
+    picture = draw_detections(np.full((96, 128, 3), 7, dtype=np.uint8), classes=("a",), **EMPTY)
+    assert picture.dtype == np.uint8
+    assert picture.shape[1] == 128 * 4
+    assert picture.shape[0] > 96 * 4
+    assert (picture[: 96 * 4] == 7).all()
+
+
+def test_a_large_picture_keeps_its_size():
+    picture = draw_detections(np.zeros((400, 500, 3), dtype=np.uint8), classes=("a",), **EMPTY)
+    assert picture.shape[1] == 500
+
+
+def test_frames_lie_on_the_scaled_boxes_in_their_colours():
+    image = np.zeros((128, 128, 3), dtype=np.uint8)
+    picture = draw_detections(
+        image,
+        classes=("circle", "square"),
+        boxes=np.array([[40.0, 50.0, 60.0, 70.0]]),
+        labels=np.array([1]),
+        scores=np.array([0.9]),
+        truth_boxes=np.array([[10.0, 20.0, 30.0, 40.0], [80.0, 90.0, 100.0, 110.0]]),
+        truth_labels=np.array([0, 1]),
+        truth_difficult=np.array([False, True]),
+    )
+    assert (picture[60 * 3, 40 * 3] == PREDICTION_COLOR).all()
+    assert (picture[30 * 3, 10 * 3] == TRUTH_COLOR).all()
+    assert (picture[100 * 3, 80 * 3] == IGNORED_COLOR).all()
+    assert (picture[60 * 3, 50 * 3] == 0).all()  # inside a frame the picture shows
+    assert (image == 0).all()
+
+
+def test_predictions_below_the_threshold_are_not_drawn():
+    arguments = {"classes": ("a",), "boxes": np.array([[10.0, 30, 50, 60]]), "labels": np.array([0])}
+    image = np.zeros((128, 128, 3), dtype=np.uint8)
+    above = draw_detections(image, **arguments, scores=np.array([0.5]), score_thresh=0.5)[: 128 * 3]
+    below = draw_detections(image, **arguments, scores=np.array([0.49]), score_thresh=0.5)[: 128 * 3]
+    assert holds(above, PREDICTION_COLOR)
+    assert not holds(below, PREDICTION_COLOR)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        [-50.0, -50, 500, 500],
+        [120, 120, 128, 128],
+        [0, 0, 0, 0],
+        [60, 60, 20, 20],
+        [np.nan, 0, 5, 5],
+        [0, 0, np.inf, 5],
+    ],
+)
+def test_boxes_at_and_over_the_border_do_not_fail(box):
+    picture = draw_detections(
+        np.zeros((128, 128, 3), dtype=np.uint8),
+        classes=("a name far too long to fit into the picture of a small canvas, truly",),
+        boxes=np.array([box], dtype=np.float32),
+        labels=np.array([0]),
+        scores=np.array([1.0]),
+        truth_boxes=np.array([box], dtype=np.float32),
+        truth_labels=np.array([0]),
+    )
+    assert picture.shape[2] == 3
+
+
+def test_a_figure_becomes_its_pixels():
+    figure = Figure(figsize=(2, 1), dpi=50, facecolor=(1, 0, 0))
+    pixels = figure_pixels(figure)
+    assert pixels.shape == (50, 100, 3)
+    assert (pixels == (255, 0, 0)).all()

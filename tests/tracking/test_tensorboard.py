@@ -1,0 +1,293 @@
+"""What TensorBoard itself answers about trials: each once, with mAP and status, after failures, retries and kills."""
+
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+
+import numpy as np
+import pytest
+
+from focalbench.errors import StorageError
+from focalbench.tracking.hparams import Column
+from focalbench.tracking.records import read_metrics
+from focalbench.tracking.tensorboard import TensorBoardTracker, open_trackers, precision_recall_rows
+from focalbench.tracking.tracker import ScoredHits
+
+COLUMNS = {
+    "trial": Column("string"),
+    "arm": Column("string"),
+    "seed": Column("number", minimum=0, maximum=9),
+    "loss.name": Column("string", values=("ce", "focal")),
+    "loss.gamma": Column("number", minimum=0),
+    "loss.alpha": Column("number", minimum=0, maximum=1),
+    "loss.alpha.text": Column("string"),
+    "data.augment.crop": Column("bool"),
+}
+CURVES = {
+    "cat": ScoredHits(np.array([0.9, 0.8, 0.3]), np.array([True, False, True]), num_objects=4),
+    "dog": ScoredHits(np.zeros(0), np.zeros(0, dtype=bool), num_objects=0),
+}
+
+
+def open_trial(folder, *, resume_step=None, **hparams):
+    arm = folder.name.rsplit("-s", 1)[0]
+    return open_trackers(
+        folder,
+        hparams={"seed": 0, "data.augment.crop": True, **hparams},
+        trial=folder.name,
+        arm=arm,
+        columns=COLUMNS,
+        resume_step=resume_step,
+    )
+
+
+def log(tracker, steps, mean):
+    for step in steps:
+        tracker.scalars(step, {"train/loss": 1 / step, "train/cls": 0.5 / step, "train/box": 0.5 / step})
+    tracker.scalars(steps[-1], {"val/mAP": mean, "val/mAP_best": mean, "AP/cat": mean, "AP/dog": float("nan")})
+    tracker.pr_curves(steps[-1], CURVES)
+    tracker.images(steps[-1], "val/0", np.full((8, 8, 3), 200, dtype=np.uint8))
+
+
+DYING = """
+import os, sys
+from pathlib import Path
+from focalbench.tracking.hparams import Column
+from focalbench.tracking.tensorboard import open_trackers
+tracker = open_trackers(Path(sys.argv[1]), hparams={"seed": 0}, trial="t", arm="a", columns=eval(sys.argv[2]))
+for step in range(1, 8):
+    tracker.scalars(step, {"train/loss": 100.0 + step})
+tracker.flush()
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.fixture(scope="module")
+def logdir(tmp_path_factory):
+    """Two sweeps: a finished trial, one killed at step 7 and resumed from 4, one failed, one failed and retried, one
+    still running under a name that the other sweep has too."""
+    root = tmp_path_factory.mktemp("runs")
+    done = open_trial(root / "gamma" / "focal-s0-aa", **{"loss.name": "focal", "loss.gamma": 2.0, "loss.alpha": 0.25})
+    log(done, range(1, 11), 0.75)
+    done.finish("done")
+    done.close()
+
+    killed = root / "gamma" / "ce-s0-bb"
+    process = subprocess.run([sys.executable, "-c", DYING, str(killed), repr(COLUMNS)], check=False)
+    assert process.returncode == -signal.SIGKILL
+    for path in killed.glob("events*"):  # the kill tore the last record
+        path.write_bytes(path.read_bytes()[:-3])
+    time.sleep(1.01)  # event files are read in the order of the second in their names
+    resumed = open_trial(killed, resume_step=4, **{"loss.name": "ce", "loss.alpha.text": "auto"})
+    log(resumed, range(5, 11), 0.5)
+    resumed.finish("done")
+    resumed.close()
+
+    failed = open_trial(root / "gamma" / "focal-s1-cc", **{"loss.name": "focal", "seed": 1})
+    log(failed, range(1, 3), 0.25)
+    failed.finish("failed")
+    failed.close()
+
+    retried = root / "other" / "retried-s0-dd"
+    for status, resume_step in (("failed", None), ("done", 3)):
+        tracker = open_trial(retried, resume_step=resume_step)
+        log(tracker, range(1 if resume_step is None else 4, 6), 0.6)
+        tracker.finish(status)
+        tracker.close()
+
+    running = open_trial(root / "other" / "focal-s0-aa")
+    log(running, range(1, 3), 0.1)
+    running.flush()
+    yield root
+    running.close()
+
+
+class Client:
+    """TensorBoard's HTTP interface."""
+
+    def __init__(self, port):
+        self.base = f"http://localhost:{port}/data/"
+
+    def get(self, path, **query):
+        url = f"{self.base}{path}?{urllib.parse.urlencode(query)}"
+        with urllib.request.urlopen(url, timeout=20) as response:
+            return json.load(response, parse_constant=pytest.fail)
+
+    def post(self, path, body):
+        data = json.dumps(body).encode()
+        request = urllib.request.Request(self.base + path, data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=20) as response:
+            return json.load(response, parse_constant=pytest.fail)
+
+    def sessions(self, statuses=("STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING")):
+        body = {"allowedStatuses": statuses, "colParams": [], "startIndex": 0, "sliceSize": 100}
+        return self.post("plugin/hparams/session_groups", body)["sessionGroups"]
+
+
+@pytest.fixture(scope="module", params=["auto", "false"])
+def client(request, logdir):
+    """A TensorBoard on a free port, once with its fast loader and once with the plain one: they read resumes apart."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir), "--host", "localhost"]
+    process = subprocess.Popen(
+        [*command, "--port", str(port), f"--load_fast={request.param}", "--reload_interval", "1"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        client = Client(port)
+        wait_until_loaded(client, process)
+        yield client
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+        process.kill()
+        process.wait()
+
+
+def wait_until_loaded(client, process):
+    """Until all five runs and the end of the slowest are read."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "TensorBoard died"
+        with contextlib.suppress(urllib.error.URLError, ConnectionError):
+            groups = client.sessions()
+            if sum(session["status"] != "STATUS_UNKNOWN" for group in groups for session in group["sessions"]) == 4:
+                return
+        time.sleep(0.2)
+    pytest.fail("TensorBoard did not load the trials within a minute")
+
+
+def test_each_trial_is_one_row_with_map_and_status(client):
+    groups = client.sessions()
+    seen = {}
+    for group in groups:
+        (session,) = group["sessions"]
+        values = {value["name"]["tag"]: value["value"] for value in group["metricValues"]}
+        assert session["name"] not in seen
+        seen[session["name"]] = (round(values["val/mAP"], 4), session["status"])
+    assert seen == {
+        "gamma/focal-s0-aa": (0.75, "STATUS_SUCCESS"),
+        "gamma/ce-s0-bb": (0.5, "STATUS_SUCCESS"),
+        "gamma/focal-s1-cc": (0.25, "STATUS_FAILURE"),
+        "other/retried-s0-dd": (0.6, "STATUS_SUCCESS"),
+        "other/focal-s0-aa": (0.1, "STATUS_UNKNOWN"),
+    }
+    assert len(groups) == 5
+
+
+def test_failed_trials_can_be_filtered(client):
+    assert [group["name"] for group in client.sessions(["STATUS_FAILURE"])] == ["gamma/focal-s1-cc"]
+
+
+def test_the_experiment_declares_columns_domains_and_five_metrics(client):
+    experiment = client.post("plugin/hparams/experiment", {})
+    columns = {info["name"]: info for info in experiment["hparamInfos"]}
+    assert set(columns) == set(COLUMNS)
+    assert columns["loss.name"]["domainDiscrete"] == ["ce", "focal"]
+    assert columns["loss.alpha"]["domainInterval"] == {"minValue": 0.0, "maxValue": 1.0}
+    assert columns["data.augment.crop"]["type"] == "DATA_TYPE_BOOL"
+    assert [info["name"]["tag"] for info in experiment["metricInfos"]] == [
+        "val/mAP",
+        "val/mAP_best",
+        "train/loss",
+        "train/cls",
+        "train/box",
+    ]
+
+
+def test_hyperparameters_arrive_in_their_columns(client):
+    rows = {group["name"]: group["hparams"] for group in client.sessions()}
+    assert rows["gamma/focal-s0-aa"]["loss.gamma"] == 2.0
+    assert rows["gamma/focal-s0-aa"]["arm"] == "focal"
+    assert rows["gamma/ce-s0-bb"]["seed"] == 0
+
+
+def test_filters_on_every_column_do_not_break_the_page(client):
+    """The page sends a filter for each column; one value of another kind would fail the whole request."""
+    everything = {"minValue": "-Infinity", "maxValue": "Infinity"}
+    filters = {"number": {"filterInterval": everything}, "string": {"filterRegexp": ""}, "bool": {}}
+    columns = [{"hparam": name, **filters[column.kind]} for name, column in COLUMNS.items()]
+    body = {"allowedStatuses": ["STATUS_SUCCESS"], "colParams": columns, "startIndex": 0, "sliceSize": 9}
+    assert client.post("plugin/hparams/session_groups", body)["totalSize"] == 3
+
+
+def test_a_resumed_trial_has_each_step_once(client):
+    run = "gamma/ce-s0-bb"
+    points = client.get("plugin/scalars/scalars", run=run, tag="train/loss")
+    steps = [step for _, step, _ in points]
+    assert steps == list(range(1, 11))
+    assert [value for _, _, value in points][:4] == [101.0, 102.0, 103.0, 104.0]
+    assert points[4][2] == pytest.approx(1 / 5)
+
+
+def test_scalars_images_curves_and_layout_are_there(client):
+    run = "gamma/focal-s0-aa"
+    tags = set(client.get("plugin/scalars/tags")[run])
+    assert {"train/loss", "train/cls", "train/box", "val/mAP", "val/mAP_best", "AP/cat"} <= tags
+    assert "AP/dog" not in tags  # undefined
+    assert set(client.get("plugin/images/tags")[run]) == {"val/0"}
+    assert set(client.get("plugin/pr_curves/tags")[run]) == {"PR/cat"}
+    layout = client.get("plugin/custom_scalars/layout")
+    titles = [chart["title"] for category in layout["category"] for chart in category["chart"]]
+    assert "per class" in titles
+    matched = client.get("plugin/custom_scalars/scalars", run=run, tag="AP/.+")
+    assert set(matched["tag_to_events"]) == {"AP/cat"}
+
+
+def test_the_curve_on_the_page_counts_objects_never_found(client):
+    (curve,) = client.get("plugin/pr_curves/pr_curves", run="gamma/focal-s0-aa", tag="PR/cat")["gamma/focal-s0-aa"]
+    assert max(curve["recall"]) == 0.5
+    assert curve["precision"][0] == pytest.approx(2 / 3)
+
+
+def test_no_second_folder_is_made(logdir):
+    assert {path.name for path in logdir.iterdir()} == {"gamma", "other"}
+    assert all(path.is_file() for trial in logdir.glob("*/*") for path in trial.iterdir())
+
+
+def test_both_records_are_cut_at_the_same_step(logdir):
+    records = read_metrics(logdir / "gamma" / "ce-s0-bb")
+    assert [record["step"] for record in records] == [*range(1, 11), 10]
+
+
+def test_curve_rows_by_hand():
+    true, false, negatives, missed, precision, recall = precision_recall_rows(CURVES["cat"])
+    assert len(true) == 127
+    at = {threshold: round(threshold * 126) for threshold in (0.0, 0.5, 1.0)}
+    assert [true[at[t]] for t in at] == [2, 1, 0]
+    assert [false[at[t]] for t in at] == [1, 1, 0]
+    assert [missed[at[t]] for t in at] == [2, 3, 4]
+    assert [precision[at[t]] for t in at] == [pytest.approx(2 / 3), 0.5, 0]
+    assert [recall[at[t]] for t in at] == [0.5, 0.25, 0]
+    assert not negatives.any()
+
+
+def test_a_new_start_removes_what_an_earlier_one_wrote(tmp_path):
+    for _ in range(2):
+        tracker = open_trial(tmp_path / "a-s0-ff")
+        log(tracker, range(1, 3), 0.5)
+        tracker.finish("done")
+        tracker.close()
+    assert len(list((tmp_path / "a-s0-ff").glob("events.out.tfevents.*"))) == 2  # the run and its end
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="file/trial: cannot write"):
+        TensorBoardTracker(tmp_path / "file" / "trial", hparams={}, trial="t", arm="a")
+
+
+def test_the_import_warns_of_nothing_and_needs_no_tensorflow():
+    code = "import sys, focalbench.tracking.tensorboard; raise SystemExit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-W", "error", "-c", code], check=False).returncode == 0
