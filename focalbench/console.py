@@ -1,4 +1,4 @@
-"""What a person sees: tables on stdout; log lines and the progress of a sweep on stderr. The only module that imports rich.
+"""What a person sees: tables on stdout, log lines and progress on stderr. The only module that imports rich.
 
 On a terminal there are colours and bars; in a pipe or a log file the same content comes as plain aligned lines.
 """
@@ -8,11 +8,14 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
+
+from focalbench.errors import StorageError
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -24,8 +27,26 @@ _STYLES = {"done": "green", "failed": "bold red", "interrupted": "yellow"}
 
 
 def print_text(text: str) -> None:
-    """``text`` as a result: one write to stdout."""
-    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    """``text`` as a result, on stdout.
+
+    Raises:
+        StorageError: when stdout is a file on a full disk.
+    """
+    _write(sys.stdout, text if text.endswith("\n") else text + "\n")
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """Write and flush. A reader that went away (``| head``) wants no more: the rest is dropped in silence."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        with open(os.devnull, "wb") as sink:
+            os.dup2(sink.fileno(), stream.fileno())
+    except OSError as problem:
+        if stream is sys.stderr:
+            return  # nowhere left to say it, and the training should go on
+        raise StorageError(f"standard output cannot be written: {problem.strerror}") from None
 
 
 def print_json(document: object) -> None:
@@ -59,12 +80,10 @@ def error(message: str) -> None:
 def _log(message: str, label: str = "", colour: str = "") -> None:
     if label and colour and _is_terminal(sys.stderr):
         label = f"\x1b[{colour}m{label}\x1b[0m"
-    print(f"{label}{message}", file=sys.stderr, flush=True)
+    _write(sys.stderr, f"{label}{message}\n")
 
 
 def _is_terminal(stream: Any) -> bool:
-    import os
-
     return bool(stream.isatty()) and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
 
 
@@ -165,7 +184,7 @@ class _TrialProgress:
 
 
 class SweepDisplay:
-    """The progress of trials on stderr: a row for each running one and one for the sweep; plain lines without a terminal.
+    """Progress on stderr: a row for each running trial and one for the sweep; plain lines without a terminal.
 
     Use it as a context manager, or call ``close`` at the end.
     """
@@ -269,15 +288,17 @@ class SweepDisplay:
         for name, trial in list(self._running.items()):
             bar = ProgressBar(total=max(1, trial.steps), completed=trial.step, width=12)
             left = trial.seconds_left(now)
-            time_text = duration(left) if left is not None else "starting"
-            table.add_row(Text(name), bar, time_text, Text(_values_text(trial.values, "").strip()))
+            time_text = f"{duration(left)} left" if left is not None else "starting"
+            table.add_row(
+                Text(name.rpartition("-")[0] or name), bar, time_text, Text(_values_text(trial.values, "").strip())
+            )
         finished = self.num_done + self.num_failed
         bar = ProgressBar(total=max(1, self.num_trials), completed=finished, width=12)
         left = self.seconds_left()
         style = _STYLES["failed"] if self.num_failed else _STYLES["done"]
         failed = f", {self.num_failed} failed" if self.num_failed else ""
         count = Text(f"{self.num_done} of {self.num_trials} trials{failed}", style=style)
-        table.add_row(count, bar, duration(left) if left is not None else "", "")
+        table.add_row(count, bar, f"{duration(left)} left" if left is not None else "", "")
         return table
 
 

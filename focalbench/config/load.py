@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -25,7 +24,6 @@ from focalbench.config.document import (
 )
 from focalbench.config.faults import BRANCHES, default_name, faults_of, variants
 from focalbench.config.schema import ExperimentConfig
-from focalbench.errors import ConfigError
 
 _EXCLUSIVE = {("optim", "steps"): ("optim", "epochs"), ("optim", "epochs"): ("optim", "steps")}
 """Setting one of the two lets go of the other."""
@@ -215,18 +213,6 @@ def arm_hash(config: ExperimentConfig) -> str:
 def _digest(data: dict[str, Any]) -> str:
     canonical = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:8]
-
-
-def data_root(config: ExperimentConfig) -> Path:
-    """The folder that holds VOC2007, VOC2012, ...: ``data.root``, else $FOCALBENCH_DATA.
-
-    Raises:
-        ConfigError: when neither is given.
-    """
-    root = getattr(config.data, "root", None) or os.environ.get("FOCALBENCH_DATA")
-    if not root:
-        raise ConfigError("data.root: is missing; write it into the file, pass -s data.root=DIR or set FOCALBENCH_DATA")
-    return Path(root).expanduser()
 
 
 class _Dumper(yaml.SafeDumper):

@@ -17,7 +17,7 @@ class RetinaNetConfig(Section):
 
     name: Literal["retinanet"] = "retinanet"
     """Which detector."""
-    backbone: Literal["tiny", "resnet18", "resnet34", "resnet50"] = "resnet18"
+    backbone: Literal["tiny", "resnet18", "resnet34", "resnet50", "mobilenet_v3_large"] = "resnet18"
     """Network below the pyramid. `tiny` (about 0.6 M parameters with everything above it) is made for two CPU cores."""
     weights: Annotated[str, Field(min_length=1)] = "none"
     """First weights of the backbone: `none` (random), `imagenet` (torchvision's), or the path of a file."""
@@ -27,6 +27,8 @@ class RetinaNetConfig(Section):
     """Normalisation in the backbone: of the batch, frozen at the loaded weights' statistics, or over all processes."""
     fpn_channels: Annotated[int, Field(ge=8, le=2048)] | None = None
     """Channels of the pyramid. null: the backbone's default (64 for `tiny`, else 256)."""
+    num_levels: Annotated[int, Field(ge=3, le=7)] | None = None
+    """Levels of the pyramid, from P3 (stride 8) up. null: the backbone's default (4 for `tiny`, else 5)."""
     head_convs: Annotated[int, Field(ge=0, le=16)] | None = None
     """3x3 convolutions in each subnet. null: the backbone's default (2 for `tiny`, else 4)."""
     anchor_scale: Annotated[float, Field(ge=0.1, le=64)] | None = None

@@ -1,0 +1,103 @@
+"""The commands, one module a group. Nothing here imports torch before a command's body runs: ``--help`` stays quick."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from focalbench import __version__
+from focalbench.cli import config, doctor, init
+from focalbench.errors import FocalbenchError
+
+MAX_MESSAGE_LINES = 20
+_STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+app = typer.Typer(
+    name="focalbench",
+    help="Does focal loss help your detector on your data? Trains the arms side by side and says what holds.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _module in (init, config, doctor):
+    _module.register(app)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"focalbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and end.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """The command ``focalbench``.
+
+    Exit codes: 0 done, 1 a fault in focalbench, 2 the user's input, 3 some trials failed, 130 / 143 stopped by a signal.
+    """
+    _mend_streams()
+    try:
+        app()
+    except FocalbenchError as error:
+        _fail(str(error), error.exit_code)
+    except OSError as error:
+        if error.errno not in _STORAGE_ERRORS:
+            _crash(error)
+        _fail(f"{error.filename or 'file'}: {error.strerror}", 2)
+    except Exception as error:
+        _crash(error)
+
+
+def _mend_streams() -> None:
+    """Give a closed stdin, stdout or stderr a sink, and print what the terminal's encoding lacks as ``?``."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - lives as long as the process
+        elif mode == "w" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def _fail(message: str, exit_code: int) -> None:
+    """Say what is wrong in at most twenty lines, and end."""
+    from focalbench import console
+
+    if _debugging():
+        traceback.print_exc()
+    lines = message.splitlines() or ["unknown"]
+    if len(lines) > MAX_MESSAGE_LINES:
+        lines = [*lines[: MAX_MESSAGE_LINES - 1], f"... and {len(lines) - MAX_MESSAGE_LINES + 1} more lines"]
+    console.info("\n".join(lines))  # no label: editors and scripts read file:line:column from its start
+    sys.exit(exit_code)
+
+
+def _crash(error: Exception) -> None:
+    """Report a fault of focalbench itself: short, with the place, and how to see all of it."""
+    from focalbench import console
+
+    if _debugging():
+        traceback.print_exc()
+    places = traceback.extract_tb(error.__traceback__)
+    place = f" at {places[-1].filename}:{places[-1].lineno}" if places else ""
+    console.error(f"a fault in focalbench itself: {type(error).__name__}: {str(error)[:500]}{place}")
+    if not _debugging():
+        console.info("FOCALBENCH_DEBUG=1 shows the traceback; please report it with the command that you ran.")
+    sys.exit(1)
+
+
+def _debugging() -> bool:
+    return os.environ.get("FOCALBENCH_DEBUG", "") not in {"", "0"}

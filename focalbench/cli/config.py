@@ -1,0 +1,102 @@
+"""``validate``, ``show`` and ``schema``: a configuration looked at without running it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from focalbench.config.schema import ExperimentConfig
+    from focalbench.config.sweep import Trial
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the experiment.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="KEY=VALUE", help="Set a key, as in loss.gamma=0.5.", show_default=False),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to ``app``."""
+    app.command()(validate)
+    app.command()(show)
+    app.command()(schema)
+
+
+def validate(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Check a configuration and every trial of its sweep."""
+    from focalbench import console
+    from focalbench.config.load import load_config
+    from focalbench.config.notes import notes
+    from focalbench.config.sweep import expand
+
+    loaded = load_config(config, overrides or ())
+    trials = expand(loaded)
+    remarks = notes(loaded, trials)
+    if as_json:
+        console.print_json(
+            {
+                "valid": True,
+                "name": loaded.name,
+                "trials": [
+                    {"name": trial.name, "arm": trial.arm, "seed": trial.seed, "differs": trial.differs}
+                    for trial in trials
+                ],
+                "notes": remarks,
+            }
+        )
+        return
+    console.print_text(f"{config}: valid; {_size(trials)}")
+    if loaded.sweep is not None:
+        _print_arms(loaded, trials)
+    for remark in remarks:
+        console.warn(remark)
+
+
+def _size(trials: tuple[Trial, ...]) -> str:
+    arms, seeds = {trial.arm for trial in trials}, {trial.seed for trial in trials}
+    if len(trials) == 1:
+        return "1 trial"
+    return f"{len(trials)} trials: {len(arms)} arm{'s'[: len(arms) > 1]}, {len(seeds)} seed{'s'[: len(seeds) > 1]}"
+
+
+def _print_arms(config: ExperimentConfig, trials: tuple[Trial, ...]) -> None:
+    from focalbench import console
+
+    seeds: dict[str, list[int]] = {}
+    for trial in trials:
+        seeds.setdefault(trial.arm, []).append(trial.seed)
+    rows = [(arm, _ranges(numbers)) for arm, numbers in seeds.items()]
+    console.print_table(["arm", "seeds"], rows[:100])
+    if len(rows) > 100:
+        console.print_text(f"... and {len(rows) - 100} more arms")
+
+
+def _ranges(numbers: list[int]) -> str:
+    """``[0, 1, 2, 5]`` as ``0-2 5``."""
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return " ".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
+
+
+def show(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Print the configuration with every default spelled out."""
+    from focalbench import console
+    from focalbench.config.load import dump_yaml, load_config
+
+    console.print_text(dump_yaml(load_config(config, overrides or ())))
+
+
+def schema() -> None:
+    """Print the JSON Schema, for completion and checks in an editor."""
+    from focalbench import console
+    from focalbench.config.json_schema import json_schema
+
+    console.print_json(json_schema())

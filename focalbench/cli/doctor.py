@@ -1,0 +1,174 @@
+"""``doctor``: what this machine offers, and a line of advice for each thing that is missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        name: what was looked at.
+        value: what was found.
+        good: False where something that focalbench can use is missing.
+        advice: the remedy, or "".
+    """
+
+    name: str
+    value: str
+    good: bool = True
+    advice: str = ""
+
+
+EXTRAS = {
+    "ray": ("ray", "several machines"),
+    "optuna": ("search", "search beyond grids"),
+    "onnx": ("onnx", "export to ONNX"),
+    "onnxruntime": ("onnx", "checking an exported network"),
+}
+"""Optional packages, the extra of focalbench that brings each, and what it is for."""
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to ``app``."""
+    app.command()(doctor)
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False) -> None:
+    """Show what this machine offers, and how to get what is missing."""
+    from focalbench import console
+
+    findings = [*_versions(), *_processor(), *_gpus(), *_compiler(), *_extras(), *_folders()]
+    if as_json:
+        console.print_json({"findings": [asdict(finding) for finding in findings]})
+        return
+    rows = [(finding.name, "ok" if finding.good else "--", finding.value) for finding in findings]
+    console.print_table(["", "", "found"], rows)
+    advice = [f"{finding.name}: {finding.advice}" for finding in findings if finding.advice]
+    console.print_text("\n" + "\n".join(advice) if advice else "\nNothing is missing.")
+
+
+def _version(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _versions() -> Iterator[Finding]:
+    import platform
+
+    import focalbench
+
+    yield Finding(
+        "focalbench", f"{focalbench.__version__} on Python {platform.python_version()}, {platform.platform()}"
+    )
+    for package in ("torch", "torchvision", "tensorboard", "faster-coco-eval"):
+        found = _version(package)
+        advice = "" if found else f"pip install {package}"
+        yield Finding(package, found or "not installed", found is not None, advice)
+
+
+def _processor() -> Iterator[Finding]:
+    import torch
+
+    from focalbench.runtime import has_fast_bf16
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    capability = torch.backends.cpu.get_cpu_capability()
+    yield Finding("processor", f"{cores} core{'s'[: cores > 1]}, {capability}, {torch.get_num_threads()} torch threads")
+    memory = _memory_gb()
+    if memory is not None:
+        low = memory < 2
+        advice = "below 2 GB: keep data.image_size and optim.batch_size small" if low else ""
+        yield Finding("memory", f"{memory:.1f} GB free", not low, advice)
+    fast = has_fast_bf16(torch.device("cpu"))
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    value = f"yes, {'AMX' if amx else 'AVX-512'}" if fast else "no"
+    advice = "" if fast else "this processor trains in fp32 (about half the speed of one with AVX-512 BF16 or AMX)"
+    yield Finding("bf16 on the processor", value, fast, advice)
+
+
+def _memory_gb() -> float | None:
+    """Free memory by the kernel's own estimate, where the system tells it."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    return int(fields["MemAvailable"].split()[0]) / 2**20 if "MemAvailable" in fields else None
+
+
+def _gpus() -> Iterator[Finding]:
+    import torch
+
+    from focalbench.runtime import has_fast_bf16
+
+    if not torch.cuda.is_available():
+        built = torch.version.cuda is not None
+        reason = "no NVIDIA driver or GPU is visible" if built else "this torch is built without CUDA"
+        remedy = "with a GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES" if built else "install torch with CUDA"
+        yield Finding("GPU", f"none: {reason}", False, f"training runs on the processor; {remedy}")
+        return
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        fast = has_fast_bf16(torch.device("cuda", index))
+        precision = "bf16" if fast else "fp16 only"
+        memory = properties.total_memory / 2**30
+        value = f"{properties.name}, {memory:.0f} GB, compute {properties.major}.{properties.minor}, {precision}"
+        advice = "" if fast else "older than Ampere: optim.precision: fp16 is the fast choice"
+        yield Finding(f"GPU cuda:{index}", value, fast, advice)
+
+
+def _compiler() -> Iterator[Finding]:
+    compiler = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
+    advice = "" if compiler else "optim.compile: true needs a C++ compiler (Debian: apt install g++)"
+    yield Finding(
+        "torch.compile", f"C++ compiler {compiler}" if compiler else "no C++ compiler", bool(compiler), advice
+    )
+    triton = _version("triton")
+    advice = "" if triton else "the fused GPU loss needs it (pip install triton); without a GPU nothing is lost"
+    yield Finding("triton", triton or "not installed", triton is not None, advice)
+
+
+def _extras() -> Iterator[Finding]:
+    for package, (extra, purpose) in EXTRAS.items():
+        found = _version(package)
+        advice = "" if found else f"for {purpose}: pip install 'focalbench[{extra}]'"
+        yield Finding(package, found or "not installed", found is not None, advice)
+
+
+def _folders() -> Iterator[Finding]:
+    from focalbench.config.paths import cache_dir
+
+    data = os.environ.get("FOCALBENCH_DATA")
+    if data:
+        exists = Path(data).is_dir()
+        advice = "" if exists else "FOCALBENCH_DATA should name the folder that holds VOC2007, VOC2012, ..."
+        yield Finding("FOCALBENCH_DATA", data if exists else f"{data} is no folder", exists, advice)
+    else:
+        yield Finding("FOCALBENCH_DATA", "not set (data.root in the file does the same)")
+    for name, folder in (("cache", cache_dir(None)), ("current folder", Path.cwd())):
+        yield _folder_finding(name, folder)
+
+
+def _folder_finding(name: str, folder: Path) -> Finding:
+    existing = next((parent for parent in (folder, *folder.parents) if parent.exists()), Path("/"))
+    free = shutil.disk_usage(existing).free / 2**30
+    writable = os.access(existing, os.W_OK)
+    if not writable:
+        remedy = "set FOCALBENCH_CACHE to a folder you may write" if name == "cache" else "use run --out DIR"
+        return Finding(name, f"{folder} cannot be written", False, remedy)
+    low = free < 2
+    return Finding(name, f"{folder}, {free:.0f} GB free", not low, "less than 2 GB of disk is left" if low else "")

@@ -1,0 +1,38 @@
+"""Remarks on a valid configuration: allowed, but probably not what was meant."""
+
+from __future__ import annotations
+
+import os
+
+from focalbench.config.schema import ExperimentConfig
+from focalbench.config.sweep import Trial
+
+
+def notes(config: ExperimentConfig, trials: tuple[Trial, ...]) -> list[str]:
+    """One sentence for each thing worth a second look, without repeats."""
+    found: dict[str, None] = {}
+    for trial in trials:
+        found |= dict.fromkeys(_trial_notes(trial.config))
+    if config.sweep is not None and len({trial.seed for trial in trials}) < 2 and len(trials) > 1:
+        found["sweep.seeds: one seed: no difference between arms can be claimed; six paired seeds can show one"] = None
+    return list(found)
+
+
+def _trial_notes(config: ExperimentConfig) -> list[str]:
+    found = []
+    size = config.data.image_size
+    if any(side % 32 for side in ((size,) if isinstance(size, int) else size)):
+        found.append(f"data.image_size: {size} is no multiple of 32: the coarse pyramid levels reach beyond the canvas")
+    if config.data.name == "voc" and config.data.root is None and not os.environ.get("FOCALBENCH_DATA"):
+        found.append("data.root: is left out and FOCALBENCH_DATA is not set: `run` will need one of them")
+    if config.model.weights != "none" and config.model.name == "retinanet" and config.model.backbone == "tiny":
+        found.append(
+            "model.weights: there are no published weights for the backbone tiny; a file of your own is needed"
+        )
+    if (
+        config.optim.steps is not None
+        and config.optim.ema is not None
+        and config.optim.ema > 1 - 1 / config.optim.steps
+    ):
+        found.append(f"optim.ema: {config.optim.ema:g} averages over more steps than the training has")
+    return found
