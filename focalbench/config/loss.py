@@ -22,7 +22,7 @@ class _Model(BaseModel):
 
 class _Schedule(_Model):
     schedule: Literal["constant", "step", "linear", "cosine"]
-    """From one value to the next: a jump (`step`), a straight line (`linear`), half a cosine wave (`cosine`), or never."""
+    """Between values: a jump (`step`), a line (`linear`), half a cosine wave (`cosine`), nothing (`constant`)."""
     values: tuple[float, ...]
     """The values, in order of training."""
     at: tuple[Fraction, ...] | None = None

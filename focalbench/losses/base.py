@@ -1,0 +1,155 @@
+"""What every classification loss of a detector shares: interface, schedules and checks of parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from focalbench.losses.schedule import Schedule, as_schedule
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Anchors of the training set after matching, over all its images; ignored ones are in neither count.
+
+    Attributes:
+        positives_per_class: positive anchors of each class.
+        negatives: background anchors. What else is negative (the other classes of a positive anchor, where each class
+            has its own sigmoid) follows from both counts and is added by the loss.
+    """
+
+    positives_per_class: tuple[int, ...]
+    negatives: int
+
+    @property
+    def positives(self) -> int:
+        """Positive anchors of all classes."""
+        return sum(self.positives_per_class)
+
+
+class ClassificationLoss(nn.Module):
+    """The classification term of a dense detector, summed; the caller divides by the number of positive anchors.
+
+    Shapes: N images, R anchors per image, K classes, C outputs per anchor: K with ``activation`` sigmoid, K + 1 with
+    softmax (background last).
+
+    Args:
+        num_classes: K, at least 1.
+        counts: anchors counted after matching, for weights that come from them.
+    """
+
+    activation: Literal["sigmoid", "softmax"] = "sigmoid"
+    needs_quality: bool = False
+    needs_boxes: bool = False
+
+    def __init__(self, num_classes: int, counts: Counts | None = None) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        if counts is not None and len(counts.positives_per_class) != num_classes:
+            raise ValueError(f"counts hold {len(counts.positives_per_class)} classes, the loss {num_classes}")
+        self.num_classes = num_classes
+        self.counts = counts
+        self._schedules: dict[str, Schedule] = {}
+        self._logged: list[str] = []
+
+    def forward(
+        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
+    ) -> Tensor:
+        """The sum of the loss over all anchors and classes.
+
+        Args:
+            logits: (N, R, C), any floating dtype.
+            labels: (N, R) int64: class 0..K-1, K background, -1 ignored.
+            quality: (N, R) float in [0, 1], IoU of the predicted box with its object; where ``needs_quality``.
+            boxes: (N, R, 4) float, xyxy canvas pixels, the predicted boxes; where ``needs_boxes``.
+
+        Returns:
+            () float32 (float64 for float64 logits).
+
+        Raises:
+            ValueError: shapes that do not fit, or a label outside -1..K (on CUDA a device-side assertion).
+        """
+        raise NotImplementedError
+
+    def set_progress(self, fraction: float) -> None:
+        """Move scheduled parameters to where they are when ``fraction`` of the training, in [0, 1], is done."""
+        for name, schedule in self._schedules.items():
+            self.get_buffer(name).fill_(schedule(fraction))
+
+    def scheduled(self) -> dict[str, float]:
+        """The gamma and alpha in force, those that exist as one number; waits for the device."""
+        return {name: float(self.get_buffer(name)) for name in self._logged}
+
+    def initial_loss(self, num_anchors_per_image: int, num_positives: float, prior_prob: float | None) -> float | None:
+        """The expected loss per positive anchor before the first step, or None where there is no closed form.
+
+        Args:
+            num_anchors_per_image: R, ignored anchors left out.
+            num_positives: positive anchors per image, a mean over images.
+            prior_prob: pi of the head's bias, or None for a head that starts at zero.
+        """
+        return None
+
+    def _keep(self, name: str, value: Any, *, low: float = 0.0, high: float = math.inf, open_low: bool = False) -> None:
+        """Register ``value`` (number or schedule) as the buffer ``name``, so that a change costs no recompilation.
+
+        Raises:
+            ValueError: a value outside the range from ``low`` (left out if ``open_low``) to ``high``, or not a number.
+        """
+        schedule = as_schedule(value)
+        for number in schedule.values if schedule else (value,):
+            check_number(name, number, low=low, high=high, open_low=open_low)
+        if schedule:
+            self._schedules[name] = schedule
+        self._logged.append(name)
+        start = schedule(0.0) if schedule else float(value)
+        self.register_buffer(name, torch.tensor(start, dtype=torch.float32))
+
+    def _flat(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits as (A, C) and the labels as (A,), A = N * R, after a check of their shapes."""
+        outputs = self.num_classes + (self.activation == "softmax")
+        if logits.shape[:-1] != labels.shape or logits.shape[-1] != outputs:
+            raise ValueError(
+                f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} do not fit: "
+                f"expected (N, R, {outputs}) and (N, R)"
+            )
+        return logits.reshape(-1, outputs), labels.reshape(-1)
+
+
+def check_number(name: str, value: Any, *, low: float = 0.0, high: float = math.inf, open_low: bool = False) -> None:
+    """Raise ValueError unless ``value`` is a finite number from ``low`` (left out if ``open_low``) to ``high``."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+    if not math.isfinite(value) or value < low or value > high or (open_low and value == low):
+        bounds = f"in [{low:g}, {high:g}]" if math.isfinite(high) else f"{'>' if open_low else '>='} {low:g}"
+        raise ValueError(f"{name} must be {bounds}, got {value}")
+
+
+def check_class_weights(name: str, values: Sequence[float], length: int, *, high: float = math.inf) -> Tensor:
+    """``values`` as a (length,) float32 tensor.
+
+    Raises:
+        ValueError: another length, or an element that is no finite number in [0, high].
+    """
+    if len(values) != length:
+        raise ValueError(f"{name} has {len(values)} entries, but {length} are needed: one per class")
+    for index, value in enumerate(values):
+        check_number(f"{name}[{index}]", value, high=high)
+    return torch.tensor([float(value) for value in values], dtype=torch.float32)
+
+
+def balance_from_counts(positives: int, negatives: int, *, name: str = "alpha: auto") -> float:
+    """The alpha that gives both sides the same total weight: alpha / (1 - alpha) = negatives / positives.
+
+    Raises:
+        ValueError: without positives there is nothing to balance.
+    """
+    if positives <= 0:
+        raise ValueError(f"{name} needs positive anchors, but none were counted on the training set")
+    return negatives / (negatives + positives)

@@ -1,0 +1,94 @@
+"""Cross entropy and balanced cross entropy on independent sigmoids, the focal loss paper's starting points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from focalbench.losses.base import ClassificationLoss, Counts, balance_from_counts, check_class_weights
+from focalbench.losses.elementwise import fused_sum
+from focalbench.losses.focal_terms import FocalTerms
+from focalbench.losses.oracle import initial_sigmoid_loss
+
+Alpha = float | str | Sequence[float] | dict[str, Any] | None
+
+
+class SigmoidFamily(ClassificationLoss):
+    """-alpha_t (1 - p_t)^gamma log p_t on K independent sigmoids; the losses of the family fix gamma or alpha.
+
+    Args:
+        num_classes: K.
+        gamma: focusing exponent >= 0, a number or a schedule.
+        alpha: weight of positives in [0, 1], negatives get 1 - alpha: a number, a schedule, K numbers, ``auto`` (from
+            ``counts``: alpha / (1 - alpha) = negatives / positives over all elements), or None for weights of 1.
+        counts: anchors counted after matching; for ``auto``.
+
+    Raises:
+        ValueError: a parameter outside its range, or ``auto`` without counts.
+    """
+
+    gamma: Tensor
+    alpha: Tensor | None
+
+    def __init__(self, num_classes: int, *, gamma: Any, alpha: Alpha, counts: Counts | None = None) -> None:
+        super().__init__(num_classes, counts)
+        self._keep("gamma", gamma)
+        if alpha == "auto":
+            alpha = self._balance()
+        if alpha is None:
+            self.register_buffer("alpha", None)
+        elif isinstance(alpha, Sequence) and not isinstance(alpha, str):
+            self.register_buffer("alpha", check_class_weights("alpha", alpha, num_classes, high=1.0))
+        else:
+            self._keep("alpha", alpha, high=1.0)
+
+    def _balance(self) -> float:
+        if self.counts is None:
+            raise ValueError("alpha: auto needs the anchors counted after matching (counts)")
+        positives = self.counts.positives
+        elements = (positives + self.counts.negatives) * self.num_classes
+        return balance_from_counts(positives, elements - positives)
+
+    def terms(self) -> FocalTerms:
+        """The elementwise loss with the parameters in force."""
+        if self.alpha is None:
+            one = torch.ones((), device=self.gamma.device)
+            return FocalTerms(self.gamma, one, one)
+        return FocalTerms(self.gamma, self.alpha, 1 - self.alpha)
+
+    def forward(
+        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
+    ) -> Tensor:
+        """See ``ClassificationLoss.forward``."""
+        return fused_sum(*self._flat(logits, labels), self.terms())
+
+    def initial_loss(self, num_anchors_per_image: int, num_positives: float, prior_prob: float | None) -> float | None:
+        """See ``ClassificationLoss.initial_loss``."""
+        alpha = None if self.alpha is None else float(self.alpha.mean())
+        return initial_sigmoid_loss(
+            num_anchors_per_image,
+            num_positives,
+            prior_prob,
+            num_classes=self.num_classes,
+            gamma=float(self.gamma),
+            alpha=alpha,
+        )
+
+
+class CrossEntropy(SigmoidFamily):
+    """Cross entropy: -log p_t per class. Source: arXiv:1708.02002, eq. 1-2."""
+
+    def __init__(self, num_classes: int, *, counts: Counts | None = None) -> None:
+        super().__init__(num_classes, gamma=0.0, alpha=None, counts=counts)
+        self._logged.clear()
+
+
+class BalancedCrossEntropy(SigmoidFamily):
+    """Balanced cross entropy: -alpha_t log p_t. Source: arXiv:1708.02002, eq. 3; see ``SigmoidFamily`` for alpha."""
+
+    def __init__(self, num_classes: int, *, alpha: Alpha = 0.75, counts: Counts | None = None) -> None:
+        super().__init__(num_classes, gamma=0.0, alpha=alpha, counts=counts)
+        self._logged.remove("gamma")

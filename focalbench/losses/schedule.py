@@ -1,0 +1,96 @@
+"""Values that move during training: gamma and alpha as pure functions of the fraction of training done."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal, get_args
+
+Kind = Literal["constant", "step", "linear", "cosine"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A value over training, a pure function of the fraction done, so that a resumed run has nothing to restore.
+
+    Attributes:
+        schedule: ``constant``; ``step`` jumps to ``values[i + 1]`` at ``at[i]``; ``linear`` and ``cosine`` pass through
+            ``values[i]`` at ``at[i]`` and hold the ends.
+        values: the values in order of training.
+        at: fractions of training in [0, 1], rising; for ``step`` one less than values (a leading 0 may be written);
+            None spreads them evenly.
+    """
+
+    schedule: Kind
+    values: tuple[float, ...]
+    at: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the parts against each other.
+
+        Raises:
+            ValueError: unknown kind, numbers of values and fractions that do not fit, fractions that do not rise.
+        """
+        if self.schedule not in get_args(Kind):
+            raise ValueError(f"schedule is one of {', '.join(get_args(Kind))}, got {self.schedule!r}")
+        object.__setattr__(self, "values", tuple(float(value) for value in self.values))
+        object.__setattr__(self, "at", self._knots())
+
+    def _knots(self) -> tuple[float, ...]:
+        count = len(self.values)
+        if self.schedule == "constant":
+            if count != 1 or self.at:
+                raise ValueError("a constant schedule takes one value and no `at`")
+            return ()
+        if count < 2:
+            raise ValueError(f"a {self.schedule} schedule needs at least two values, got {count}")
+        at = self.at
+        if self.schedule == "step":
+            if at is None:
+                return tuple(index / count for index in range(1, count))
+            if len(at) == count and at[0] == 0:
+                at = at[1:]
+            wanted = count - 1
+        else:
+            if at is None:
+                return tuple(index / (count - 1) for index in range(count))
+            wanted = count
+        if len(at) != wanted:
+            raise ValueError(f"a {self.schedule} schedule of {count} values needs {wanted} fractions, got {len(at)}")
+        if not all(0 <= fraction <= 1 for fraction in at) or any(b <= a for a, b in pairwise(at)):
+            raise ValueError(f"`at` must rise within [0, 1], got {list(at)}")
+        return tuple(float(fraction) for fraction in at)
+
+    def __call__(self, fraction: float) -> float:
+        """The value in force when ``fraction`` of the training, clamped to [0, 1], is done."""
+        knots = self.at or ()
+        if self.schedule == "constant":
+            return self.values[0]
+        after = bisect_right(knots, min(max(fraction, 0.0), 1.0))
+        if self.schedule == "step":
+            return self.values[after]
+        if after == 0:
+            return self.values[0]
+        if after == len(knots):
+            return self.values[-1]
+        share = (fraction - knots[after - 1]) / (knots[after] - knots[after - 1])
+        if self.schedule == "cosine":
+            share = (1 - math.cos(math.pi * share)) / 2
+        return self.values[after - 1] + share * (self.values[after] - self.values[after - 1])
+
+
+def as_schedule(value: Any) -> Schedule | None:
+    """``value`` as a schedule when it is one (or a mapping of its fields), else None."""
+    if isinstance(value, Schedule):
+        return value
+    if isinstance(value, Mapping):
+        unknown = set(value) - {"schedule", "values", "at"}
+        if unknown or not {"schedule", "values"} <= set(value):
+            raise ValueError(f"a schedule has the keys schedule, values and at, got {sorted(value)}")
+        return Schedule(
+            value["schedule"], tuple(value["values"]), None if value.get("at") is None else tuple(value["at"])
+        )
+    return None
