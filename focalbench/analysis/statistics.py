@@ -1,0 +1,249 @@
+"""Is the difference between two arms real? Paired tests over seeds, and a verdict that does not overclaim.
+
+The verdict's rule, chosen by simulation (docs/statistics.md): with at least ``MIN_SEEDS`` paired seeds, an arm is
+better or worse when the two-sided paired t test, corrected over all arms by Holm, gives p < ``VERDICT_LEVEL``. The
+exact sign-flip test is shown beside it and sets the least number of seeds, but does not decide: with 6 seeds its
+smallest p is .031, which no correction over two arms survives. The level is .04, not .05, so that the rate of false
+alarms stays under 5 % for the differences that t fits worst (flat or two-peaked).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+MIN_SEEDS = 6
+"""Fewest paired seeds for a claim: the smallest n whose exact sign-flip test can fall below .05."""
+VERDICT_LEVEL = 0.04
+"""Holm-corrected p below which a verdict says better or worse."""
+ONE_POINT = 0.01
+"""One point of mAP."""
+_EXACT_LIMIT = 20  # 2 ** 20 sign patterns; beyond it they are drawn at random
+_RANDOM_FLIPS = 200_000
+
+Direction = Literal["higher", "lower", "none"]
+Verdict = Literal["better", "worse", "higher", "lower", "no difference shown", "not enough seeds", "one seed: no claim"]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean and spread of one arm's values.
+
+    Attributes:
+        n: number of values.
+        mean: their mean; nan if there are none.
+        sd: sample standard deviation (n - 1); nan for fewer than two.
+    """
+
+    n: int
+    mean: float
+    sd: float
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """An arm minus its baseline over the seeds that both have.
+
+    Attributes:
+        n: paired seeds.
+        difference: mean of the differences.
+        sd: standard deviation of the differences; nan for one pair.
+        ci: 95 % confidence interval of the mean difference by t, not corrected over arms; nan for one pair.
+        ci_bootstrap: the same by a bootstrap over seeds (percentiles); too narrow for few seeds.
+        p_t: two-sided paired t test; nan for one pair.
+        p_exact: two-sided exact sign-flip permutation test.
+        smallest_p: the smallest value that ``p_exact`` can take with n pairs.
+        detectable: smallest true difference that the verdict's rule would find with 80 % power at this n and sd; nan
+            below ``MIN_SEEDS``.
+        seeds_for_one_point: paired seeds needed to find a true difference of 0.01 with 80 % power at this sd; None if
+            the sd is unknown or more than ``10 000`` would be needed.
+    """
+
+    n: int
+    difference: float
+    sd: float
+    ci: tuple[float, float]
+    ci_bootstrap: tuple[float, float]
+    p_t: float
+    p_exact: float
+    smallest_p: float
+    detectable: float
+    seeds_for_one_point: int | None
+
+
+def summarise(values: ArrayLike) -> Summary:
+    """n, mean and sample standard deviation."""
+    array = np.asarray(values, dtype=np.float64)
+    mean = float(array.mean()) if len(array) else math.nan
+    return Summary(len(array), mean, float(array.std(ddof=1)) if len(array) > 1 else math.nan)
+
+
+def paired_difference(arm: ArrayLike, baseline: ArrayLike, *, num_comparisons: int = 1) -> PairedDifference:
+    """All figures of one comparison.
+
+    Args:
+        arm: (n,) values of the arm, seed by seed.
+        baseline: (n,) values of the baseline for the same seeds.
+        num_comparisons: arms that are compared with the baseline in all; it widens what is detectable.
+
+    Raises:
+        ValueError: lengths that differ, no pair at all, or values that are not finite.
+    """
+    arm_values, baseline_values = np.asarray(arm, dtype=np.float64), np.asarray(baseline, dtype=np.float64)
+    if arm_values.shape != baseline_values.shape or arm_values.ndim != 1 or len(arm_values) == 0:
+        raise ValueError(
+            f"expected two lists of one length, at least 1, got {arm_values.shape} and {baseline_values.shape}"
+        )
+    differences = arm_values - baseline_values
+    if not np.isfinite(differences).all():
+        raise ValueError("values must be finite; leave out seeds whose metric is NaN")
+    summary = summarise(differences)
+    level = VERDICT_LEVEL / num_comparisons
+    enough = summary.n >= MIN_SEEDS
+    return PairedDifference(
+        n=summary.n,
+        difference=summary.mean,
+        sd=summary.sd,
+        ci=t_interval(differences),
+        ci_bootstrap=bootstrap_interval(differences),
+        p_t=paired_t_p(differences),
+        p_exact=sign_flip_p(differences),
+        smallest_p=smallest_sign_flip_p(summary.n),
+        detectable=detectable_difference(summary.sd, summary.n, level=level) if enough else math.nan,
+        seeds_for_one_point=seeds_needed(summary.sd, ONE_POINT, level=level),
+    )
+
+
+def paired_t_p(differences: NDArray[np.float64]) -> float:
+    """Two-sided p of Student's paired t test; nan for one pair; 1 or 0 where the differences do not vary at all."""
+    summary = summarise(differences)
+    if summary.n < 2:
+        return math.nan
+    if summary.sd == 0 or abs(summary.mean) > 1e8 * summary.sd:
+        return 1.0 if summary.mean == 0 else 0.0
+    return float(2 * stats.t.sf(abs(summary.mean) / summary.sd * math.sqrt(summary.n), summary.n - 1))
+
+
+def sign_flip_p(differences: NDArray[np.float64]) -> float:
+    """Two-sided p of the sign-flip permutation test of the mean: all 2^n patterns, or a fixed draw beyond n = 20.
+
+    If arm and baseline are exchangeable within each seed, every pattern of signs is equally likely.
+    """
+    magnitude = np.abs(np.asarray(differences, dtype=np.float64))
+    observed = abs(float(np.sum(differences)))
+    tolerance = 1e-12 * max(float(magnitude.sum()), np.finfo(float).tiny)  # sums that differ by rounding only are ties
+    if len(magnitude) > _EXACT_LIMIT:
+        signs = np.random.default_rng(0).choice(np.array([-1, 1], np.int8), (_RANDOM_FLIPS, len(magnitude)))
+        return float((1 + (np.abs(signs @ magnitude) >= observed - tolerance).sum()) / (_RANDOM_FLIPS + 1))
+    sums = np.zeros(1)
+    for value in magnitude:
+        sums = np.concatenate([sums + value, sums - value])
+    return float((np.abs(sums) >= observed - tolerance).mean())
+
+
+def smallest_sign_flip_p(n: int) -> float:
+    """The smallest two-sided p that the exact test can give with n pairs: 2 / 2^n."""
+    return min(1.0, 2.0 ** (1 - n))
+
+
+def t_interval(differences: NDArray[np.float64], confidence: float = 0.95) -> tuple[float, float]:
+    """Confidence interval of the mean by Student's t; nan for fewer than two values."""
+    summary = summarise(differences)
+    if summary.n < 2:
+        return (math.nan, math.nan)
+    half = float(stats.t.ppf((1 + confidence) / 2, summary.n - 1)) * summary.sd / math.sqrt(summary.n)
+    return (summary.mean - half, summary.mean + half)
+
+
+def bootstrap_interval(
+    differences: NDArray[np.float64], confidence: float = 0.95, *, num_resamples: int = 10_000
+) -> tuple[float, float]:
+    """Percentile bootstrap of the mean over seeds, from a fixed seed; nan for fewer than two values."""
+    if len(differences) < 2:
+        return (math.nan, math.nan)
+    rows = np.random.default_rng(0).integers(0, len(differences), (num_resamples, len(differences)))
+    low, high = np.quantile(np.asarray(differences)[rows].mean(axis=1), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return (float(low), float(high))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p values corrected over all comparisons by Holm's step-down method; nan stays nan and is not counted.
+
+    Source: Holm, Scand. J. Statist. 6, 1979.
+    """
+    adjusted = [math.nan] * len(p_values)
+    known = sorted((p, index) for index, p in enumerate(p_values) if not math.isnan(p))
+    running = 0.0
+    for rank, (p, index) in enumerate(known):
+        running = max(running, min(1.0, p * (len(known) - rank)))
+        adjusted[index] = running
+    return adjusted
+
+
+def power(true_difference: float, sd: float, n: int, *, level: float = VERDICT_LEVEL) -> float:
+    """Chance that a two-sided paired t test at ``level`` finds ``true_difference`` with n pairs of this sd."""
+    if n < 2:
+        return 0.0
+    critical = float(stats.t.ppf(1 - level / 2, n - 1))
+    shift = abs(true_difference) / sd * math.sqrt(n)
+    if shift > 50:  # far beyond any critical value; the non-central t loses its digits there
+        return 1.0
+    return float(stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift))
+
+
+def detectable_difference(sd: float, n: int, *, level: float = VERDICT_LEVEL, wanted_power: float = 0.8) -> float:
+    """The smallest true difference found with ``wanted_power``; nan for fewer than two pairs, 0 where sd is 0."""
+    if n < 2 or math.isnan(sd):
+        return math.nan
+    low, high = 0.0, 1.0
+    while power(high, 1.0, n, level=level) < wanted_power:
+        low, high = high, 2 * high
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if power(middle, 1.0, n, level=level) < wanted_power else (low, middle)
+    return high * sd
+
+
+def seeds_needed(
+    sd: float, true_difference: float, *, level: float = VERDICT_LEVEL, wanted_power: float = 0.8, limit: int = 10_000
+) -> int | None:
+    """Paired seeds with which ``true_difference`` is found with ``wanted_power``; None beyond ``limit``."""
+    if math.isnan(sd) or true_difference == 0:
+        return None
+    if sd == 0:
+        return MIN_SEEDS
+    low, high = MIN_SEEDS - 1, MIN_SEEDS
+    while power(true_difference, sd, high, level=level) < wanted_power:
+        low, high = high, 2 * high
+        if low >= limit:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if power(true_difference, sd, middle, level=level) < wanted_power else (low, middle)
+    return high if high <= limit else None
+
+
+def verdict(n: int, difference: float, p_corrected: float, direction: Direction = "higher") -> Verdict:
+    """The words for one comparison.
+
+    Args:
+        n: paired seeds.
+        difference: mean of arm minus baseline.
+        p_corrected: Holm-corrected p of the paired t test.
+        direction: whether higher or lower values are better; ``none`` makes no judgement, only says which is higher.
+    """
+    if n <= 1:
+        return "one seed: no claim"
+    if n < MIN_SEEDS:
+        return "not enough seeds"
+    if not p_corrected < VERDICT_LEVEL or difference == 0:
+        return "no difference shown"
+    if direction == "none":
+        return "higher" if difference > 0 else "lower"
+    return "better" if (difference > 0) == (direction == "higher") else "worse"
