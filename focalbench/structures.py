@@ -11,6 +11,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+"""ImageNet's statistics of red, green and blue in 0..1: a normalised image is (image / 255 - mean) / std."""
+
 
 @dataclass(frozen=True)
 class Targets:

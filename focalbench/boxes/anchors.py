@@ -31,7 +31,8 @@ def grid_anchors(cell: Tensor, feature_size: tuple[int, int], stride: tuple[floa
         stride: (vertical, horizontal) pixels per cell.
 
     Returns:
-        (height * width * A, 4) float32 xyxy pixels; rows first, then columns, then A: the order of a head's flattened output.
+        (height * width * A, 4) float32 xyxy pixels; rows first, then columns, then A: the order of a head's flattened
+        output.
     """
     height, width = feature_size
     ys = (torch.arange(height, dtype=torch.float32, device=cell.device) + 0.5) * stride[0]

@@ -1,4 +1,4 @@
-"""Boxes as offsets against anchors and back (Fast R-CNN parametrisation, arXiv:1504.08083; RetinaNet uses it with weights 1)."""
+"""Boxes as offsets against anchors and back (Fast R-CNN's parametrisation, arXiv:1504.08083, with weights 1)."""
 
 import math
 

@@ -1,7 +1,7 @@
-"""Which anchor answers for which object (arXiv:1708.02002, sec. 4: IoU >= 0.5 object, < 0.4 background, between them ignored).
+"""Which anchor answers for which object: from IoU 0.5 it does, below 0.4 it is background (arXiv:1708.02002, sec. 4).
 
-Two forms of one rule. On a GPU the whole batch is one (N, M, R) tensor: few kernels, no synchronisation. On a CPU that tensor leaves the
-cache and a loop over the images is several times faster. A test holds them equal.
+Two forms of one rule. On a GPU the whole batch is one (N, M, R) tensor: few kernels, no synchronisation. On a CPU that
+tensor leaves the cache and a loop over the images is several times faster. A test holds them equal.
 """
 
 import torch
@@ -17,8 +17,8 @@ def match_anchors(
 ) -> Tensor:
     """The object each anchor is matched to.
 
-    With ``force_best`` an object's best anchors are positive whatever their IoU (above 0), ties too; such an anchor answers for
-    the object that it overlaps most, as in torchvision and detectron2.
+    With ``force_best`` an object's best anchors are positive whatever their IoU (above 0), ties too; such an anchor
+    answers for the object that it overlaps most, as in torchvision and detectron2.
 
     Args:
         anchors: (R, 4) xyxy.

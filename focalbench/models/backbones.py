@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torchvision import models as torchvision_models
 from torchvision.ops import FrozenBatchNorm2d
 
-Norm = Callable[[int], nn.Module]
+Norm = Callable[..., nn.Module]
 
 
 class Backbone(nn.Module):
@@ -17,15 +19,24 @@ class Backbone(nn.Module):
 
     Attributes:
         channels: width of C3, C4 and C5.
+        torchvision_names: prefixes of torchvision's state dict and those here that they stand for; empty where
+            torchvision has no such network.
     """
 
     strides = (8, 16, 32)
 
-    def __init__(self, stem: nn.Module, stages: list[nn.Module], channels: tuple[int, int, int]) -> None:
+    def __init__(
+        self,
+        stem: nn.Module,
+        stages: list[nn.Module],
+        channels: tuple[int, int, int],
+        torchvision_names: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__()
         self.stem = stem
         self.stages = nn.ModuleList(stages)
         self.channels = channels
+        self.torchvision_names = torchvision_names or {}
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Feature maps C3, C4, C5: (N, channels[i], ceil(H / stride), ceil(W / stride))."""
@@ -74,18 +85,52 @@ def tiny() -> Backbone:
     return backbone
 
 
+# Frozen: statistics and scale stay as loaded. Sync: statistics of the batches of all processes together.
+_NORMS: dict[str, Norm] = {"batch": nn.BatchNorm2d, "frozen": FrozenBatchNorm2d, "sync": nn.SyncBatchNorm}
+
+
 def _resnet(name: str, norm: str) -> Backbone:
     """torchvision's ResNet without its classifier; ``norm`` is batch | frozen | sync."""
-    layers: dict[str, Norm] = {"batch": nn.BatchNorm2d, "frozen": FrozenBatchNorm2d, "sync": nn.SyncBatchNorm}
-    net = getattr(torchvision_models, name)(weights=None, norm_layer=layers[norm])
+    net = getattr(torchvision_models, name)(weights=None, norm_layer=_NORMS[norm])
     channels = (512, 1024, 2048) if name == "resnet50" else (128, 256, 512)
     stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
-    return Backbone(stem, [net.layer1, net.layer2, net.layer3, net.layer4], channels)
+    names = {"conv1.": "stem.0.", "bn1.": "stem.1."} | {f"layer{n}.": f"stages.{n - 1}." for n in (1, 2, 3, 4)}
+    return Backbone(stem, [net.layer1, net.layer2, net.layer3, net.layer4], channels, names)
 
+
+def _mobilenet(norm: str) -> Backbone:
+    """torchvision's MobileNetV3-Large (arXiv:1905.02244) without its classifier; ``norm`` is batch | frozen | sync."""
+    options = {"eps": 0.001} if norm == "frozen" else {"eps": 0.001, "momentum": 0.01}
+    net = torchvision_models.mobilenet_v3_large(weights=None, norm_layer=partial(_NORMS[norm], **options))
+    blocks = list(net.features)
+    parts = (blocks[:4], blocks[4:7], blocks[7:13], blocks[13:])  # up to stride 4, 8, 16, 32
+    stem, *stages = [nn.Sequential(*part) for part in parts]
+    names: dict[str, str] = {}
+    start = 0
+    for prefix, part in zip(("stem.", "stages.0.", "stages.1.", "stages.2."), parts, strict=True):
+        names |= {f"features.{start + index}.": f"{prefix}{index}." for index in range(len(part))}
+        start += len(part)
+    return Backbone(stem, list(stages), (40, 112, 960), names)
+
+
+@dataclass(frozen=True)
+class HeadDefaults:
+    """What suits a backbone where the user says nothing; the arguments of ``RetinaNet`` of the same names."""
+
+    fpn_channels: int = 256
+    num_levels: int = 5
+    head_convs: int = 4
+    anchor_scale: float = 4.0
+    anchor_octaves: int = 3
+
+
+# The paper's head on a 0.3 M trunk would be all of the cost; and small canvases need small anchors.
+HEAD_DEFAULTS = {"tiny": HeadDefaults(fpn_channels=64, num_levels=4, head_convs=2, anchor_scale=2.0, anchor_octaves=2)}
 
 BACKBONES: dict[str, Callable[[str], Backbone]] = {
     "tiny": lambda norm: tiny(),
     "resnet18": lambda norm: _resnet("resnet18", norm),
     "resnet34": lambda norm: _resnet("resnet34", norm),
     "resnet50": lambda norm: _resnet("resnet50", norm),
+    "mobilenet_v3_large": _mobilenet,
 }

@@ -33,15 +33,15 @@ class Subnet(nn.Module):
 def class_subnet(
     channels: int, num_convs: int, num_anchors: int, num_classes: int, activation: str, prior_prob: float | None
 ) -> Subnet:
-    """The class subnet with its bias at the prior, so that training starts with rare objects (arXiv:1708.02002, sec. 3.3).
+    """The class subnet with its bias at the prior: training starts with rare objects (arXiv:1708.02002, sec. 3.3).
 
-    With softmax a background logit is added last. The weights of the K classes are drawn first and the background's after them, so
-    that sigmoid and softmax models of one seed start from the same class weights.
+    With softmax a background logit is added last. The weights of the K classes are drawn first and the background's
+    after them, so that sigmoid and softmax models of one seed start from the same class weights.
 
     Args:
         activation: sigmoid | softmax.
-        prior_prob: probability of an object at the start, in (0, 1), or None for zero biases. Sigmoid: of each class; softmax: of all
-            classes together.
+        prior_prob: probability of an object at the start, in (0, 1), or None for zero biases. Sigmoid: of each class;
+            softmax: of all classes together.
     """
     subnet = Subnet(channels, num_convs, num_anchors, num_classes)
     bias = 0.0 if prior_prob is None else -math.log((1 - prior_prob) / prior_prob)

@@ -1,18 +1,21 @@
-"""RetinaNet: a feature pyramid, nine or so anchors a cell, a class subnet and a box subnet (arXiv:1708.02002, sec. 4)."""
+"""RetinaNet: a feature pyramid, anchors in every cell, a class and a box subnet (arXiv:1708.02002, sec. 4)."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from focalbench.boxes.anchors import cell_anchors, grid_anchors
 from focalbench.boxes.coding import decode_boxes
-from focalbench.models.backbones import BACKBONES
+from focalbench.models.backbones import BACKBONES, HEAD_DEFAULTS, HeadDefaults
 from focalbench.models.fpn import FeaturePyramid
 from focalbench.models.heads import Subnet, class_subnet
 from focalbench.models.postprocess import class_scores, select_detections, top_candidates
+from focalbench.models.weights import load_backbone_weights
 from focalbench.structures import Detections, HeadOutputs
 
 
@@ -24,13 +27,14 @@ class RetinaNet(nn.Module):
         backbone: name in ``focalbench.models.backbones.BACKBONES``.
         activation: sigmoid (K outputs) or softmax (K + 1 outputs, background last).
         prior_prob: start value of an object's probability, None for none.
-        fpn_channels: width of the pyramid and of the subnets.
+        fpn_channels: width of the pyramid and of the subnets; None, here and below: what suits the backbone.
         num_levels: pyramid levels from P3 up, at least 3.
         head_convs: hidden convolutions of each subnet.
         anchor_scale: side of a level's smallest square anchor in strides.
-        num_octave_scales: anchor sizes a level, evenly spaced within an octave.
+        anchor_octaves: anchor sizes a level, evenly spaced within an octave.
         anchor_ratios: height / width of the anchors.
         norm: batch | frozen | sync, the backbone's normalisation (torchvision backbones).
+        weights: none | imagenet | a file: the backbone's first weights, see :mod:`focalbench.models.weights`.
         pre_nms_top: candidates kept per level before suppression.
     """
 
@@ -41,27 +45,40 @@ class RetinaNet(nn.Module):
         *,
         activation: str = "sigmoid",
         prior_prob: float | None = 0.01,
-        fpn_channels: int = 256,
-        num_levels: int = 5,
-        head_convs: int = 4,
-        anchor_scale: float = 4.0,
-        num_octave_scales: int = 3,
+        fpn_channels: int | None = None,
+        num_levels: int | None = None,
+        head_convs: int | None = None,
+        anchor_scale: float | None = None,
+        anchor_octaves: int | None = None,
         anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
         norm: str = "batch",
+        weights: str = "none",
         pre_nms_top: int = 1000,
     ) -> None:
         super().__init__()
         self.num_classes, self.activation, self.pre_nms_top = num_classes, activation, pre_nms_top
+        chosen = {
+            "fpn_channels": fpn_channels,
+            "num_levels": num_levels,
+            "head_convs": head_convs,
+            "anchor_scale": anchor_scale,
+            "anchor_octaves": anchor_octaves,
+        }
+        given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+        head = dataclasses.replace(HEAD_DEFAULTS.get(backbone, HeadDefaults()), **given)
         self.backbone = BACKBONES[backbone](norm)
-        self.fpn = FeaturePyramid(self.backbone.channels, fpn_channels, num_levels - 3)
-        self.strides = tuple(8 * 2**level for level in range(num_levels))
-        octaves = [2 ** (step / num_octave_scales) for step in range(num_octave_scales)]
-        self._cells = [cell_anchors([anchor_scale * s * o for o in octaves], anchor_ratios) for s in self.strides]
+        load_backbone_weights(self.backbone, backbone, weights)
+        self.fpn = FeaturePyramid(self.backbone.channels, head.fpn_channels, head.num_levels - 3)
+        self.strides = tuple(8 * 2**level for level in range(head.num_levels))
+        octaves = [2 ** (step / head.anchor_octaves) for step in range(head.anchor_octaves)]
+        self._cells = [cell_anchors([head.anchor_scale * s * o for o in octaves], anchor_ratios) for s in self.strides]
         self._anchors: dict[tuple[tuple[tuple[int, int], ...], torch.device], tuple[Tensor, tuple[int, ...]]] = {}
-        num_anchors = num_octave_scales * len(anchor_ratios)
-        self.box_subnet = Subnet(fpn_channels, head_convs, num_anchors, 4)
+        num_anchors = head.anchor_octaves * len(anchor_ratios)
+        self.box_subnet = Subnet(head.fpn_channels, head.head_convs, num_anchors, 4)
         # Last, so that whatever the loss asks of its outputs, all other weights of one seed are the same.
-        self.class_subnet = class_subnet(fpn_channels, head_convs, num_anchors, num_classes, activation, prior_prob)
+        self.class_subnet = class_subnet(
+            head.fpn_channels, head.head_convs, num_anchors, num_classes, activation, prior_prob
+        )
 
     def forward(self, images: Tensor) -> HeadOutputs:
         """Head outputs for (N, 3, H, W) normalised images."""
