@@ -1,0 +1,309 @@
+"""Decode-once store of canvas images: an uint8 memory map and its records, shared by all trials of all sweeps.
+
+A cache is one folder, ``<root name>-<HxW>-<key>``, holding ``images.npy``, ``records.npz`` and, written last, ``meta.json``. It is built
+in a temporary folder beside it and renamed, under a file lock, so that two processes that need it at once build it once and nobody ever
+sees half of it. The key covers the list of images, their sizes and times of change, the classes, canvas, fit and this reader's version:
+a changed data set is another cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from focalbench.data.faults import Fault, raise_for_faults
+from focalbench.data.files import RefusedFile
+from focalbench.data.images import BrokenImage, Fit, open_image, quiet_decoding, read_header, to_canvas
+from focalbench.data.voc import (
+    Classes,
+    Listing,
+    Record,
+    Sample,
+    Scan,
+    VocSplit,
+    read_annotation,
+    read_image,
+    reconcile,
+    settle,
+)
+from focalbench.errors import StorageError
+
+READER_VERSION = 1  # raise it when decoding, resizing or repairing changes: older caches are then rebuilt
+_STALE_SUFFIX = ".partial"
+
+
+@dataclass(frozen=True)
+class DecodedSplit:
+    """A split with its pixels.
+
+    Attributes:
+        split: records and classes.
+        images: (N, H, W, 3) uint8; a read-only memory map from :func:`open_cache`, an array from :func:`decode_split`.
+        fingerprint: 16 hex digits over image bytes, boxes, classes and canvas; the same on every machine.
+    """
+
+    split: VocSplit
+    images: np.ndarray
+    fingerprint: str
+
+
+def choose_cache_dir(cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """The folder of disk caches: ``cache_dir``, else $FOCALBENCH_CACHE, else the user's cache folder, else the system's temporary one.
+
+    The last resort serves accounts without a home (containers, batch jobs).
+    """
+    if cache_dir is not None:
+        return Path(cache_dir).expanduser()
+    if os.environ.get("FOCALBENCH_CACHE"):
+        return Path(os.environ["FOCALBENCH_CACHE"]).expanduser()
+    if os.environ.get("XDG_CACHE_HOME"):
+        return Path(os.environ["XDG_CACHE_HOME"]) / "focalbench"
+    with suppress(RuntimeError):
+        home = Path.home()
+        if os.access(home, os.W_OK):
+            return home / ".cache" / "focalbench"
+    return Path(tempfile.gettempdir()) / f"focalbench-{os.getuid()}"
+
+
+def count_cores() -> int:
+    """Cores this process may use: containers and SLURM grant fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def compute_key(listing: Listing, classes: Classes, canvas: tuple[int, int], fit: Fit) -> str:
+    """16 hex digits that change when anything does that decides what a cache holds."""
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update(repr((READER_VERSION, classes, canvas, fit)).encode())
+    for sample in listing.samples:
+        image, xml = sample.folder.images[sample.image_id], sample.folder.annotations[sample.image_id]
+        line = (str(sample.folder.real), image.path, image.size, image.mtime_ns, xml.path, xml.size, xml.mtime_ns)
+        digest.update(repr(line).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    scan: Scan
+    pixels: np.ndarray | None
+    digest: bytes
+
+
+def _decode_sample(sample: Sample, canvas: tuple[int, int], fit: Fit) -> _Decoded:
+    """Both files of one image, in one pass; faults are kept in the scan."""
+    annotation = read_annotation(sample)
+    try:
+        data = read_image(sample)
+        scan = reconcile(sample, annotation, read_header(open_image(data)))
+        pixels = to_canvas(data, scan.orientation, canvas, fit)
+    except (RefusedFile, BrokenImage) as fault:
+        error = Fault(fault.kind, sample.shown_image, None, str(fault))
+        return _Decoded(Scan(sample, (), None, 1, (*annotation.errors, error), annotation.warnings), None, b"")
+    return _Decoded(scan, pixels, hashlib.blake2b(data, digest_size=16).digest())
+
+
+def _decode_all(
+    samples: Sequence[Sample], canvas: tuple[int, int], fit: Fit, workers: int, store: Callable[[int, np.ndarray], None]
+) -> tuple[list[Scan], bytes]:
+    """Decodes every sample, hands the pixels to ``store`` and returns the scans and a digest of all image bytes.
+
+    At most a few images a worker are in flight, so memory does not grow with the data set.
+    """
+    scans: list[Scan] = []
+    digest = hashlib.blake2b(digest_size=16)
+    with quiet_decoding(), ThreadPoolExecutor(workers) as pool:
+        pending: list[Future[_Decoded]] = []
+        for decoded in _in_order(pool, samples, canvas, fit, 4 * workers, pending):
+            if decoded.pixels is not None:
+                store(len(scans), decoded.pixels)
+            digest.update(decoded.digest)
+            scans.append(decoded.scan)
+    return scans, digest.digest()
+
+
+def _in_order(
+    pool: ThreadPoolExecutor,
+    samples: Sequence[Sample],
+    canvas: tuple[int, int],
+    fit: Fit,
+    depth: int,
+    pending: list[Future[_Decoded]],
+) -> Iterable[_Decoded]:
+    try:
+        for sample in samples:
+            pending.append(pool.submit(_decode_sample, sample, canvas, fit))
+            if len(pending) >= depth:
+                yield pending.pop(0).result()
+        while pending:
+            yield pending.pop(0).result()
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def _fingerprint(split: VocSplit, content: bytes, canvas: tuple[int, int], fit: Fit) -> str:
+    digest = hashlib.blake2b(content, digest_size=8)
+    digest.update(repr((split.classes, canvas, fit)).encode())
+    for record in split.records:
+        digest.update(record.boxes.tobytes() + record.labels.tobytes() + record.difficult.tobytes())
+    return digest.hexdigest()
+
+
+def decode_split(
+    listing: Listing, classes: Classes, canvas: tuple[int, int], fit: Fit, *, workers: int | None = None
+) -> DecodedSplit:
+    """Decodes a split into an array in memory, writing nothing.
+
+    Raises:
+        DataError: with all faults at once.
+    """
+    images = np.zeros((len(listing.samples), *canvas, 3), np.uint8)
+    scans, content = _decode_all(listing.samples, canvas, fit, workers or count_cores(), images.__setitem__)
+    split = settle(listing, scans, classes)
+    return DecodedSplit(split, images, _fingerprint(split, content, canvas, fit))
+
+
+def open_cache(
+    listing: Listing,
+    classes: Classes,
+    canvas: tuple[int, int],
+    fit: Fit,
+    cache_dir: str | os.PathLike[str] | None = None,
+    *,
+    workers: int | None = None,
+) -> DecodedSplit:
+    """The split from its disk cache, which is built first where it is missing, out of date or damaged.
+
+    Args:
+        listing: from :func:`focalbench.data.voc.list_samples`.
+        classes: as in :func:`focalbench.data.voc.read_records`.
+        canvas: (height, width).
+        fit: how images meet the canvas.
+        cache_dir: see :func:`choose_cache_dir`.
+        workers: decoding threads; None for one a core.
+
+    Raises:
+        DataError: with all faults of the data set at once.
+        StorageError: if the cache folder cannot be written or the disk is full.
+    """
+    raise_for_faults(listing.errors)
+    folder = choose_cache_dir(cache_dir) / _name_cache(listing, compute_key(listing, classes, canvas, fit), canvas)
+    found = _load(folder, listing)
+    if found is not None:
+        return found
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            found = _load(folder, listing)
+            if found is None:
+                _build(folder, listing, classes, canvas, fit, workers or count_cores())
+                found = _load(folder, listing)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StorageError(
+            f"{folder.parent}: the image cache cannot be written: {reason}; free space there, set FOCALBENCH_CACHE or "
+            "data.cache_dir to another folder, or use data.cache: ram"
+        ) from None
+    if found is None:
+        raise StorageError(f"{folder}: the image cache was built but cannot be read back")
+    return found
+
+
+def _name_cache(listing: Listing, key: str, canvas: tuple[int, int]) -> str:
+    root = listing.samples[0].folder.path.parent.resolve() if listing.samples else Path("empty")
+    stem = root.parent.name if root.name == "VOCdevkit" else root.name
+    return f"{re.sub(r'[^A-Za-z0-9_-]', '_', stem)[:40] or 'data'}-{canvas[0]}x{canvas[1]}-{key}"
+
+
+def _build(folder: Path, listing: Listing, classes: Classes, canvas: tuple[int, int], fit: Fit, workers: int) -> None:
+    """Writes the cache beside its place and renames it; the caller holds the lock."""
+    for stale in folder.parent.glob(
+        f"{folder.name}*{_STALE_SUFFIX}"
+    ):  # left by a process that was killed; the lock is ours
+        shutil.rmtree(stale, ignore_errors=True)
+    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", suffix=_STALE_SUFFIX, dir=folder.parent))
+    try:
+        shape = (len(listing.samples), *canvas, 3)
+        with open(partial / "images.npy", "wb") as file:
+            np.lib.format.write_array_header_2_0(
+                file, {"descr": "|u1", "fortran_order": False, "shape": shape}
+            )  # fmt: skip
+            start, stride = file.tell(), int(np.prod(shape[1:]))
+            file.flush()
+            # Reserved at once: a full disk is found now, not after minutes. Written with pwrite, for a write to a
+            # memory map of a full disk ends in SIGBUS and would count as this process's memory.
+            if stride * shape[0]:
+                os.posix_fallocate(file.fileno(), 0, start + stride * shape[0])
+
+            def store(index: int, pixels: np.ndarray) -> None:
+                os.pwrite(file.fileno(), np.ascontiguousarray(pixels).data, start + index * stride)
+
+            scans, content = _decode_all(listing.samples, canvas, fit, workers, store)
+        split = settle(listing, scans, classes)
+        _save_records(partial / "records.npz", split)
+        meta = {"shape": shape, "classes": split.classes, "fingerprint": _fingerprint(split, content, canvas, fit)}
+        (partial / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)  # a damaged one, or _load would have taken it
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _save_records(path: Path, split: VocSplit) -> None:
+    records = split.records
+    arrays: dict[str, Any] = {
+        "sizes": np.array([(record.width, record.height, record.orientation) for record in records], np.int64),
+        "counts": np.array([len(record.boxes) for record in records], np.int64),
+        "boxes": np.concatenate([np.zeros((0, 4), np.float32), *(record.boxes for record in records)]),
+        "labels": np.concatenate([np.zeros(0, np.int64), *(record.labels for record in records)]),
+        "difficult": np.concatenate([np.zeros(0, bool), *(record.difficult for record in records)]),
+    }
+    np.savez(path, allow_pickle=False, **arrays)
+
+
+def _load(folder: Path, listing: Listing) -> DecodedSplit | None:
+    """The cache in ``folder``, or None where it is missing or not whole."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        with np.load(folder / "records.npz", allow_pickle=False) as arrays:
+            records = _join_records(listing, {name: arrays[name] for name in arrays.files})
+        if list(images.shape) != meta["shape"] or len(images) != len(listing.samples):
+            return None
+        return DecodedSplit(VocSplit(records, tuple(meta["classes"])), images, str(meta["fingerprint"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _join_records(listing: Listing, arrays: dict[str, np.ndarray]) -> tuple[Record, ...]:
+    ends = np.cumsum(arrays["counts"])
+    records = []
+    for sample, size, count, end in zip(listing.samples, arrays["sizes"], arrays["counts"], ends, strict=True):
+        part = slice(int(end - count), int(end))
+        width, height, orientation = (int(value) for value in size)
+        records.append(
+            Record(
+                image_id=sample.image_id,
+                year=sample.folder.year,
+                image_path=sample.folder.path / sample.image,
+                width=width,
+                height=height,
+                boxes=arrays["boxes"][part],
+                labels=arrays["labels"][part],
+                difficult=arrays["difficult"][part],
+                orientation=orientation,
+            )
+        )
+    return tuple(records)

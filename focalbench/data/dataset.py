@@ -1,0 +1,244 @@
+"""A split on its canvas: pixels and targets for the network, ground truth and back-projection for the evaluation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from focalbench.data.cache import decode_split, open_cache
+from focalbench.data.images import Fit, place, to_canvas
+from focalbench.data.voc import Classes, Record, list_samples, read_records
+from focalbench.errors import DataError, StorageError
+from focalbench.structures import Targets
+
+CacheMode = Literal["auto", "none", "disk", "ram", "device"]
+# Of the memory that is free on a GPU, what `auto` may fill with images: the rest is the network's.
+_DEVICE_SHARE = 0.25
+
+
+class ImageStore(Protocol):
+    """Canvas images by index: a memory map, an array, or files decoded on demand."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, indices: np.ndarray) -> np.ndarray: ...
+
+
+class FileImages:
+    """Images decoded from their files whenever they are asked for: ``cache: none``."""
+
+    def __init__(self, records: Sequence[Record], canvas: tuple[int, int], fit: Fit) -> None:
+        self._records, self._canvas, self._fit = records, canvas, fit
+        self._pool = ThreadPoolExecutor(max(1, torch.get_num_threads()))
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def _decode(self, index: int) -> np.ndarray:
+        record = self._records[index]
+        return to_canvas(record.image_path.read_bytes(), record.orientation, self._canvas, self._fit)
+
+    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+        """(B, H, W, 3) uint8."""
+        return np.stack(list(self._pool.map(self._decode, np.asarray(indices).tolist())))
+
+
+@dataclass
+class DetectionData:
+    """Images on the canvas with their objects.
+
+    Attributes:
+        images: uint8, indexed by an int64 array, gives (B, H, W, 3).
+        records: what the annotations say, in original pixels, difficult objects included.
+        classes: names in label order.
+        canvas: (height, width) of every image.
+        fit: how images met the canvas.
+        fingerprint: hex digits over the content; equal for equal data on any machine.
+        cache: where :meth:`batch` takes images from when the device is a GPU.
+    """
+
+    images: ImageStore
+    records: tuple[Record, ...]
+    classes: tuple[str, ...]
+    canvas: tuple[int, int]
+    fit: Fit
+    fingerprint: str
+    cache: CacheMode = "disk"
+    _resident: dict[torch.device, Tensor | None] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        """Lays the training targets of all images out flat, once: a batch is then a gather."""
+        scales = [place(record.width, record.height, self.canvas, self.fit) for record in self.records]
+        self._scale = np.array([(s.scale_x, s.scale_y) for s in scales], np.float64).reshape(-1, 2)
+        self._offset = np.array([(s.offset_x, s.offset_y) for s in scales], np.float64).reshape(-1, 2)
+        kept = [~record.difficult for record in self.records]
+        self._counts = np.array([int(keep.sum()) for keep in kept], np.int64)
+        self._starts = np.cumsum(self._counts) - self._counts
+        boxes = [record.boxes[keep] for record, keep in zip(self.records, kept, strict=True)]
+        flat = np.concatenate([np.zeros((0, 4), np.float32), *boxes]).astype(np.float64)
+        flat[:, :2] -= 1  # 1-based inclusive to continuous edges
+        image = np.repeat(np.arange(len(self.records)), self._counts)
+        scale, offset = self._scale[image], self._offset[image]
+        self._boxes = (flat * np.tile(scale, 2) + np.tile(offset, 2)).astype(np.float32)
+        labels = [record.labels[keep] for record, keep in zip(self.records, kept, strict=True)]
+        self._labels = np.concatenate([np.zeros(0, np.int64), *labels])
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.records)
+
+    def targets(self, indices: np.ndarray | Sequence[int]) -> Targets:
+        """Training targets of some images, on the CPU; difficult objects are left out.
+
+        Args:
+            indices: (B,) integers in 0..N-1.
+
+        Returns:
+            boxes (B, M, 4) canvas pixels and labels (B, M), M the largest count among them and at least 1.
+        """
+        chosen = np.asarray(indices, np.int64)
+        counts = self._counts[chosen]
+        width = max(1, int(counts.max(initial=0)))
+        slot = np.arange(width)
+        filled = slot < counts[:, None]
+        source = np.where(filled, self._starts[chosen][:, None] + slot, 0)
+        boxes = np.zeros((len(chosen), width, 4), np.float32)
+        labels = np.full((len(chosen), width), -1, np.int64)
+        boxes[filled] = self._boxes[source[filled]]
+        labels[filled] = self._labels[source[filled]]
+        return Targets(torch.from_numpy(boxes), torch.from_numpy(labels))
+
+    def batch(self, indices: np.ndarray | Sequence[int], device: torch.device | str = "cpu") -> tuple[Tensor, Targets]:
+        """Some images with their targets, on ``device``.
+
+        Returns:
+            (B, 3, H, W) uint8 in channels-last memory, and :meth:`targets`.
+        """
+        target = torch.device(device)
+        chosen = np.asarray(indices, np.int64)
+        targets = self.targets(chosen)
+        if target.type == "cpu":
+            return torch.from_numpy(self.images[chosen]).permute(0, 3, 1, 2), targets
+        resident = self._move_to(target)
+        index = torch.from_numpy(chosen).pin_memory().to(target, non_blocking=True) if resident is not None else None
+        if resident is not None and index is not None:
+            images = resident[index]
+        else:
+            images = torch.from_numpy(self.images[chosen]).pin_memory().to(target, non_blocking=True)
+        pinned = Targets(targets.boxes.pin_memory(), targets.labels.pin_memory())
+        return images.permute(0, 3, 1, 2), pinned.to(target, non_blocking=True)
+
+    def _move_to(self, device: torch.device) -> Tensor | None:
+        """All images on ``device``, copied there the first time; None where ``cache`` says no or they do not fit."""
+        if self.cache not in ("auto", "device"):
+            return None
+        if device not in self._resident:
+            num_bytes = len(self) * self.canvas[0] * self.canvas[1] * 3
+            free = torch.cuda.mem_get_info(device)[0]
+            fits = num_bytes <= free * (_DEVICE_SHARE if self.cache == "auto" else 0.95)
+            if not fits and self.cache == "device":
+                raise StorageError(
+                    f"data.cache: device needs {num_bytes / 2**30:.1f} GiB, {device} has {free / 2**30:.1f} free; "
+                    "use data.cache: disk or a smaller data.image_size"
+                )
+            self._resident[device] = _upload(self.images, len(self), device) if fits else None
+        return self._resident[device]
+
+    def ground_truth(self) -> dict[str, np.ndarray]:
+        """All objects, difficult ones included, as flat arrays for the metrics.
+
+        Returns:
+            ``image`` (G,) int64 index into ``records``, ``label`` (G,) int64, ``box`` (G, 4) float32 in original 1-based
+            inclusive pixels, ``difficult`` (G,) bool.
+        """
+        records = self.records
+        return {
+            "image": np.repeat(np.arange(len(records)), [len(record.boxes) for record in records]),
+            "label": np.concatenate([np.zeros(0, np.int64), *(record.labels for record in records)]),
+            "box": np.concatenate([np.zeros((0, 4), np.float32), *(record.boxes for record in records)]),
+            "difficult": np.concatenate([np.zeros(0, bool), *(record.difficult for record in records)]),
+        }
+
+    def to_original(self, image_index: int, boxes: Tensor | np.ndarray) -> np.ndarray:
+        """Boxes of one image, from the canvas to its original pixels, cut to the image.
+
+        Args:
+            image_index: which record.
+            boxes: (D, 4) xyxy canvas pixels.
+
+        Returns:
+            (D, 4) float32, VOC 1-based inclusive.
+        """
+        array = boxes.detach().cpu().numpy() if isinstance(boxes, Tensor) else np.asarray(boxes)
+        record = self.records[image_index]
+        scale, offset = np.tile(self._scale[image_index], 2), np.tile(self._offset[image_index], 2)
+        original = (array.astype(np.float64).reshape(-1, 4) - offset) / scale
+        original = original.clip(0, (record.width, record.height) * 2)
+        original[:, :2] += 1
+        return original.astype(np.float32)
+
+
+def _upload(images: ImageStore, num_images: int, device: torch.device) -> Tensor:
+    """Copies in slices: the set never lies in the host's memory as a whole."""
+    first = images[np.arange(min(1, num_images))]
+    resident = torch.empty((num_images, *first.shape[1:]), dtype=torch.uint8, device=device)
+    for start in range(0, num_images, 256):
+        part = np.arange(start, min(start + 256, num_images))
+        resident[start : start + len(part)] = torch.from_numpy(images[part]).to(device)
+    return resident
+
+
+def load_data(
+    root: str | os.PathLike[str],
+    splits: Sequence[str],
+    classes: Classes,
+    image_size: int | tuple[int, int],
+    fit: Fit = "warp",
+    cache: CacheMode = "auto",
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> DetectionData:
+    """Opens joined splits on a canvas; the first time this decodes every image, later it takes milliseconds.
+
+    Args:
+        root: the folder that holds VOC2007, ...
+        splits: ``YEAR/SPLIT``.
+        classes: ``auto`` for training splits; pass the training data's ``classes`` for the others.
+        image_size: canvas in pixels, one number or (height, width).
+        fit: ``warp`` or ``letterbox``.
+        cache: ``disk`` shares a memory map between processes, ``ram`` decodes into memory, ``none`` decodes each time, ``device``
+            keeps a copy on the GPU (from the disk cache), ``auto`` is ``device`` where that fits easily and ``disk`` elsewhere.
+        cache_dir: folder of the disk caches, None for the usual one.
+
+    Raises:
+        DataError: with all faults of the data set at once.
+        StorageError: if the cache cannot be written.
+    """
+    canvas = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
+    if cache == "none":
+        split = read_records(root, splits, classes)
+        _require_images(split.records, splits)
+        return DetectionData(
+            FileImages(split.records, canvas, fit), split.records, split.classes, canvas, fit, "", cache
+        )
+    listing = list_samples(root, splits)
+    decoded = (
+        decode_split(listing, classes, canvas, fit)
+        if cache == "ram"
+        else open_cache(listing, classes, canvas, fit, cache_dir)
+    )
+    _require_images(decoded.split.records, splits)
+    return DetectionData(
+        decoded.images, decoded.split.records, decoded.split.classes, canvas, fit, decoded.fingerprint, cache
+    )
+
+
+def _require_images(records: Sequence[Record], splits: Sequence[str]) -> None:
+    if not records:
+        raise DataError(f"{', '.join(splits)}: no image can be used")

@@ -1,0 +1,240 @@
+"""Files of a data set in VOC's layout, found and opened without ever leaving the data set.
+
+ROOT and the year folders in it may be links, for that is how people share data sets. Below a year folder everything must lead back
+into it: a link that leaves, a loop, a FIFO or a device is refused, because a data set may come from anybody.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import unicodedata
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from focalbench.data.faults import shorten
+from focalbench.errors import DataError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+MAX_LIST_BYTES = 64 * 2**20
+MAX_ID_LENGTH = 200
+
+
+class RefusedFile(Exception):  # noqa: N818 - a verdict, caught where the fault is recorded
+    """A file is missing, leaves the data set, is no regular file or is too large; ``kind`` names the fault."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file in a folder listing: its path below the year folder, size in bytes and time of change in ns."""
+
+    path: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class YearFolder:
+    """One ``VOC<year>`` folder, listed once: 20,000 files cost two directory scans instead of 20,000 look-ups.
+
+    Attributes:
+        year: the text after ``VOC``.
+        path: the folder as the user reached it.
+        real: the same with links resolved; nothing outside it is opened.
+        images: files of JPEGImages by normalised stem (see :func:`normalised`).
+        annotations: the same of Annotations.
+        shadowed: stems that several image files share; the first in the order of IMAGE_SUFFIXES is used.
+    """
+
+    year: str
+    path: Path
+    real: Path
+    images: dict[str, Entry] = field(repr=False)
+    annotations: dict[str, Entry] = field(repr=False)
+    shadowed: frozenset[str] = frozenset()
+
+    def open(self, relative: str, max_bytes: int) -> bytes:
+        """The content of the file ``relative`` to the year folder; raises :class:`RefusedFile`."""
+        return read_inside(self.real, relative, max_bytes)
+
+
+def normalised(name: str) -> str:
+    """``name`` in Unicode's composed form: archives made on a Mac hold decomposed names, their lists composed ones."""
+    return unicodedata.normalize("NFC", name)
+
+
+def read_inside(folder: Path, relative: str, max_bytes: int) -> bytes:
+    """Reads a regular file below ``folder``, at most ``max_bytes``.
+
+    Args:
+        folder: a resolved folder.
+        relative: path below it.
+        max_bytes: a larger file is refused unread.
+
+    Raises:
+        RefusedFile: if the file is missing, unreadable, leads outside, is no regular file, or is too large.
+    """
+    path = os.path.join(folder, relative)
+    try:
+        real = os.path.realpath(path, strict=True)
+        if not real.startswith(f"{folder}{os.sep}"):
+            raise RefusedFile("outside", f"is a link that leaves the data set ({shorten(real)})")
+        # O_NONBLOCK: opening a FIFO must not wait for a writer.
+        descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        raise RefusedFile("missing-file", "does not exist") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise RefusedFile("unreadable", f"cannot be opened: {reason}") from None
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise RefusedFile("not-a-file", "is not a regular file")
+        if status.st_size > max_bytes:
+            raise RefusedFile("too-large", f"has {status.st_size:,} bytes, more than the {max_bytes:,} accepted")
+        try:
+            return file.read(max_bytes)
+        except OSError as error:
+            raise RefusedFile("unreadable", f"cannot be read: {error.strerror}") from None
+
+
+def _scan(folder: Path, name: str, suffixes: tuple[str, ...]) -> tuple[dict[str, Entry], frozenset[str]]:
+    if not os.path.realpath(folder / name).startswith(f"{folder}{os.sep}"):
+        raise DataError(f"{folder / name}: is a link that leaves {folder}; link the whole {folder.name} folder instead")
+    found: dict[str, Entry] = {}
+    ranks: dict[str, int] = {}
+    shadowed = set()
+    try:
+        with os.scandir(folder / name) as entries:
+            for entry in entries:
+                stem, suffix = os.path.splitext(entry.name)
+                if suffix.lower() not in suffixes:
+                    continue
+                key, rank = normalised(stem), suffixes.index(suffix.lower())
+                if key in found:
+                    shadowed.add(key)
+                    if ranks[key] <= rank:
+                        continue
+                status = entry.stat(follow_symlinks=False)
+                found[key] = Entry(f"{name}/{entry.name}", status.st_size, status.st_mtime_ns)
+                ranks[key] = rank
+    except OSError as error:
+        raise DataError(f"{folder / name}: {error.strerror}; a VOC folder holds JPEGImages and Annotations") from None
+    return found, frozenset(shadowed)
+
+
+def open_root(root: str | Path) -> Path:
+    """The data root as a path, made sure to be a folder.
+
+    Raises:
+        DataError: if it is missing or holds no VOC<year> folder, with a hint where one level too high or low was given.
+    """
+    path = Path(root).expanduser()
+    if not path.is_dir():
+        reason = "is not a folder" if path.exists() else "does not exist"
+        raise DataError(f"{path}: {reason}; data.root is the folder that holds VOC2007, VOC2012, ...")
+    if list_years(path):
+        return path
+    if (path / "ImageSets").is_dir() and path.resolve().name.startswith("VOC"):
+        raise DataError(f"{path}: is a year folder itself; give the folder that holds it: {path.resolve().parent}")
+    if (path / "VOCdevkit").is_dir():
+        raise DataError(f"{path}: holds no VOC<year> folder; did you mean {path / 'VOCdevkit'}?")
+    raise DataError(f"{path}: holds no VOC<year> folder (expected {path / 'VOC2007' / 'ImageSets' / 'Main'})")
+
+
+def list_years(root: Path) -> list[str]:
+    """The years of the ``VOC<year>`` folders in ``root``, sorted."""
+    return sorted(entry.name[3:] for entry in root.iterdir() if entry.name.startswith("VOC") and entry.is_dir())[:100]
+
+
+def list_splits(root: Path, year: str) -> list[str]:
+    """The splits that ``root/VOC<year>`` has, sorted; per-class lists (``cat_train``) left out where the plain list exists."""
+    names = {path.stem for path in (root / f"VOC{year}" / "ImageSets" / "Main").glob("*.txt")}
+    return sorted(name for name in names if not any(name.endswith(f"_{other}") for other in names))
+
+
+def open_year(root: Path, year: str) -> YearFolder:
+    """Lists ``root/VOC<year>``.
+
+    Raises:
+        DataError: if the folder, its JPEGImages or its Annotations is missing.
+    """
+    path = root / f"VOC{year}"
+    if not path.is_dir():
+        years = ", ".join(list_years(root)) or "none"
+        raise DataError(f"{path}: no such folder; years found: {years}")
+    real = path.resolve()
+    images, shadowed = _scan(real, "JPEGImages", IMAGE_SUFFIXES)
+    annotations, _ = _scan(real, "Annotations", (".xml",))
+    return YearFolder(year, path, real, images, annotations, shadowed)
+
+
+def parse_split(split: str) -> tuple[str, str]:
+    """``2007/trainval`` as (year, name).
+
+    Raises:
+        DataError: if it is not YEAR/SPLIT or would leave the data set.
+    """
+    year, slash, name = split.partition("/")
+    if (
+        not slash
+        or not re.fullmatch(r"[\w.-]{1,40}", year)
+        or not re.fullmatch(r"[\w. -]{1,100}", name)
+        or ".." in split
+    ):
+        raise DataError(f"split {shorten(split)!r}: should be YEAR/SPLIT such as 2007/trainval")
+    return year, name
+
+
+def _decode_text(data: bytes) -> str:
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data.decode("utf-16")
+    return data.decode("utf-8-sig")
+
+
+def read_list(folder: YearFolder, name: str) -> list[str]:
+    """The lines of ``ImageSets/Main/<name>.txt`` that are not blank, stripped; BOM, CRLF and UTF-16 are understood.
+
+    Raises:
+        DataError: if the list is missing (the splits there are get named), is no text, or is empty.
+    """
+    relative = f"ImageSets/Main/{name}.txt"
+    shown = folder.path / relative
+    try:
+        text = _decode_text(folder.open(relative, MAX_LIST_BYTES))
+    except RefusedFile as refused:
+        splits = ", ".join(list_splits(folder.path.parent, folder.year)[:20]) or "none"
+        raise DataError(f"{shown}: {refused}; splits found for {folder.year}: {splits}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{shown}: is not text in UTF-8 or UTF-16") from None
+    lines = [stripped for line in text.splitlines() if (stripped := line.strip("\0 \t\r\n\v\f"))]
+    if not lines:
+        raise DataError(f"{shown}: lists no image")
+    return lines
+
+
+def split_line(line: str, folder: YearFolder) -> str:
+    """The image id of a line: per-class lists add a column -1, 0 or 1, which says nothing about which image is meant.
+
+    An id may itself end in " 1": the whole line is taken where a file of that name exists.
+    """
+    name = normalised(line)
+    if name in folder.images or name in folder.annotations:
+        return name
+    return re.sub(r"\s+[+-]?[01]$", "", name)
+
+
+def find_id_fault(image_id: str) -> str | None:
+    """Why ``image_id`` must not become part of a path, or None."""
+    if "/" in image_id or "\\" in image_id or image_id in {".", ".."} or image_id.startswith("../"):
+        return "an image id is a bare file name, without folders"
+    if len(image_id) > MAX_ID_LENGTH:
+        return f"the image id has {len(image_id)} characters, more than {MAX_ID_LENGTH}"
+    if any(ord(character) < 32 for character in image_id):
+        return "the image id holds control characters"
+    return None

@@ -1,0 +1,57 @@
+"""Which images make the batch of a step: a pure function of (seed, step), so that resuming needs nothing but the step."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+# Keeps the streams of different purposes apart although they share a seed.
+_SHUFFLE_STREAM = 1
+_STEP_STREAM = 2
+
+
+class BatchSchedule:
+    """Endless batches of a fixed size; every epoch is a permutation of all images.
+
+    The permutations follow one another without a gap: a batch may hold the end of one epoch and the start of the next, so that no image
+    is left out, every batch is full (one tensor shape, one CUDA graph), and a data set smaller than a batch works too.
+
+    Args:
+        num_images: N, at least 1.
+        batch_size: B, at least 1.
+        seed: decides all permutations.
+
+    Raises:
+        ValueError: if a number is below 1.
+    """
+
+    def __init__(self, num_images: int, batch_size: int, seed: int) -> None:
+        if num_images < 1 or batch_size < 1:
+            raise ValueError(f"num_images {num_images} and batch_size {batch_size} must be at least 1")
+        self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
+        self._epochs: dict[int, np.ndarray] = {}
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        if epoch not in self._epochs:
+            rng = np.random.default_rng([self.seed, _SHUFFLE_STREAM, epoch])
+            # A batch touches neighbouring epochs only: older ones are never asked for again in a forward run.
+            self._epochs = {key: value for key, value in self._epochs.items() if key >= epoch - 1}
+            self._epochs[epoch] = rng.permutation(self.num_images)
+        return self._epochs[epoch]
+
+    def indices(self, step: int) -> np.ndarray:
+        """(B,) int64 image indices of ``step`` (0, 1, ...)."""
+        position = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        epochs, places = np.divmod(position, self.num_images)
+        parts = [self._permutation(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)]
+        return np.concatenate(parts)
+
+    def steps_per_epoch(self) -> float:
+        """Steps that see every image once; not a whole number unless B divides N."""
+        return self.num_images / self.batch_size
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """A CPU generator for the augmentation of ``step``: the same in every arm of a seed and after every resume."""
+    words = np.random.SeedSequence([seed, _STEP_STREAM, step]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))
