@@ -47,7 +47,8 @@ def _root(
 def main() -> None:
     """The command ``focalbench``.
 
-    Exit codes: 0 done, 1 a fault in focalbench, 2 the user's input, 3 some trials failed, 130 / 143 stopped by a signal.
+    Exit codes: 0 done, 1 a fault in focalbench, 2 the user's input, 3 some trials failed, 130 / 143 stopped by
+    a signal.
     """
     _mend_streams()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -13,7 +14,12 @@ Side = Annotated[int, Field(ge=32, le=4096)]
 
 def _split(value: str) -> str:
     year, slash, name = value.partition("/")
-    if not slash or not year.isdigit() or not name or "/" in name or "\\" in name or name in {".", ".."}:
+    if (
+        not slash
+        or not re.fullmatch(r"[\w.-]{1,40}", year)
+        or not re.fullmatch(r"[\w. -]{1,100}", name)
+        or ".." in value
+    ):
         raise ValueError(f"should be YEAR/SPLIT such as 2007/trainval, not {value!r}")
     return value
 

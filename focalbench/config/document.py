@@ -211,11 +211,11 @@ def _similar_file(path: Path) -> str:
     import difflib
 
     try:
-        names = [entry.name for entry in path.parent.iterdir() if entry.suffix in {".yaml", ".yml"}]
+        names = {entry.stem: entry.name for entry in path.parent.iterdir() if entry.suffix in {".yaml", ".yml"}}
     except OSError:
         return f": the folder {path.parent} is missing"
-    close = difflib.get_close_matches(path.name, names, n=1)
-    return f"; did you mean {path.parent / close[0]}?" if close else ""
+    close = difflib.get_close_matches(path.stem, names, n=1)
+    return f"; did you mean {path.parent / names[close[0]]}?" if close else ""
 
 
 def parse_document(text: str, source: str) -> Document:

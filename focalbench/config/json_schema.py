@@ -6,7 +6,6 @@ from typing import Any
 
 from focalbench.config.schema import ExperimentConfig
 
-
 _RENAMED = {"$defs": "definitions", "oneOf": "anyOf"}
 
 
@@ -34,7 +33,7 @@ def _draft7(node: Any) -> Any:
         elif key == "$ref":
             converted["$ref"] = value.replace("#/$defs/", "#/definitions/")
         else:
-            converted[_RENAMED.get(key, key)] = _draft7(value)
+            converted[_RENAMED.get(str(key), str(key))] = _draft7(value)
     if "prefixItems" in node and node.get("maxItems") == len(node["prefixItems"]):
         converted["additionalItems"] = False
     if "$ref" in converted and len(converted) > 1:  # draft 7 ignores what stands beside a reference
