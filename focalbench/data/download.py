@@ -69,11 +69,13 @@ class VocYear:
 
 @dataclass(frozen=True)
 class Patience:
-    """When a mirror is left for the next: after ``timeout_s`` of silence, or below a speed over ``window_s``."""
+    """When a mirror is left for the next: after ``timeout_s`` of silence, or below a speed over ``window_s``; and the
+    pause after a round over all mirrors that brought nothing."""
 
     timeout_s: float = 30.0
     window_s: float = 30.0
     min_bytes_per_s: float = 20_000.0
+    pause_s: float = 2.0
 
 
 def _archive(folder: str, name: str, size: int, sha256: str) -> Archive:
@@ -136,7 +138,7 @@ def download(
     *,
     progress: Progress | None = None,
     datasets: Mapping[str, VocYear] = DATASETS,
-    patience: Patience = Patience(),  # noqa: B008 - frozen
+    patience: Patience = Patience(),
 ) -> Path:
     """Fetches a year of VOC into ``folder``/VOCdevkit/VOC<year>, unless it is there already.
 
@@ -226,6 +228,8 @@ def _fetch(archive: Archive, work: Path, progress: Progress | None, patience: Pa
                     lying.add(url)
             if _size(part) > most:
                 most, idle_rounds = _size(part), 0
+        if idle_rounds in range(1, _ROUNDS):
+            time.sleep(patience.pause_s)
     lines = [f"{archive.name}: no mirror delivered it", *(f"  {url}: {reason}" for url, reason in faults.items())]
     raise DataError("\n".join([*lines, f"run the same command again to go on from {_megabytes(_size(part))}"]))
 
