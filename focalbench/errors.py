@@ -22,6 +22,10 @@ class StorageError(FocalbenchError):
     """A folder cannot be written, is in use by another process, or holds something else."""
 
 
+class BusyError(StorageError):
+    """Another process is at work in the folder."""
+
+
 class CheckpointError(FocalbenchError):
     """A checkpoint is damaged, untrusted or belongs to another configuration."""
 

@@ -50,6 +50,7 @@ class DetectionLoss(nn.Module):
         num_classes: K, the label of background.
         weight: factor of the class loss (``loss.weight``, times the matched scale where asked for).
         pos_iou, neg_iou: matching thresholds.
+        box_weight: factor of the box loss.
         box_beta: where smooth L1 turns linear.
     """
 
@@ -63,19 +64,21 @@ class DetectionLoss(nn.Module):
         weight: float = 1.0,
         pos_iou: float = 0.5,
         neg_iou: float = 0.4,
+        box_weight: float = 1.0,
         box_beta: float = 0.1,
     ) -> None:
         super().__init__()
         self.classification = classification
         self.num_classes = num_classes
-        self.pos_iou, self.neg_iou, self.box_beta = pos_iou, neg_iou, box_beta
+        self.pos_iou, self.neg_iou = pos_iou, neg_iou
+        self.box_weight, self.box_beta = box_weight, box_beta
         self.register_buffer("weight", torch.tensor(weight, dtype=torch.float32))
 
     def forward(self, outputs: HeadOutputs, targets: Targets) -> dict[str, Tensor]:
         """Scalars ``cls`` and ``box`` (their sum is minimised) and ``num_pos``, the positive anchors of the batch."""
         matched = self._match(outputs.anchors, targets)
         problem = self.class_problem(outputs, targets, matched)
-        box = self._box_loss(outputs, targets, matched) / problem.avg_factor
+        box = self.box_weight * self._box_loss(outputs, targets, matched) / problem.avg_factor
         return {
             "cls": self.weight * problem.loss(self.classification),
             "box": box,

@@ -1,0 +1,155 @@
+"""``run``: trains what a configuration says, one trial or a sweep, and shows how the arms compare."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from focalbench.cli.config import AsJson, ConfigPath, Overrides
+
+if TYPE_CHECKING:
+    from focalbench.config.schema import ExperimentConfig
+    from focalbench.config.sweep import Trial
+    from focalbench.launchers.session import Session
+
+OutOption = Annotated[
+    Path | None, typer.Option("--out", help="Folder of the results. [default: runs/NAME]", show_default=False)
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to ``app``."""
+    app.command()(run)
+
+
+def run(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    out: OutOption = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda or cuda:N. [default: run.device]", show_default=False)
+    ] = None,
+    launcher: Annotated[
+        str | None, typer.Option(help="local or ray. [default: run.launcher]", show_default=False)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the trials and train nothing.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew; older results are set aside.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train failed trials again.")] = False,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Start no trial after a failure.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train one trial or all of a sweep. The same command again goes on where it stopped."""
+    from focalbench.config.load import load_config
+    from focalbench.config.sweep import expand
+    from focalbench.runtime import prepare_process
+
+    prepare_process()
+    chosen = {"run.device": device, "run.launcher": launcher}
+    extra = [f"{key}={value}" for key, value in chosen.items() if value is not None]
+    loaded = load_config(config, [*(overrides or ()), *extra])
+    trials = expand(loaded)
+    folder = out if out is not None else Path("runs") / loaded.name
+    if dry_run:
+        _list_trials(loaded, trials, folder, as_json)
+        return
+    session = _train(loaded, trials, folder, fresh=fresh, retry_failed=retry_failed, fail_fast=fail_fast)
+    _report(session, trials, folder, as_json)
+    if session.signum is not None:
+        from focalbench import console
+
+        console.info(f"stopped; go on with: {shlex.join(['focalbench', *_arguments_to_resume()])}")
+    raise typer.Exit(session.exit_code)
+
+
+def _arguments_to_resume() -> list[str]:
+    """The command that was typed, less what would start anew."""
+    return [argument for argument in sys.argv[1:] if argument != "--fresh"]
+
+
+def _train(
+    config: ExperimentConfig,
+    trials: tuple[Trial, ...],
+    folder: Path,
+    *,
+    fresh: bool,
+    retry_failed: bool,
+    fail_fast: bool,
+) -> Session:
+    """Runs the session with a display on stderr."""
+    from focalbench import console
+    from focalbench.launchers.session import SessionOptions, run_session
+
+    displays: list[console.SweepDisplay] = []
+
+    def make_display(num_trials: int, num_done: int) -> console.SweepDisplay:
+        displays.append(console.SweepDisplay(num_trials, num_done))
+        return displays[0]
+
+    options = SessionOptions(config.run.device, fresh, retry_failed, fail_fast)
+    try:
+        return run_session(config, trials, folder, options, make_display, console.info)
+    finally:
+        for display in displays:
+            display.close()
+
+
+def _report(session: Session, trials: tuple[Trial, ...], folder: Path, as_json: bool) -> None:
+    """Arms and verdicts, then what did not work, then where to look next."""
+    from focalbench import console
+
+    rows = [_trial_row(trial, session, folder) for trial in trials]
+    if as_json:
+        console.print_json({"out": str(folder), "trials": rows, "exit_code": session.exit_code})
+        return
+    if any(row["state"] == "done" for row in rows):
+        _print_comparison(folder)
+    for row in rows:
+        if row["state"] != "done":
+            console.print_text(f"{row['name']}: {row['state']}{': ' + row['error'] if row['error'] else ''}")
+    console.print_text(
+        f"\nresults: {folder}\ncurves:  tensorboard --logdir {shlex.quote(str(folder))} --host localhost"
+    )
+
+
+def _trial_row(trial: Trial, session: Session, folder: Path) -> dict[str, Any]:
+    from focalbench.experiment.trial_files import finished_result, status_of
+
+    result = finished_result(folder / trial.name) or {}
+    status = status_of(folder / trial.name)
+    return {
+        "name": trial.name,
+        "arm": trial.arm,
+        "seed": trial.seed,
+        "state": session.states[trial.name],
+        "error": None if result else status.get("error"),
+        "val/mAP": result.get("val/mAP"),
+        "val/mAP_best": result.get("val/mAP_best"),
+        "wall_s": result.get("wall_s"),
+    }
+
+
+def _print_comparison(folder: Path) -> None:
+    """The table of ``focalbench compare``."""
+    from focalbench.cli.compare import compare
+
+    compare([folder])
+
+
+def _list_trials(config: ExperimentConfig, trials: tuple[Trial, ...], folder: Path, as_json: bool) -> None:
+    """What would run, and how each trial stands."""
+    from focalbench import console
+    from focalbench.experiment.sweep import trial_state
+
+    rows = [
+        {"name": t.name, "arm": t.arm, "seed": t.seed, "differs": t.differs, "state": trial_state(folder / t.name)}
+        for t in trials
+    ]
+    if as_json:
+        console.print_json({"name": config.name, "out": str(folder), "trials": rows})
+        return
+    console.print_table(["trial", "state"], [(row["name"], row["state"]) for row in rows])
+    console.print_text(f"{len(rows)} trials in {folder}; nothing was trained")

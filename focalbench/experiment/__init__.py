@@ -1,0 +1,1 @@
+"""From a configuration to finished trials: building the parts, training one trial, keeping the books of a sweep."""

@@ -1,0 +1,70 @@
+"""What training and evaluation ask of the data, put together from a data set, its schedule of batches and its augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from focalbench.data.dataset import DetectionData
+from focalbench.data.loader import BatchSchedule, step_generator
+from focalbench.data.transforms import Augment, normalise
+from focalbench.structures import Targets
+
+# (images, targets, step) to the same at another size.
+Resize = Callable[[Tensor, Targets, int], tuple[Tensor, Targets]]
+
+
+class AugmentedBatches:
+    """The training batch of any step, the same for every arm of one seed."""
+
+    def __init__(
+        self,
+        data: DetectionData,
+        augment: Augment,
+        *,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        channels_last: bool,
+        resize: Resize | None = None,
+    ) -> None:
+        self._data, self._augment, self._resize = data, augment, resize
+        self._schedule = BatchSchedule(len(data), batch_size, seed)
+        self._seed, self._device = seed, device
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+
+    def __call__(self, step: int) -> tuple[Tensor, Targets]:
+        """Normalised, augmented images (B, 3, H, W) and their targets on the training device."""
+        images, targets = self._data.batch(self._schedule.indices(step), self._device)
+        images, targets = self._augment(images, targets, step_generator(self._seed, step))
+        if self._resize is not None:
+            images, targets = self._resize(images, targets, step)
+        return images.contiguous(memory_format=self._format), targets
+
+
+class PlainImages:
+    """The images of a data set as they are, with what an evaluation needs to know of them."""
+
+    def __init__(self, data: DetectionData) -> None:
+        self._data = data
+        self.classes = data.classes
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def images(self, indices: Sequence[int], device: torch.device) -> Tensor:
+        """(B, 3, H, W) float, normalised."""
+        images, _ = self._data.batch(np.asarray(indices), device)
+        return normalise(images).contiguous(memory_format=torch.channels_last)
+
+    def to_original(self, image: int, boxes: NDArray) -> NDArray:
+        """Canvas boxes as VOC pixels of the original image."""
+        return self._data.to_original(image, boxes)
+
+    def ground_truth(self) -> dict[str, NDArray]:
+        """Flat arrays image, label, box, difficult."""
+        return self._data.ground_truth()

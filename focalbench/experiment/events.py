@@ -1,0 +1,157 @@
+"""What a trial writes down while it trains: log lines, evaluations, pictures, checkpoints, status."""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from focalbench.config.sweep import Trial
+from focalbench.data.dataset import DetectionData
+from focalbench.errors import DataError
+from focalbench.experiment.batches import PlainImages
+from focalbench.experiment.trial_files import CHECKPOINTS, DETECTIONS_FILE, write_status
+from focalbench.metrics.voc import precision_recall
+from focalbench.runtime import StopFlag, rng_state
+from focalbench.tracking.drawing import draw_detections
+from focalbench.tracking.records import write_atomically
+from focalbench.tracking.tracker import ScoredHits, Tracker
+from focalbench.training.checkpoint import save_best, save_checkpoint
+from focalbench.training.evaluate import DetectionSettings, Evaluation, detect, detect_batch, score
+from focalbench.training.loop import StepSettings, TrainState
+
+_NUM_PICTURES = 4
+
+# (step, steps, latest values) to whoever watches.
+Progress = Callable[[int, int, Mapping[str, float]], None]
+
+
+@dataclass
+class TrialEvents:
+    """Carries out what the loop calls for (``focalbench.training.loop.LoopEvents``).
+
+    Attributes:
+        identity: what a checkpoint must agree with to be resumed: configuration, classes, data.
+        last: the newest evaluation, None before the first.
+    """
+
+    folder: Path
+    trial: Trial
+    tracker: Tracker
+    val: DetectionData
+    detection: DetectionSettings
+    step_settings: StepSettings
+    total_steps: int
+    batch_size: int
+    protocol: str
+    keep_checkpoints: int
+    identity: dict[str, Any]
+    progress: Progress
+    stop: StopFlag
+    last: Evaluation | None = None
+    _logged: dict[str, float] = field(default_factory=dict)
+
+    def log(self, state: TrainState, values: dict[str, float]) -> None:
+        """One line of the training curves."""
+        scheduled = state.criterion.classification.scheduled()  # type: ignore[union-attr, operator]
+        line = {f"train/{name}": value for name, value in {**values, **scheduled}.items()}
+        line["images_per_s"] = state.step * self.batch_size / max(state.seconds, 1e-9)
+        line["time_s"] = state.seconds
+        self.tracker.scalars(state.step, line)
+        self._logged = line
+        self.progress(state.step, self.total_steps, line)
+
+    def evaluate(self, state: TrainState) -> None:
+        """Scores the network; writes numbers, curves, pictures and the detections themselves."""
+        model, settings = state.evaluated_model(), self.step_settings
+        images = PlainImages(self.val)
+        detections = detect(
+            model, images, self.detection, device=settings.device, precision=settings.precision, stop=self.stop
+        )
+        truth = self.val.ground_truth()
+        self.last = score(detections, truth, self.val.classes, self.protocol)
+        improved = self.last.mean_ap > state.best
+        state.best = max(state.best, self.last.mean_ap) if math.isfinite(self.last.mean_ap) else state.best
+        line = {"val/mAP": self.last.mean_ap, "val/mAP_best": state.best}
+        line |= {f"AP/{name}": value for name, value in self.last.ap.items()}
+        self.tracker.scalars(state.step, line)
+        self._write_curves(state.step, truth)
+        self._write_pictures(state.step, model, images)
+        save_detections(self.folder / DETECTIONS_FILE, self.last, self.val, truth)
+        self.tracker.flush()
+        if improved:
+            save_best(self.folder / CHECKPOINTS, {**self.identity, "step": state.step, "model": model.state_dict()})
+        self.progress(state.step, self.total_steps, line)
+
+    def checkpoint(self, state: TrainState) -> None:
+        """Everything that the next step depends on, and the status that says how far the trial is."""
+        self.tracker.flush()
+        content = {**self.identity, **state.state_dict(), "rng": rng_state()}
+        save_checkpoint(self.folder / CHECKPOINTS, content, step=state.step, keep=self.keep_checkpoints)
+        write_status(self.folder, self.trial, "running", step=state.step, steps=self.total_steps)
+
+    def _write_curves(self, step: int, truth: dict[str, Any]) -> None:
+        assert self.last is not None
+        classes = self.val.classes
+        curves = precision_recall(self.last.detections, truth, num_classes=len(classes))
+        hits = {n: ScoredHits(c.score, c.is_tp, c.num_objects) for n, c in zip(classes, curves, strict=True)}
+        self.tracker.pr_curves(step, hits)
+
+    @torch.no_grad()
+    def _write_pictures(self, step: int, model: torch.nn.Module, images: PlainImages) -> None:
+        """The same first images of the evaluation set in every arm."""
+        indices = np.arange(min(_NUM_PICTURES, len(self.val)))
+        canvas, truth = self.val.batch(indices, torch.device("cpu"))
+        model.eval()
+        batch = images.images(indices.tolist(), self.step_settings.device)
+        found = detect_batch(model, batch, self.detection, self.step_settings.precision)
+        for index, detections in enumerate(found):
+            valid = truth.labels[index] >= 0
+            picture = draw_detections(
+                canvas[index].permute(1, 2, 0).numpy(),
+                classes=self.val.classes,
+                boxes=detections.boxes.cpu().numpy(),
+                labels=detections.labels.cpu().numpy(),
+                scores=detections.scores.cpu().numpy(),
+                truth_boxes=truth.boxes[index][valid].numpy(),
+                truth_labels=truth.labels[index][valid].numpy(),
+            )
+            self.tracker.images(step, f"val/{self.val.records[index].image_id}", picture)
+
+
+def save_detections(path: Path, evaluation: Evaluation, val: DetectionData, truth: Mapping[str, Any]) -> None:
+    """Detections and ground truth in one file, so that any later analysis needs neither images nor network.
+
+    Arrays: image, label, score, box of the detections; gt_image, gt_label, gt_box, gt_difficult; image_ids; classes.
+    """
+    arrays = dict(evaluation.detections)
+    arrays |= {f"gt_{name}": np.asarray(value) for name, value in truth.items()}
+    arrays["image_ids"] = np.array([record.image_id for record in val.records])
+    arrays["classes"] = np.array(val.classes)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_atomically(path, buffer.getvalue())
+
+
+def load_detections(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Detections and ground truth as :func:`save_detections` wrote them.
+
+    Raises:
+        DataError: when the file is missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            detections = {name: arrays[name] for name in ("image", "label", "score", "box")}
+            truth = {name: arrays[f"gt_{name}"] for name in ("image", "label", "box", "difficult")}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as fault:
+        raise DataError(
+            f"{path}: no detections of a finished trial: {fault}; run the trial again with --fresh"
+        ) from fault
+    return detections, truth

@@ -1,0 +1,33 @@
+"""Does training start where theory says? The first class loss against its closed form."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from focalbench.losses.oracle import diagnose_initial_loss
+from focalbench.training.loop import TrainingBatches
+
+
+@torch.no_grad()
+def initial_class_loss(
+    model: nn.Module, criterion: nn.Module, batches: TrainingBatches, *, prior_prob: float | None
+) -> dict[str, float | str | None]:
+    """Observed and expected class loss of the untrained network on the first batch, and what a gap points to.
+
+    Measured on copies, in float32: neither the model's statistics nor the loss's state change.
+
+    Returns:
+        ``observed``; ``expected`` (None where the loss has no closed form); ``diagnosis``, None when they agree.
+    """
+    model, loss = copy.deepcopy(model), copy.deepcopy(criterion.classification)
+    images, targets = batches(0)
+    outputs = model(images)
+    problem = criterion.class_problem(outputs, targets)  # type: ignore[operator]
+    observed = problem.loss(loss).item()
+    num_images, num_anchors = problem.labels.shape
+    expected = loss.initial_loss(num_anchors, problem.avg_factor.item() / num_images, prior_prob)  # type: ignore[operator, union-attr]
+    diagnosis = None if expected is None else diagnose_initial_loss(observed, expected)
+    return {"observed": observed, "expected": expected, "diagnosis": diagnosis}

@@ -1,0 +1,322 @@
+"""One trial from its configuration to its result: build, resume, train, evaluate, write."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from torch import nn
+
+from focalbench.config.load import dump_yaml, resolved
+from focalbench.config.schema import ExperimentConfig
+from focalbench.config.sweep import Trial
+from focalbench.errors import BusyError, CheckpointError, ConfigError, DivergedError, InterruptedTrial, StorageError
+from focalbench.experiment import build
+from focalbench.experiment.events import Progress, TrialEvents, load_detections
+from focalbench.experiment.scale import matched_factor
+from focalbench.experiment.selfcheck import initial_class_loss
+from focalbench.experiment.trial_files import (
+    CHECKPOINTS,
+    CONFIG_FILE,
+    DETECTIONS_FILE,
+    LOCK_FILE,
+    RESULT_FILE,
+    finished_result,
+    write_status,
+)
+from focalbench.runtime import (
+    StopFlag,
+    environment,
+    peak_memory_mb,
+    resolve_device,
+    resolve_precision,
+    restore_rng_state,
+    seed_everything,
+    set_determinism,
+)
+from focalbench.tracking.hparams import columns_of, flatten
+from focalbench.tracking.records import RecordsTracker, storage_faults, write_atomically, write_json
+from focalbench.tracking.tensorboard import TensorBoardTracker
+from focalbench.tracking.tracker import MultiTracker
+from focalbench.training.checkpoint import load_newest, remove_leftovers
+from focalbench.training.evaluate import score
+from focalbench.training.loop import StepSettings, TrainState, fit
+
+_MATCH_BATCHES = 8
+_LEAST_LR_SCALE = 1 / 16
+# Sections that change neither the network nor its training: a resume may differ in them.
+_FREE_ON_RESUME = ("run.", "name", "data.cache", "data.root", "eval.batch_size")
+
+Warn = Callable[[str], None]
+
+
+@dataclass
+class _Session:
+    """The parts of one trial in this process."""
+
+    state: TrainState
+    batches: build.AugmentedBatches
+    step_settings: StepSettings
+    data: build.DataSets
+    identity: dict[str, Any]
+    notes: dict[str, Any]
+
+
+def run_trial(
+    trial: Trial, folder: Path, *, device: str, stop: StopFlag, progress: Progress, warn: Warn = warnings.warn
+) -> dict[str, Any]:
+    """Trains ``trial`` in ``folder`` from its newest good checkpoint, or from the start, to its result.
+
+    Returns:
+        the content of result.json.
+
+    Raises:
+        BusyError: when another process owns the folder.
+        StorageError: when it cannot be written.
+        DivergedError: when the loss or a gradient is no longer finite; status.json says so.
+        InterruptedTrial: when ``stop`` was set, after a checkpoint.
+        FocalbenchError: for faults of data or configuration.
+    """
+    with storage_faults(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK_FILE, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as fault:
+        raise BusyError(
+            f"{folder}: another process is training this trial; wait for it or use another --out"
+        ) from fault
+    except OSError as fault:
+        raise StorageError(f"{folder}: cannot write: {fault.strerror or fault}") from fault
+    try:
+        return _run_owned(trial, folder, device, stop, progress, warn)
+    finally:
+        lock.release()
+
+
+def _run_owned(
+    trial: Trial, folder: Path, device: str, stop: StopFlag, progress: Progress, warn: Warn
+) -> dict[str, Any]:
+    """Between lock and release: the status always tells how the trial ended."""
+    done = finished_result(folder)
+    if done is not None:
+        return done
+    write_atomically(folder / CONFIG_FILE, dump_yaml(trial.config).encode())
+    write_status(folder, trial, "running", step=0)
+    try:
+        return _train(trial, folder, device, stop, progress, warn)
+    except InterruptedTrial as fault:
+        write_status(folder, trial, "interrupted", error=str(fault))
+        raise
+    except BaseException as fault:
+        kind = "interrupted" if isinstance(fault, KeyboardInterrupt) else "failed"
+        write_status(folder, trial, kind, error=str(fault) or type(fault).__name__)
+        raise
+
+
+def _train(trial: Trial, folder: Path, device: str, stop: StopFlag, progress: Progress, warn: Warn) -> dict[str, Any]:
+    """Trains to the end; after a divergence, where that is asked for, again from the last good checkpoint."""
+    started = time.monotonic()
+    lr_scale = 1.0
+    while True:
+        session = _prepare(trial, folder, device, warn)
+        lr_scale = session.state.lr_scale = min(session.state.lr_scale, lr_scale)
+        may_retry = trial.config.run.on_divergence == "retry" and lr_scale > _LEAST_LR_SCALE
+        try:
+            events = _fit(trial, folder, session, stop, progress, may_retry)
+            break
+        except DivergedError as fault:
+            if not may_retry:
+                raise
+            lr_scale /= 2
+            warn(f"{trial.name}: {fault}; going on from the last good checkpoint at {lr_scale:g} of the learning rate")
+    result = _result(trial, folder, session, events, wall_s=time.monotonic() - started)
+    write_json(folder / RESULT_FILE, result)
+    write_status(folder, trial, "done", step=session.state.step, steps=events.total_steps)
+    return result
+
+
+def _prepare(trial: Trial, folder: Path, device: str, warn: Warn) -> _Session:
+    """Builds all parts and puts them where the newest checkpoint says."""
+    config = trial.config
+    settings = StepSettings(
+        device=(where := resolve_device(device)),
+        precision=resolve_precision(config.optim.precision, where),
+        clip_norm=config.optim.clip_norm,
+    )
+    set_determinism(config.run.deterministic)
+    seed_everything(config.seed)
+    data = build.build_data(config)
+    model = build.build_model(config, len(data.train.classes))
+    try:
+        criterion = build.build_criterion(config, model, data.train)
+    except ValueError as fault:  # what the loss finds wrong with its parameters, such as a list of the wrong length
+        raise ConfigError(f"loss: {fault}") from fault
+    batches = build.build_batches(config, data.train, where)
+    state = build.build_state(config, model, criterion, settings)
+    identity = {
+        "config": flatten(resolved(config)),
+        "classes": list(data.train.classes),
+        "data": [data.train.fingerprint, data.val.fingerprint],
+    }
+    session = _Session(state, batches, settings, data, identity, notes={})
+    remove_leftovers(folder / CHECKPOINTS)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        checkpoint = load_newest(folder / CHECKPOINTS)
+    for warning in caught:
+        warn(f"{trial.name}: {warning.message}")
+    if checkpoint is None:
+        _start(trial, session, warn)
+    else:
+        _require_same(checkpoint, identity, folder)
+        state.load_state_dict(checkpoint)
+        restore_rng_state(checkpoint["rng"])
+        session.notes = checkpoint["notes"]
+    return session
+
+
+def _start(trial: Trial, session: _Session, warn: Warn) -> None:
+    """What is measured once, on the untrained network: the loss against theory, and the factor that matches scales."""
+    config, state, settings = trial.config, session.state, session.step_settings
+    check = initial_class_loss(state.model, state.criterion, session.batches, prior_prob=config.model.prior_prob)
+    if check["diagnosis"]:
+        warn(f"{trial.name}: {check['diagnosis']}")
+    session.notes["initial_loss"] = check
+    if config.loss.match_scale:
+        reference = build.reference_loss(config, len(session.data.train.classes)).to(settings.device)
+        factor = matched_factor(
+            state.model,
+            state.criterion,
+            reference,
+            session.batches,
+            num_batches=_MATCH_BATCHES,
+            device=settings.device,
+            precision=settings.precision,
+        )
+        state.criterion.weight.mul_(factor)  # type: ignore[operator, union-attr]
+    session.notes["loss_weight"] = state.criterion.weight.item()  # type: ignore[operator, union-attr]
+    seed_everything(config.seed)
+
+
+def _require_same(checkpoint: Mapping[str, Any], identity: Mapping[str, Any], folder: Path) -> None:
+    """Refuses to go on from a checkpoint of another experiment, naming what differs.
+
+    Raises:
+        CheckpointError: with the key and both values.
+    """
+    old, new = checkpoint["config"], identity["config"]
+    for key in sorted(old.keys() | new.keys()):
+        if not key.startswith(_FREE_ON_RESUME) and old.get(key) != new.get(key):
+            raise CheckpointError(
+                f"{folder}: the checkpoint was made with {key}: {old.get(key)}, now it is {new.get(key)}; "
+                "restore the old value or use --fresh"
+            )
+    for key in ("classes", "data"):
+        if checkpoint[key] != identity[key]:
+            raise CheckpointError(
+                f"{folder}: the checkpoint was made with {key} {checkpoint[key]}, now found {identity[key]}: "
+                "the data set changed; restore it or use --fresh"
+            )
+
+
+def _fit(
+    trial: Trial, folder: Path, session: _Session, stop: StopFlag, progress: Progress, may_retry: bool
+) -> TrialEvents:
+    """Opens the trackers, trains, tells TensorBoard how it ended, closes them."""
+    config, state = trial.config, session.state
+    plan = build.build_plan(config, len(session.data.train))
+    tracker = open_trackers(trial, folder, state.step)
+    events = TrialEvents(
+        folder=folder,
+        trial=trial,
+        tracker=tracker,
+        val=session.data.val,
+        detection=build.detection_settings(config),
+        step_settings=session.step_settings,
+        total_steps=plan.total_steps,
+        batch_size=config.optim.batch_size,
+        protocol=config.eval.protocol,
+        keep_checkpoints=config.run.keep_checkpoints,
+        identity={**session.identity, "notes": session.notes},
+        progress=progress,
+        stop=stop,
+    )
+    try:
+        if state.step == 0:
+            tracker.scalars(0, {"loss_weight": session.notes["loss_weight"]})
+        progress(state.step, plan.total_steps, {})
+        fit(state, session.batches, plan, session.step_settings, events, stop)
+        tracker.finish("done")
+    except InterruptedTrial:
+        raise
+    except BaseException as fault:
+        if not (may_retry and isinstance(fault, DivergedError)):
+            tracker.finish("failed")
+        raise
+    finally:
+        tracker.close()
+    return events
+
+
+def open_trackers(trial: Trial, folder: Path, resumed_step: int) -> MultiTracker:
+    """metrics.jsonl and TensorBoard, both cut back to the checkpoint that training goes on from."""
+    resume = resumed_step if resumed_step > 0 else None
+    board = TensorBoardTracker(
+        folder,
+        hparams=flatten(resolved(trial.config)),
+        group=trial.name,
+        trial=trial.name,
+        arm=trial.arm,
+        columns=columns_of(ExperimentConfig.model_json_schema()),
+        purge_step=None if resume is None else resume + 1,
+    )
+    return MultiTracker([RecordsTracker(folder, resume_step=resume), board])
+
+
+def _result(trial: Trial, folder: Path, session: _Session, events: TrialEvents, *, wall_s: float) -> dict[str, Any]:
+    """The content of result.json; the last evaluation, never the best one."""
+    state, data, last = session.state, session.data, events.last
+    if last is None:  # the process before this one was killed between the last checkpoint and the result
+        detections, truth = load_detections(folder / DETECTIONS_FILE)
+        last = score(detections, truth, data.val.classes, trial.config.eval.protocol)
+    return {
+        "trial": trial.name,
+        "arm": trial.arm,
+        "seed": trial.seed,
+        "differs": trial.differs,
+        "config_hash": trial.hash,
+        "val/mAP": last.mean_ap,
+        "val/mAP_best": state.best,
+        "AP": last.ap,
+        "protocol": trial.config.eval.protocol,
+        "split": list(trial.config.data.val) if trial.config.data.name == "voc" else ["synthetic/val"],
+        "classes": list(data.train.classes),
+        "step": state.step,
+        "steps": events.total_steps,
+        "train_images": len(data.train),
+        "val_images": len(data.val),
+        "data_fingerprint": [data.train.fingerprint, data.val.fingerprint],
+        "wall_s": wall_s,
+        "train_s": state.seconds,
+        "images_per_s": state.step * events.batch_size / max(state.seconds, 1e-9),
+        "num_parameters": num_parameters(state.model),
+        "loss_weight": session.notes["loss_weight"],
+        "initial_loss": session.notes["initial_loss"],
+        "lr_scale": state.lr_scale,
+        "peak_memory_mb": peak_memory_mb(),
+        "device": str(session.step_settings.device),
+        "precision": str(session.step_settings.precision).removeprefix("torch."),
+        "environment": environment(),
+    }
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Trainable and frozen parameters, buffers left out."""
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,120 @@
+"""One call of ``focalbench run``: the books are opened, the data checked, what is left to do is launched."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from focalbench.config.schema import ExperimentConfig
+from focalbench.config.sweep import Trial
+from focalbench.data.check import check_data
+from focalbench.errors import BusyError
+from focalbench.experiment.build import data_location
+from focalbench.experiment.sweep import open_sweep, trial_state, write_results
+from focalbench.experiment.trial_files import finished_result
+from focalbench.launchers.job import Job, Outcome
+from focalbench.launchers.local import LocalRun, Watcher, plan_slots
+from focalbench.runtime import StopFlag, stop_on_signals
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """The switches of ``focalbench run``."""
+
+    device: str
+    fresh: bool = False
+    retry_failed: bool = False
+    fail_fast: bool = False
+
+
+@dataclass(frozen=True)
+class Session:
+    """How all trials stand at the end.
+
+    Attributes:
+        states: done | failed | interrupted | busy | new, by trial.
+        outcomes: of the trials that ran now.
+        signum: the signal that stopped the session, or None.
+    """
+
+    states: dict[str, str]
+    outcomes: dict[str, Outcome]
+    signum: int | None
+
+    @property
+    def exit_code(self) -> int:
+        """0 done, 3 when some failed, 128 + n after a signal; the failure's own code when nothing at all worked."""
+        if self.signum is not None:
+            return 128 + self.signum
+        counts = Counter(self.states.values())
+        codes = {outcome.exit_code for outcome in self.outcomes.values() if outcome.state != "done"}
+        if counts["done"] == 0 and len(codes) == 1:
+            return codes.pop()
+        return 3 if counts["done"] < len(self.states) else 0
+
+
+def check_all_data(trials: Sequence[Trial], report: Callable[[str], None]) -> None:
+    """Reads every split that any trial uses, before the first one starts.
+
+    Raises:
+        DataError: with all faults at once.
+    """
+    seen = set()
+    for trial in trials:
+        root, train, val = data_location(trial.config)
+        classes = getattr(trial.config.data, "classes", "auto")
+        if (root, train, val, classes) in seen:
+            continue
+        seen.add((root, train, val, classes))
+        found = check_data(root, train=train, val=val, classes=classes)
+        found.raise_for_errors()
+        for line in found.warning_lines():
+            report(f"warning: {line}")
+
+
+def run_session(
+    config: ExperimentConfig,
+    trials: Sequence[Trial],
+    out: Path,
+    options: SessionOptions,
+    make_watcher: Callable[[int, int], Watcher],
+    report: Callable[[str], None],
+) -> Session:
+    """Trains what is not done yet.
+
+    Args:
+        make_watcher: (number of trials, number done before) to who shows the progress.
+        report: takes lines of the log.
+
+    Raises:
+        FocalbenchError: for faults found before the first trial starts; nothing is half-written then.
+    """
+    stop = StopFlag()
+    with stop_on_signals(stop):
+        check_all_data(trials, report)
+        slots = plan_slots(len(trials), options.device, config.run.trials_per_device)
+        open_sweep(out, config.name, trials, fresh=options.fresh)
+        wanted = {"new", "running", "interrupted"} | ({"failed"} if options.retry_failed else set())
+        todo = [trial for trial in trials if trial_state(out / trial.name) in wanted]
+        watcher = make_watcher(len(trials), sum(finished_result(out / trial.name) is not None for trial in trials))
+        run = LocalRun(
+            [Job(trial, out / trial.name, options.device, slots.threads) for trial in todo],
+            slots,
+            retries=config.run.retries,
+            stop=stop,
+            watcher=watcher,
+            log_folder=out,
+            on_finish=lambda: write_results(out),
+            fail_fast=options.fail_fast,
+            share=len(trials) > 1,
+        )
+        write_results(out)
+        outcomes = run.run()
+        write_results(out)
+    states = {trial.name: trial_state(out / trial.name) for trial in trials}
+    busy = [outcome for outcome in outcomes.values() if outcome.state == "busy"]
+    if busy:
+        raise BusyError(busy[0].error or "another process is training this trial")
+    return Session(states, outcomes, stop.signum)

@@ -1,0 +1,208 @@
+"""The process and its hardware: environment, device, precision, seeds, threads, stop signals.
+
+Nothing here happens on import; torch is imported inside functions so that :func:`prepare_process` can run before it loads.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from focalbench.errors import ConfigError, InterruptedTrial
+
+if TYPE_CHECKING:
+    import torch
+
+# Many models or image sizes in one process thrash oneDNN's default cache of 1024 primitives: measured three times slower.
+_PRIMITIVE_CACHE = "16384"
+_STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")  # SLURM sends SIGUSR1 ahead of the time limit
+
+
+def prepare_process() -> None:
+    """Sets what libraries read once, when they load; values that the user has set stay. Call before torch is imported."""
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _PRIMITIVE_CACHE)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def set_threads(num_threads: int) -> None:
+    """Intra-op threads of torch in this process; results on a CPU are bit-identical for the same number only."""
+    import torch
+
+    torch.set_num_threads(num_threads)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device for ``auto | cpu | cuda | cuda:N``.
+
+    Raises:
+        ConfigError: when the GPU asked for is not there.
+    """
+    import torch
+
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    device = torch.device("cuda:0" if name in ("auto", "cuda") else name)
+    if device.index is not None and device.index < count:
+        return device
+    found = f"this machine has {count} (cuda:0 to cuda:{count - 1})" if count else "torch sees no GPU on this machine"
+    raise ConfigError(
+        f"run.device: {name}: {found}; use --device cpu or auto, and `focalbench doctor` to see what is there"
+    )
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 is faster than float32 there: AVX-512 BF16 or AMX on a CPU, Ampere or newer on a GPU."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+
+
+def resolve_precision(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of the network's arithmetic for ``auto | fp32 | bf16 | fp16``.
+
+    Raises:
+        ConfigError: when the device cannot do what was asked.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.bfloat16 if has_fast_bf16(device) else torch.float32
+    if name == "fp16" and device.type != "cuda":
+        raise ConfigError("optim.precision: fp16 needs a GPU; use auto, bf16 or fp32")
+    if name == "bf16" and device.type == "cuda" and not has_fast_bf16(device):
+        raise ConfigError(f"optim.precision: bf16 is not available on {device}; use auto, fp16 or fp32")
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds Python, numpy and torch. Batches and augmentation do not depend on it: they are functions of (seed, step)."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def set_determinism(deterministic: bool) -> None:
+    """Bit-identical GPU kernels where torch has them (slower), or the fastest."""
+    import torch
+
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cuda.matmul.allow_tf32 = not deterministic
+
+
+def rng_state() -> dict[str, Any]:
+    """State of the generators of Python, numpy and torch, in types that ``torch.load(weights_only=True)`` accepts."""
+    import numpy as np
+    import torch
+
+    version, keys, gauss = random.getstate()
+    _, np_keys, pos, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": [version, list(keys), gauss],
+        "numpy": [np_keys.tolist(), int(pos), int(has_gauss), float(cached)],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_rng_state(state: dict[str, Any]) -> None:
+    """The inverse of :func:`rng_state`."""
+    import numpy as np
+    import torch
+
+    version, keys, gauss = state["python"]
+    random.setstate((version, tuple(keys), gauss))
+    np_keys, pos, has_gauss, cached = state["numpy"]
+    np.random.set_state(("MT19937", np.array(np_keys, dtype=np.uint32), pos, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.device_count() == len(state["cuda"]):
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+class StopFlag:
+    """Whether a stop was asked for. Signal handlers only set it; the training loop looks at it between two steps."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+
+    def request(self, signum: int) -> None:
+        """Asks for a stop as if ``signum`` had arrived; the first one counts."""
+        if self.signum is None:
+            self.signum = int(signum)
+
+    def raise_if_set(self, where: str) -> None:
+        """Raises InterruptedTrial when a stop was asked for; SIGUSR1 counts as SIGTERM."""
+        if self.signum is None:
+            return
+        signum = signal.SIGINT if self.signum == signal.SIGINT else signal.SIGTERM
+        raise InterruptedTrial(f"stopped by {signal.Signals(self.signum).name} {where}", int(signum))
+
+
+@contextmanager
+def stop_on_signals(flag: StopFlag) -> Iterator[StopFlag]:
+    """Within the block SIGINT, SIGTERM and SIGUSR1 set ``flag``; the handlers found before come back after it.
+
+    Outside the main thread, where Python allows no handlers, the block runs without.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+
+    def handler(signum: int, frame: FrameType | None) -> None:
+        flag.request(signum)
+
+    before = {name: signal.signal(getattr(signal, name), handler) for name in _STOP_SIGNALS if hasattr(signal, name)}
+    try:
+        yield flag
+    finally:
+        for name, old in before.items():
+            signal.signal(getattr(signal, name), old)
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory of this process so far, MiB; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1024 if os.uname().sysname != "Darwin" else peak / 2**20
+
+
+def environment() -> dict[str, str | int]:
+    """Versions and hardware that a result depends on; saved with it."""
+    import platform
+
+    import torch
+    import torchvision
+
+    import focalbench
+
+    facts: dict[str, str | int] = {
+        "focalbench": focalbench.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "platform": platform.platform(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+    }
+    if torch.cuda.is_available():
+        facts["gpu"] = torch.cuda.get_device_name()
+        facts["cuda"] = str(torch.version.cuda)
+    return facts

@@ -1,0 +1,253 @@
+"""The training loop: one step, and all steps of a trial."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from focalbench.errors import DivergedError, InterruptedTrial
+from focalbench.runtime import StopFlag
+from focalbench.structures import Targets
+
+
+_NUMBERS = ("step", "lr_scale", "evaluated", "best", "seconds")
+
+
+class TrainingBatches(Protocol):
+    """The batch of each step: a pure function of the step, whatever came before."""
+
+    def __call__(self, step: int) -> tuple[Tensor, Targets]:
+        """Normalised float images (B, 3, H, W) and their targets, on the training device."""
+        ...
+
+
+@dataclass
+class Meter:
+    """Sums over the steps since the last log line, kept on the device: reading them is the only synchronisation."""
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    steps: int = 0
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """Adds one step's scalars."""
+        for name, value in values.items():
+            value = value.detach().double()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.steps += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Sums and count: a log line may be due only after the checkpoint."""
+        return {"sums": dict(self.sums), "steps": self.steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self.sums, self.steps = dict(state["sums"]), state["steps"]
+
+    def require_finite(self, step: int) -> None:
+        """Raises DivergedError when a step since the last log line was not finite: nothing of it may be saved."""
+        bad = [name for name, value in self.sums.items() if not math.isfinite(value.item())]
+        if bad:
+            raise DivergedError(f"diverged before step {step}: {', '.join(bad)} not finite; lower optim.lr")
+
+    def means(self) -> dict[str, float]:
+        """Means since the last call, which also resets; a step that was not finite makes its mean so."""
+        means = {name: value.item() / self.steps for name, value in self.sums.items()}
+        self.sums, self.steps = {}, 0
+        return means
+
+
+@dataclass
+class TrainState:
+    """Everything that a checkpoint must hold for the next step to be the same as without a stop.
+
+    Attributes:
+        step: finished steps.
+        lr_scale: halved at each restart after a divergence.
+        evaluated: step of the last finished evaluation, 0 before the first.
+        best: best mAP of the evaluations so far, -inf before the first.
+        seconds: training time so far, evaluation and checkpoints left out.
+    """
+
+    model: nn.Module
+    criterion: nn.Module
+    optimizer: torch.optim.Optimizer
+    ema: torch.optim.swa_utils.AveragedModel | None = None
+    scaler: torch.amp.GradScaler | None = None
+    step: int = 0
+    lr_scale: float = 1.0
+    evaluated: int = 0
+    best: float = -math.inf
+    seconds: float = 0.0
+    meter: Meter = field(default_factory=Meter)
+
+    def evaluated_model(self) -> nn.Module:
+        """The averaged network where there is one, else the trained one."""
+        return self.model if self.ema is None else self.ema.module
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain tensors and numbers only."""
+        parts: dict[str, Any] = {name: part.state_dict() for name, part in self._parts().items()}
+        return {**parts, **{name: getattr(self, name) for name in _NUMBERS}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        for name in _NUMBERS:
+            setattr(self, name, state[name])
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {
+            "model": self.model,
+            "criterion": self.criterion,
+            "optimizer": self.optimizer,
+            "ema": self.ema,
+            "scaler": self.scaler,
+            "meter": self.meter,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """How one step is computed: see ``optim`` in the configuration."""
+
+    device: torch.device
+    precision: torch.dtype
+    clip_norm: float | None
+
+
+def train_step(state: TrainState, images: Tensor, targets: Targets, settings: StepSettings) -> dict[str, Tensor]:
+    """One update. Returns detached scalars: cls, box, num_pos, loss (their minimised sum) and grad_norm before clipping."""
+    with torch.autocast(settings.device.type, settings.precision, enabled=settings.precision != torch.float32):
+        outputs = state.model(images)
+    terms = state.criterion(outputs, targets)
+    loss = torch.stack([value for name, value in terms.items() if name != "num_pos"]).sum()
+    state.optimizer.zero_grad(set_to_none=True)
+    scaler = state.scaler
+    (loss if scaler is None else scaler.scale(loss)).backward()
+    if scaler is not None:
+        scaler.unscale_(state.optimizer)
+    limit = math.inf if settings.clip_norm is None else settings.clip_norm
+    grad_norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), limit)
+    if scaler is None:
+        state.optimizer.step()
+    else:
+        scaler.step(state.optimizer)
+        scaler.update()
+    if state.ema is not None:
+        state.ema.update_parameters(state.model)
+    return {
+        **{name: value.detach() for name, value in terms.items()},
+        "loss": loss.detach(),
+        "grad_norm": grad_norm.detach(),
+    }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When what happens, in steps; ``eval_steps`` holds the finished steps after which an evaluation is due.
+
+    Attributes:
+        learning_rate: rate of a step, a pure function.
+        log_every: steps between log lines; also how often a GPU is asked whether the loss is finite.
+        checkpoint_every: seconds between checkpoints.
+    """
+
+    total_steps: int
+    eval_steps: frozenset[int]
+    learning_rate: Callable[[int], float]
+    log_every: int
+    checkpoint_every: float
+
+
+class LoopEvents(Protocol):
+    """What the loop calls; the trial decides what is written where."""
+
+    def log(self, state: TrainState, values: dict[str, float]) -> None:
+        """A log line is due; ``values`` are means since the last one."""
+
+    def evaluate(self, state: TrainState) -> None:
+        """An evaluation is due."""
+
+    def checkpoint(self, state: TrainState) -> None:
+        """A checkpoint is due, and the training is sound."""
+
+
+def fit(
+    state: TrainState,
+    batches: TrainingBatches,
+    plan: Plan,
+    settings: StepSettings,
+    events: LoopEvents,
+    stop: StopFlag,
+) -> None:
+    """Trains from ``state.step`` to the end of ``plan``, its last evaluation included.
+
+    Raises:
+        DivergedError: at a loss or gradient that is not finite, before anything of it is saved.
+        InterruptedTrial: when ``stop`` is set, after a checkpoint.
+    """
+    state.model.train()
+    saved_at = time.monotonic()
+    while True:
+        evaluation_due = state.step in plan.eval_steps and state.evaluated < state.step
+        if evaluation_due:
+            evaluate_or_stop(state, events)
+        timed_out = time.monotonic() - saved_at >= plan.checkpoint_every
+        if evaluation_due or ((timed_out or stop.signum is not None) and state.step > 0):
+            state.meter.require_finite(state.step)
+            events.checkpoint(state)
+            saved_at = time.monotonic()
+        stop.raise_if_set(f"after step {state.step}")
+        if state.step >= plan.total_steps:
+            return
+        run_step(state, batches, plan, settings, events)
+
+
+def evaluate_or_stop(state: TrainState, events: LoopEvents) -> None:
+    """Evaluates; a stop in the middle leaves a checkpoint from which the evaluation is done again."""
+    try:
+        events.evaluate(state)
+    except InterruptedTrial:
+        events.checkpoint(state)
+        raise
+    state.evaluated = state.step
+
+
+def run_step(
+    state: TrainState, batches: TrainingBatches, plan: Plan, settings: StepSettings, events: LoopEvents
+) -> None:
+    """One step at its learning rate, gamma and alpha; checked where that costs nothing or something would be saved."""
+    began = time.perf_counter()
+    lr = plan.learning_rate(state.step) * state.lr_scale
+    for group in state.optimizer.param_groups:
+        group["lr"] = lr
+    state.criterion.classification.set_progress(state.step / plan.total_steps)  # type: ignore[union-attr, operator]
+    values = train_step(state, *batches(state.step), settings)
+    state.meter.add(values)
+    state.step += 1
+    log_due = state.step % plan.log_every == 0 or state.step == plan.total_steps
+    if settings.device.type == "cpu" or log_due or state.step in plan.eval_steps:
+        check_finite(state, values, lr)
+    state.seconds += time.perf_counter() - began
+    if log_due:
+        events.log(state, {**state.meter.means(), "lr": lr})
+
+
+def check_finite(state: TrainState, values: Mapping[str, Tensor], lr: float) -> None:
+    """Raises DivergedError when the step's loss or gradient norm is not finite (with a loss scaler: the loss)."""
+    names = ["loss"] if state.scaler is not None else ["loss", "grad_norm"]
+    found = {name: values[name].item() for name in names}
+    if not all(math.isfinite(value) for value in found.values()):
+        parts = ", ".join(f"{name} {value:g}" for name, value in found.items())
+        raise DivergedError(
+            f"diverged at step {state.step}: {parts}, lr {lr:g}; lower optim.lr, set optim.clip_norm or model.prior_prob, "
+            "or use run.on_divergence: retry"
+        )

@@ -1,0 +1,67 @@
+"""Optimizers, and the learning rate as a pure function of the step: nothing to save, nothing to restore."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+# Start and end of `one_cycle` as shares of the peak (arXiv:1708.07120 as torch's OneCycleLR has it).
+_CYCLE_START, _CYCLE_END = 1 / 25, 1e-4
+_WARMUP_START = 1e-3
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
+
+
+def build_optimizer(model: nn.Module, name: str, *, weight_decay: float, **options: Any) -> torch.optim.Optimizer:
+    """The optimizer over the model's trainable parameters; weight decay on weights only, not on biases and norms.
+
+    Args:
+        name: key of ``OPTIMIZERS``.
+        options: further keyword arguments of torch's class (lr, momentum, betas ...).
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return OPTIMIZERS[name](groups, fused=True, **options)
+
+
+def learning_rate_factor(
+    step: int,
+    total_steps: int,
+    *,
+    schedule: str,
+    warmup_steps: float = 0,
+    milestones: Sequence[float] = (),
+    factor: float = 0.1,
+) -> float:
+    """Share of the peak learning rate in force during a step.
+
+    Args:
+        step: finished steps, 0-based.
+        schedule: constant | step | cosine | one_cycle.
+        warmup_steps: steps of the rise; a number below 1 is a share of ``total_steps``.
+        milestones: fractions of training at which ``step`` multiplies by ``factor``.
+    """
+    warmup = warmup_steps * total_steps if warmup_steps < 1 else warmup_steps
+    if step < warmup:
+        share = step / warmup
+        if schedule == "one_cycle":
+            return _cosine(_CYCLE_START, 1.0, share)
+        return _WARMUP_START + (1 - _WARMUP_START) * share
+    if schedule == "constant":
+        return 1.0
+    if schedule == "step":
+        return factor ** sum(step >= milestone * total_steps for milestone in milestones)
+    rest = (step - warmup) / max(total_steps - warmup, 1)
+    return _cosine(1.0, _CYCLE_END if schedule == "one_cycle" else 0.0, rest)
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    """Half a cosine wave from ``start`` to ``end``."""
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
