@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Lint, format and types, all reported before it fails; --audit also asks whether a dependency has a known vulnerability (network).
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+prepare_environment dev
+
+status=0
+.venv/bin/ruff check . || status=1
+.venv/bin/ruff format --check . || status=1
+.venv/bin/mypy || status=1
+if [ "${1:-}" = --audit ]; then
+    .venv/bin/pip-audit --skip-editable || status=1
+fi
+exit "$status"
