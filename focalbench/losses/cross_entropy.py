@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from focalbench.losses.base import ClassificationLoss, Counts, balance_from_counts, check_class_weights
-from focalbench.losses.elementwise import fused_sum
-from focalbench.losses.focal_terms import FocalTerms
+from focalbench.losses.focal_op import focal_sum
 from focalbench.losses.oracle import initial_sigmoid_loss
 
 Alpha = float | str | Sequence[float] | dict[str, Any] | None
@@ -52,18 +51,18 @@ class SigmoidFamily(ClassificationLoss):
         elements = (positives + self.counts.negatives) * self.num_classes
         return balance_from_counts(positives, elements - positives)
 
-    def terms(self) -> FocalTerms:
-        """The elementwise loss with the parameters in force."""
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """alpha of positives and of negatives in force, () or (K,) each."""
         if self.alpha is None:
             one = torch.ones((), device=self.gamma.device)
-            return FocalTerms(self.gamma, one, one)
-        return FocalTerms(self.gamma, self.alpha, 1 - self.alpha)
+            return one, one
+        return self.alpha, 1 - self.alpha
 
     def forward(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
     ) -> Tensor:
         """See ``ClassificationLoss.forward``."""
-        return fused_sum(*self._flat(logits, labels), self.terms())
+        return focal_sum(*self._flat(logits, labels), self.gamma, *self.weights())
 
     def initial_loss(self, num_anchors_per_image: int, num_positives: float, prior_prob: float | None) -> float | None:
         """See ``ClassificationLoss.initial_loss``."""

@@ -37,9 +37,9 @@ class _FusedSum(torch.autograd.Function):
     """The sum and, computed with it, the gradient; backward only scales."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, terms: Terms, row_weight: Tensor | None) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, terms: Terms, weight: Tensor | None) -> Tensor:
         sum_of = sum_on_cpu if logits.device.type == "cpu" else sum_with_masks
-        total, ctx.grad = sum_of(logits, labels, terms, row_weight, want_grad=ctx.needs_input_grad[0])
+        total, ctx.grad = sum_of(logits, labels, terms, weight, want_grad=ctx.needs_input_grad[0])
         return total
 
     @staticmethod
@@ -52,14 +52,14 @@ class _FusedSum(torch.autograd.Function):
 
 
 @torch.compiler.disable
-def fused_sum(logits: Tensor, labels: Tensor, terms: Terms, row_weight: Tensor | None = None) -> Tensor:
+def fused_sum(logits: Tensor, labels: Tensor, terms: Terms, weight: Tensor | None = None) -> Tensor:
     """The sum of an elementwise loss over all anchors that are not ignored, in at least float32.
 
     Args:
         logits: (A, C), any floating dtype.
         labels: (A,) integers: 0..C-1 the positive column, C none, -1 ignored.
         terms: the loss.
-        row_weight: (A,) factor on each anchor, or None.
+        weight: (A, 1) or (A, C) float factor on anchors or elements, or None. A constant for the gradient.
 
     Returns:
         () float32, or float64 for float64 logits.
@@ -67,7 +67,7 @@ def fused_sum(logits: Tensor, labels: Tensor, terms: Terms, row_weight: Tensor |
     Raises:
         ValueError: a label outside -1..C (on CUDA a device-side assertion, which does not stop the stream).
     """
-    return _FusedSum.apply(logits, labels, terms, row_weight)
+    return _FusedSum.apply(logits, labels, terms, weight)
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -113,7 +113,7 @@ def assert_labels_on_device(labels: Tensor, num_columns: int) -> None:
 
 
 def sum_on_cpu(
-    logits: Tensor, labels: Tensor, terms: Terms, row_weight: Tensor | None, *, want_grad: bool
+    logits: Tensor, labels: Tensor, terms: Terms, weight: Tensor | None, *, want_grad: bool
 ) -> tuple[Tensor, Tensor | None]:
     """The sum, and its gradient in the logits' dtype if wanted: negatives in chunks, then positives by index."""
     dtype = compute_dtype(logits.dtype)
@@ -121,11 +121,12 @@ def sum_on_cpu(
     rows, columns, ignored_rows = split_labels(labels, num_columns)
     logits = logits.contiguous()
     grad = torch.empty_like(logits) if want_grad else None
-    total = _sum_of_negatives(logits, terms, row_weight, (rows, columns), ignored_rows, grad)
+    total = _sum_of_negatives(logits, terms, weight, (rows, columns), ignored_rows, grad)
     if rows.numel():
         loss_at, grad_at = terms.positive(logits[rows, columns].double(), rows, columns)
-        if row_weight is not None:
-            loss_at, grad_at = loss_at * row_weight[rows], grad_at * row_weight[rows]
+        if weight is not None:
+            weight_at = weight.expand_as(logits)[rows, columns]
+            loss_at, grad_at = loss_at * weight_at, grad_at * weight_at
         total += float(loss_at.sum(dtype=torch.float64))
         if grad is not None:
             grad.view(-1)[rows * num_columns + columns] = grad_at.to(grad.dtype)
@@ -137,7 +138,7 @@ def sum_on_cpu(
 def _sum_of_negatives(
     logits: Tensor,
     terms: Terms,
-    row_weight: Tensor | None,
+    weight: Tensor | None,
     positives: tuple[Tensor, Tensor],
     ignored_rows: Tensor,
     grad: Tensor | None,
@@ -163,10 +164,9 @@ def _sum_of_negatives(
         out = grad[start : start + step] if grad is not None and in_place else others[0]
         x = chunk if chunk.dtype == dtype else others[-1].copy_(chunk)
         terms.negative(x, loss, out, spare)
-        if row_weight is not None:
-            weight = row_weight[start : start + step, None]
-            loss.mul_(weight)
-            out.mul_(weight)
+        if weight is not None:
+            loss.mul_(weight[start : start + step])
+            out.mul_(weight[start : start + step])
         if grad is not None and not in_place:
             grad[start : start + step] = out
         first, last = positive_edges[index], positive_edges[index + 1]
@@ -180,7 +180,7 @@ def _sum_of_negatives(
 
 
 def sum_with_masks(
-    logits: Tensor, labels: Tensor, terms: Terms, row_weight: Tensor | None, *, want_grad: bool
+    logits: Tensor, labels: Tensor, terms: Terms, weight: Tensor | None, *, want_grad: bool
 ) -> tuple[Tensor, Tensor | None]:
     """As ``sum_on_cpu`` for any device: whole tensors and masks of fixed shape, so the host never waits."""
     assert_labels_on_device(labels, logits.shape[1])
@@ -190,12 +190,12 @@ def sum_with_masks(
     rows = torch.arange(len(x), device=x.device)
     columns = labels.long().clamp(0, x.shape[1] - 1)
     is_positive = (labels >= 0) & (labels < x.shape[1])
-    loss_at, grad_at = terms.positive(x[rows, columns], rows, columns)
-    loss[rows, columns] = torch.where(is_positive, loss_at, loss[rows, columns])
-    grad[rows, columns] = torch.where(is_positive, grad_at, grad[rows, columns])
-    if row_weight is not None:
-        loss.mul_(row_weight[:, None])
-        grad.mul_(row_weight[:, None])
+    loss_at, grad_at = terms.positive(x[rows, columns].double(), rows, columns)
+    loss[rows, columns] = torch.where(is_positive, loss_at.to(x.dtype), loss[rows, columns])
+    grad[rows, columns] = torch.where(is_positive, grad_at.to(x.dtype), grad[rows, columns])
+    if weight is not None:
+        loss.mul_(weight)
+        grad.mul_(weight)
     ignored = (labels < 0)[:, None]
     total = loss.masked_fill_(ignored, 0).sum(dtype=torch.float64).to(x.dtype)
     return total, grad.masked_fill_(ignored, 0).to(logits.dtype) if want_grad else None

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_ZERO = torch.zeros(())
 _DENORMAL_EXPONENT = 80.0  # exp(-80) is far from float32's denormals, which are several times slower
 
 
@@ -26,8 +25,8 @@ class FocalTerms:
 
     Attributes:
         gamma: () float tensor, >= 0.
-        alpha_pos: weight of positives, () or (C,) float32.
-        alpha_neg: weight of negatives, () or (C,) float32.
+        alpha_pos: weight of positives, () or (C,) float.
+        alpha_neg: weight of negatives, () or (C,) float.
     """
 
     gamma: Tensor
@@ -36,17 +35,16 @@ class FocalTerms:
 
     def negative(self, x: Tensor, loss: Tensor, grad: Tensor, scratch: Tensor) -> None:
         """See ``elementwise.Terms``."""
-        if x.device.type == "cpu" and self.alpha_neg.ndim == 0:
+        if x.device.type != "cpu":
+            value, derivative = wrong_side(x, self.gamma.to(x.dtype), self.alpha_neg.to(x.dtype))
+            loss.copy_(value)
+            grad.copy_(derivative)
+        elif self.alpha_neg.ndim == 0:
             negative_on_cpu(x, loss, grad, scratch, gamma=float(self.gamma), alpha=float(self.alpha_neg))
-            return
-        if x.device.type == "cpu":
+        else:
             negative_on_cpu(x, loss, grad, scratch, gamma=float(self.gamma), alpha=1.0)
             loss.mul_(self.alpha_neg)
             grad.mul_(self.alpha_neg)
-            return
-        value, derivative = wrong_side(x, self.gamma.to(x.dtype), self.alpha_neg.to(x.dtype))
-        loss.copy_(value)
-        grad.copy_(derivative)
 
     def positive(self, x: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """See ``elementwise.Terms``."""
@@ -55,26 +53,53 @@ class FocalTerms:
         return value, -derivative
 
 
-def wrong_side(z: Tensor, gamma: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-    """L and dL/dz of the module's formula; differentiable itself, and free of branches on values.
+def wrong_side(z: Tensor, gamma: Tensor, alpha: Tensor, *, differentiable: bool = False) -> tuple[Tensor, Tensor]:
+    """L and dL/dz of the module's formula, on any device and without looking at values.
 
     Args:
         z: any shape, the logit of the wrong side.
         gamma: () tensor.
         alpha: broadcasts against ``z``.
+        differentiable: whether to take s^gamma as exp(gamma log s), whose own gradient is finite everywhere but which
+            is a few bits less exact far from z = 0.
     """
     s = torch.sigmoid(z)
     softplus = -F.logsigmoid(-z)
-    modulator = torch.exp(gamma * F.logsigmoid(z).clamp(min=-1e30))  # -inf * 0 is not a number
+    modulator = torch.exp(gamma * F.logsigmoid(z)) if differentiable else torch.pow(s, gamma)
     weight = alpha * modulator
     return weight * softplus, weight * (s + gamma * torch.sigmoid(-z) * softplus)
+
+
+def soft_target(
+    x: Tensor, target: Tensor, gamma: Tensor, alpha_pos: Tensor, alpha_neg: Tensor, *, differentiable: bool = False
+) -> tuple[Tensor, Tensor]:
+    """L and dL/dx for targets in [0, 1]; 0 and 1 give the focal loss of a negative and of a positive.
+
+    L = (a t + b (1 - t)) u^gamma (t softplus(-x) + (1 - t) softplus(x)) with u = p (1 - t) + (1 - p) t, the form that
+    MMDetection and torchvision share; a weighs positives, b negatives.
+
+    Args:
+        x: (..., C) logits.
+        target: broadcasts against ``x``, in [0, 1].
+        gamma: () tensor.
+        alpha_pos: () or (C,).
+        alpha_neg: () or (C,).
+        differentiable: as in ``wrong_side``.
+    """
+    p, q = torch.sigmoid(x), torch.sigmoid(-x)
+    distance = p * (1 - target) + q * target
+    safe = distance.clamp(min=torch.finfo(x.dtype).tiny)  # 0 only where the loss is 0 as well
+    modulator = torch.exp(gamma * torch.log(safe)) if differentiable else torch.pow(distance, gamma)
+    cross_entropy = -(target * F.logsigmoid(x) + (1 - target) * F.logsigmoid(-x))
+    weight = (alpha_pos * target + alpha_neg * (1 - target)) * modulator
+    return weight * cross_entropy, weight * (p - target + gamma * (1 - 2 * target) * (p * q / safe) * cross_entropy)
 
 
 def negative_on_cpu(x: Tensor, loss: Tensor, grad: Tensor, scratch: Tensor, *, gamma: float, alpha: float) -> None:
     """Write L and dL/dx of negatives with logits ``x`` into ``loss`` and ``grad``, in few passes over the chunk.
 
-    1 - s is computed as sigmoid(-x): as a difference it would cost the gradient four digits where s is near 1. All
-    tensors are contiguous and of one shape; ``x`` is left alone.
+    1 - s is computed as sigmoid(-x): as a difference it would cost the gradient a digit where s is near 1. All tensors
+    are contiguous and of one shape; ``x`` is left alone.
     """
     if gamma > 2:  # the power would reach denormals at ordinary logits
         x = torch.clamp(x, min=-_DENORMAL_EXPONENT / (gamma + 1))
@@ -85,7 +110,7 @@ def negative_on_cpu(x: Tensor, loss: Tensor, grad: Tensor, scratch: Tensor, *, g
     else:
         _power(scratch, gamma, out=grad)
         loss.mul_(grad)
-        torch.addcmul(_ZERO.to(x.dtype), grad, scratch, value=alpha, out=grad)
+        torch.addcmul(x.new_zeros(()), grad, scratch, value=alpha, out=grad)  # alpha s^(gamma + 1) in one pass
         torch.neg(x, out=scratch)
         torch.sigmoid(scratch, out=scratch)
         grad.addcmul_(scratch, loss, value=alpha * gamma)
