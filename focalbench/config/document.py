@@ -125,7 +125,7 @@ def config_error(faults: list[Fault], max_lines: int = 20) -> ConfigError:
     lines: list[str] = []
     num_shown = 0
     for line, texts in blocks:
-        fitting = texts[: max_lines - len(lines) - 2]  # one line for the source, one for what does not fit
+        fitting = texts[: max(0, max_lines - len(lines) - 2)]  # one line for the source, one for what does not fit
         lines += fitting + ([line] if line is not None and fitting else [])
         num_shown += len(fitting)
         if len(fitting) < len(texts):

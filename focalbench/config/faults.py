@@ -63,7 +63,7 @@ def faults_of(error: ValidationError, document: Document) -> list[Fault]:
     for detail in error.errors(include_url=False):
         if detail["type"] == "default_factory_not_called":
             continue  # only says that another key of the section is wrong
-        path = _real_path(detail["loc"], document.data, detail["type"] in {"missing", "extra_forbidden"}) or ()
+        path = _real_path(detail["loc"], document.data, detail["type"] in {"missing", "extra_forbidden"})
         if detail["type"] == "union_tag_invalid":
             path = (*path, "name")
         for part in str(detail.get("ctx", {}).get("key", "")).split("."):
@@ -79,26 +79,21 @@ def faults_of(error: ValidationError, document: Document) -> list[Fault]:
     return faults
 
 
-def _real_path(loc: tuple[str | int, ...], data: Any, new_leaf: bool) -> KeyPath | None:
+def _real_path(loc: tuple[str | int, ...], data: Any, new_leaf: bool) -> KeyPath:
     """``loc`` without the names of union members that pydantic mixes into it: the parts that ``data`` has.
 
-    A member may be called like a key (``schedule``), so both readings are tried and the longer one wins.
+    ``new_leaf``: the last part is a key that is missing or unknown.
     """
-    if not loc:
-        return ()
-    head, rest = loc[0], loc[1:]
-    readings: list[KeyPath] = []
-    if isinstance(data, dict) and (head in data or (new_leaf and not rest)):
-        readings.append(_extended(head, _real_path(rest, data.get(head), new_leaf)))
-    elif isinstance(data, list) and isinstance(head, int):
-        inner = data[head] if head < len(data) else None
-        readings.append(_extended(head, _real_path(rest, inner, new_leaf)))
-    readings.append(_real_path(rest, data, new_leaf) or ())
-    return max(readings, key=len)
-
-
-def _extended(head: str | int, rest: KeyPath | None) -> KeyPath:
-    return (head, *(rest or ()))
+    path: list[str | int] = []
+    for index, part in enumerate(loc):
+        if isinstance(data, dict) and part in data:
+            data = data[part]
+        elif isinstance(data, list) and isinstance(part, int):
+            data = data[part] if part < len(data) else None
+        elif not (new_leaf and isinstance(data, dict) and index == len(loc) - 1):
+            continue
+        path.append(part)
+    return tuple(path)
 
 
 def _reason(path: KeyPath, details: list[ErrorDetails], data: dict[str, Any]) -> str:

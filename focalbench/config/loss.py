@@ -9,18 +9,16 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from focalbench.config.base import Section
 
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class _Schedule(_Model):
+class _Schedule(Section):
     schedule: Literal["constant", "step", "linear", "cosine"]
     """Between values: a jump (`step`), a line (`linear`), half a cosine wave (`cosine`), nothing (`constant`)."""
     values: tuple[float, ...]
@@ -82,7 +80,7 @@ def _kind(value: Any) -> str | None:
     if value == "auto":
         return "auto"
     if isinstance(value, dict | _Schedule):
-        return "schedule"
+        return "<schedule>"  # no key, so that it cannot pass for one in an error's location
     if isinstance(value, str):  # the YAML loader hands 1e-4 over as text
         try:
             float(value)
@@ -93,7 +91,7 @@ def _kind(value: Any) -> str | None:
 
 _SCHEDULE_FORM = "{schedule: step|linear|cosine, values: [...], at: [...]}"
 Gamma = Annotated[
-    Annotated[NonNegative, Tag("number")] | Annotated[GammaSchedule, Tag("schedule")],
+    Annotated[NonNegative, Tag("number")] | Annotated[GammaSchedule, Tag("<schedule>")],
     Discriminator(
         _kind,
         custom_error_type="gamma",
@@ -101,7 +99,7 @@ Gamma = Annotated[
     ),
 ]
 PositiveGamma = Annotated[
-    Annotated[Positive, Tag("number")] | Annotated[PositiveGammaSchedule, Tag("schedule")],
+    Annotated[Positive, Tag("number")] | Annotated[PositiveGammaSchedule, Tag("<schedule>")],
     Discriminator(
         _kind,
         custom_error_type="gamma",
@@ -110,7 +108,7 @@ PositiveGamma = Annotated[
 ]
 Alpha = Annotated[
     Annotated[Fraction, Tag("number")]
-    | Annotated[AlphaSchedule, Tag("schedule")]
+    | Annotated[AlphaSchedule, Tag("<schedule>")]
     | Annotated[tuple[Fraction, ...], Field(min_length=1), Tag("per_class")]
     | Annotated[Literal["auto"], Tag("auto")]
     | Annotated[None, Tag("null")],
@@ -122,7 +120,7 @@ Alpha = Annotated[
 ]
 ClassWeights = Annotated[
     Annotated[Fraction, Tag("number")]
-    | Annotated[AlphaSchedule, Tag("schedule")]
+    | Annotated[AlphaSchedule, Tag("<schedule>")]
     | Annotated[tuple[NonNegative, ...], Field(min_length=1), Tag("per_class")]
     | Annotated[Literal["auto"], Tag("auto")]
     | Annotated[None, Tag("null")],
@@ -135,7 +133,7 @@ ClassWeights = Annotated[
 ]
 
 
-class _Loss(_Model):
+class _Loss(Section):
     weight: Positive = 1.0
     """Factor on the classification loss, beside the box loss's 1."""
     match_scale: bool = False
@@ -272,7 +270,7 @@ class VarifocalConfig(_Loss):
     gamma: Gamma = 2.0
     """Focusing exponent of negatives, >= 0. A number or a schedule."""
     alpha: Annotated[
-        Annotated[Fraction, Tag("number")] | Annotated[AlphaSchedule, Tag("schedule")],
+        Annotated[Fraction, Tag("number")] | Annotated[AlphaSchedule, Tag("<schedule>")],
         Discriminator(
             _kind,
             custom_error_type="alpha",

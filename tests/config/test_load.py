@@ -1,0 +1,306 @@
+"""Files and overrides to configurations and back."""
+
+import json
+import string
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from focalbench.config.load import arm_hash, config_hash, dump_yaml, load_config, split_key
+from focalbench.config.loss import CrossEntropyConfig, FocalConfig
+from focalbench.config.schema import ExperimentConfig
+from focalbench.config.sweep import expand
+from focalbench.errors import ConfigError
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, name="exp.yaml"):
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def message(path, *overrides):
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    text = str(caught.value)
+    assert len(text.splitlines()) <= 20
+    return text
+
+
+def test_file_name_is_the_default_name(write):
+    assert load_config(write("seed: 1", "my sweep.yaml")).name == "my_sweep"
+    assert load_config(write("name: other", "x.yaml")).name == "other"
+
+
+def test_unknown_key_has_place_suggestion_and_line(write):
+    path = write("name: a\nloss:\n  name: focal\n  gama: 2\n")
+    assert message(path) == f"{path}:4:3: loss.gama: unknown key; did you mean 'gamma'?\n    gama: 2"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("gamma: 2", "gamma: unknown key here; did you mean 'loss.gamma'?"),
+        ("lss: {name: focal}", "lss: unknown key; did you mean 'loss'?"),
+        ("loss: {name: focl}", "loss.name: should be one of ce, "),
+        ("loss: {name: focl}", "did you mean 'focal'?"),
+        ("loss: {name: 3}", "loss.name: should be one of ce, "),
+        ("loss: {name: ce, gamma: 2}", "loss.gamma: loss ce has no such key; it belongs to focal"),
+        ("loss: focal", "loss: should be a mapping"),
+        ("loss: [1]", "loss: should be a mapping"),
+        ("loss: null", "loss: should be a mapping"),
+        ("loss: {gamma: true}", "loss.gamma: should be a number, not true"),
+        ("loss: {gamma: -1}", "loss.gamma: should be at least 0, not -1"),
+        ("loss: {gamma: .nan}", "loss.gamma: should be a finite number"),
+        ("loss: {gamma: {schedule: step, values: [1]}}", "loss.gamma: a step schedule needs at least two values"),
+        ("loss: {gamma: {schedule: step, valuse: [1, 2], values: [1, 2]}}", "unknown key; did you mean 'values'?"),
+        ("loss: {gamma: {schedule: setp, values: [1, 2]}}", "did you mean 'step'?"),
+        ("loss: {alpha: [0.1, x]}", "loss.alpha[1]: should be a number, not 'x'"),
+        ("optim: {lr: fast}", "optim.lr: should be a number, not 'fast'"),
+        ('optim: {lr: "0.1"}', "optim.lr: should be a number, not '0.1'"),
+        ("optim: {batch_size: 2.5}", "optim.batch_size: should be a whole number, not 2.5"),
+        ("optim: {epochs: 1, steps: 1}", "optim.steps: excludes epochs"),
+        ("optim: {momentum: 1}", "optim.momentum: should be below 1, not 1"),
+        ("optim: {name: adamw, momentum: .9}", "optim.momentum: optim adamw has no such key; it belongs to sgd"),
+        ("data: {image_size: large}", "data.image_size: should be a whole number or a list, not 'large'"),
+        ("data: {image_size: [64, x]}", "data.image_size[1]: should be a whole number, not 'x'"),
+        ("data: {train: 2007/trainval}", "data.train: should be a list, not '2007/trainval'"),
+        ("data: {train: [trainval]}", "data.train[0]: should be YEAR/SPLIT"),
+        ("data: {augment: {flip: 2}}", "data.augment.flip: should be at most 1, not 2"),
+        ("data: {augment: {flop: 2}}", "data.augment.flop: unknown key; did you mean 'flip'?"),
+        ("data: {name: synthetic, root: x}", "data.root: data synthetic has no such key; it belongs to voc"),
+        ("data: {augment: {crop: no}}", "data.augment.crop: should be true or false, not 'no'"),
+        ("model: {backbone: resnet19}", "did you mean 'resnet18'?"),
+        ("model: {name: yolov2, priors: [[1, 2], [3]]}", "model.priors[1]"),
+        ("name: a/b", "name: should match"),
+        ("name: 3", "name: should be text, not 3"),
+        ("seed: 1.5", "seed: should be a whole number, not 1.5"),
+        ("seed: -1", "seed: should be at least 0, not -1"),
+        ("eval: 3", "eval: should be a mapping"),
+        ("sweep: {random: {num: 3}}", "sweep.random.params: is missing"),
+        ("sweep: {gird: {}}", "sweep.gird: unknown key; did you mean 'grid'?"),
+        ("sweep: {grid: {}}", "sweep.grid"),
+        ("sweep: {seeds: []}", "sweep.seeds: should be a list of at least 1"),
+    ],
+)
+def test_every_fault_names_its_key_and_reason(write, text, expected):
+    path = write(text)
+    assert f"{path}:1:" in message(path)
+    assert expected in message(path)
+
+
+def test_all_faults_at_once_in_the_order_of_the_file(write):
+    path = write("seed: x\nloss: {gama: 1, gamma: -1}\noptim: {lr: 0}\nfoo: 1\n")
+    lines = [line for line in message(path).splitlines() if line.startswith(str(path))]
+    assert [line.split(":")[1] for line in lines] == ["1", "2", "2", "3", "4"]
+
+
+def test_hundreds_of_faults_are_cut_to_twenty_lines(write):
+    text = message(write("\n".join(f"key{i}: {i}" for i in range(300))))
+    assert text.splitlines()[-1].startswith("... and ")
+
+
+def test_overrides_use_the_files_grammar(write):
+    path = write("loss: {name: focal, gamma: 1}\n")
+    config = load_config(
+        path, ["loss.gamma=5e-1", "optim.ema=null", "data.image_size=[96, 128]", "data.augment.crop=false"]
+    )
+    assert (config.loss.gamma, config.optim.ema, config.data.image_size) == (0.5, None, (96, 128))
+    assert config.data.augment.crop is False
+    assert load_config(path, ["name=a=b"]).name == "a=b"
+
+
+def test_override_can_reach_into_sections_that_the_file_lacks(write):
+    assert load_config(write("seed: 0"), ["model.backbone=tiny"]).model.backbone == "tiny"
+    assert load_config(write("sweep: null"), ["sweep.seeds=[1,2]"]).sweep.seeds == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("loss.gama=1", "-s loss.gama=1: loss.gama: unknown key; did you mean 'gamma'?"),
+        ("loss.gamma", "-s loss.gamma: should be KEY=VALUE"),
+        ("=3", "-s =3: should be KEY=VALUE"),
+        ("loss..gamma=3", "should be KEY=VALUE"),
+        ("loss.gamma=[1", "-s loss.gamma=[1: loss.gamma: not YAML"),
+        ("loss.gamma=!!python/name:os.system", "the tag"),
+        ("seed.x=1", "-s seed.x=1: seed.x: 'seed' is a value, not a section"),
+        ("loss=ce", "-s loss=ce: loss: should be a mapping"),
+        ("loss.gamma={a: 1, a: 2}", "repeated key"),
+        ("optim.lr=", "-s optim.lr=: optim.lr: should be a number, not null"),
+    ],
+)
+def test_faulty_override_names_the_argument(write, override, expected):
+    text = message(write("seed: 0"), override)
+    assert expected in text
+    assert "exp.yaml" not in text
+
+
+def test_faults_of_file_and_overrides_come_together(write):
+    text = message(write("seed: x"), "nonsense", "optim.lr=fast")
+    assert "seed: should be" in text
+    assert "-s nonsense" in text
+    assert "-s optim.lr=fast" in text
+
+
+def test_new_variant_keeps_the_keys_it_also_has(write):
+    path = write("loss: {name: focal, gamma: 3, alpha: 0.4, weight: 2, match_scale: true}")
+    loss = load_config(path, ["loss.name=softmax_focal"]).loss
+    assert (loss.gamma, loss.alpha, loss.weight, loss.match_scale) == (3, 0.4, 2, True)
+    loss = load_config(path, ["loss.name=ce"]).loss
+    assert (type(loss), loss.weight, loss.match_scale) == (CrossEntropyConfig, 2, True)
+
+
+def test_new_variant_drops_values_that_it_does_not_take(write):
+    path = write("model: {name: retinanet, backbone: resnet50, prior_prob: 0.02}")
+    model = load_config(path, ["model.name=yolov2"]).model
+    assert (model.backbone, model.prior_prob) == ("darknet19", 0.02)
+
+
+def test_explicit_keys_win_over_the_variant_whatever_their_order(write):
+    path = write("loss: {name: ce}")
+    for overrides in (["loss.name=focal", "loss.gamma=5"], ["loss.gamma=5", "loss.name=focal"]):
+        assert load_config(path, overrides).loss == FocalConfig(gamma=5)
+    assert "loss.gamma: loss ce has no such key" in message(write("seed: 0"), "loss.gamma=1", "loss.name=ce")
+
+
+def test_typing_error_is_reported_even_when_the_variant_changes(write):
+    assert "unknown key; did you mean 'gamma'?" in message(
+        write("loss: {name: focal, gama: 1}"), "loss.name=softmax_focal"
+    )
+
+
+def test_whole_branch_is_replaced(write):
+    path = write("loss: {name: focal, gamma: 5, weight: 3}")
+    assert load_config(path, ["loss={name: ce}"]).loss == CrossEntropyConfig()
+
+
+def test_steps_and_epochs_let_go_of_each_other(write):
+    path = write("optim: {epochs: 3}")
+    assert load_config(path, ["optim.steps=200"]).optim.epochs is None
+    assert load_config(write("optim: {steps: 200}"), ["optim.epochs=2"]).optim.steps is None
+
+
+def test_whole_numbers_may_be_written_with_an_exponent(write):
+    assert load_config(write("optim: {steps: 1e3}")).optim.steps == 1000
+
+
+def test_keys_of_a_grid_keep_their_dots():
+    assert split_key("sweep.grid.loss.gamma") == ("sweep", "grid", "loss.gamma")
+    assert split_key("sweep.random.params.optim.lr") == ("sweep", "random", "params", "optim.lr")
+    assert split_key("sweep.seeds") == ("sweep", "seeds")
+    assert split_key("data.augment.flip") == ("data", "augment", "flip")
+
+
+SWEEP = """
+loss: {name: focal, gamma: 3}
+sweep:
+  seeds: [0, 1]
+  grid: {loss.name: [focal, balanced_ce, ce], optim.lr: [1e-3, 1e-2]}
+  list: [{name: x, loss: {name: ohem}}]
+  random: {num: 2, params: {optim.weight_decay: {uniform: [0, 0.1]}}}
+  exclude: [{loss.name: ce, seed: 1}]
+"""
+
+
+def test_dump_is_read_back_to_the_same_configuration_and_trials(write):
+    config = load_config(write(SWEEP))
+    again = load_config(write(dump_yaml(config), "exp2.yaml"))
+    assert again == config
+    assert [trial.name for trial in expand(again)] == [trial.name for trial in expand(config)]
+    for trial in expand(config):
+        back = load_config(write(dump_yaml(trial.config), "trial.yaml"))
+        assert back == trial.config
+        assert config_hash(back) == trial.hash
+
+
+def test_dump_spells_out_every_default():
+    data = yaml.safe_load(dump_yaml(ExperimentConfig()))
+    assert data["optim"]["epochs"] == 12
+    assert data["loss"]["alpha"] == 0.25
+    assert next(iter(data["loss"])) == "name"
+    assert "sweep" not in data
+
+
+TRAPS = st.sampled_from(
+    ["no", "1e-3", "1:30", "null", "~", "0x1f", "=", "<<", "true", "2007-01-01", "1_0", "a: b", "#x", " a"]
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    classes=st.lists(
+        TRAPS | st.text(string.printable[:95].replace("/", "").replace("\\", ""), min_size=1, max_size=12),
+        min_size=1,
+        max_size=4,
+        unique=True,
+    ),
+    root=TRAPS | st.text(min_size=1, max_size=10).filter(lambda text: text.isprintable()),
+    lr=st.floats(1e-12, 100),
+    gamma=st.floats(0, 1e6) | st.integers(0, 100),
+    size=st.integers(32, 4096) | st.tuples(st.integers(32, 4096), st.integers(32, 4096)),
+)
+def test_any_configuration_survives_the_round_trip(tmp_path_factory, classes, root, lr, gamma, size):
+    config = ExperimentConfig.model_validate(
+        {
+            "data": {"name": "voc", "classes": classes, "root": root, "image_size": size},
+            "loss": {"name": "focal", "gamma": gamma},
+            "optim": {"name": "sgd", "lr": lr},
+        }
+    )
+    path = tmp_path_factory.mktemp("round") / "a.yaml"
+    path.write_text(dump_yaml(config), encoding="utf-8")
+    assert load_config(path) == config
+    assert yaml.safe_load(dump_yaml(config))["data"]["classes"] == list(classes)  # YAML 1.1 readers see the same text
+
+
+def test_hash_ignores_key_order_defaults_spelled_out_and_number_form(write):
+    short = load_config(write("loss: {gamma: 2}\noptim: {lr: 0.01}\n"))
+    long = load_config(
+        write("optim: {momentum: 0.9, lr: 1e-2, name: sgd}\nloss: {alpha: 0.25, name: focal, gamma: 2.0}\n")
+    )
+    full = load_config(write(dump_yaml(short)))
+    assert config_hash(short) == config_hash(long) == config_hash(full)
+    assert len(config_hash(short)) == 8
+    int(config_hash(short), 16)
+
+
+def test_hash_leaves_out_what_cannot_change_a_result(write):
+    path = write("seed: 0")
+    base = config_hash(load_config(path))
+    same = ["name=b", "run.retries=5", "run.launcher=ray", "data.cache=ram", "data.cache_dir=/x", "eval.batch_size=3"]
+    for override in same:
+        assert config_hash(load_config(path, [override])) == base, override
+    different = [
+        "seed=1",
+        "loss.gamma=1",
+        "optim.precision=fp32",
+        "data.root=/x",
+        "eval.score_thresh=0.1",
+        "model.norm=frozen",
+    ]
+    hashes = {config_hash(load_config(path, [override])) for override in different}
+    assert len(hashes | {base}) == len(different) + 1
+
+
+def test_arm_hash_is_equal_for_all_seeds(write):
+    path = write("seed: 0")
+    assert arm_hash(load_config(path)) == arm_hash(load_config(path, ["seed=5"]))
+    assert arm_hash(load_config(path)) != arm_hash(load_config(path, ["loss.gamma=1"]))
+
+
+def test_hash_is_the_canonical_json_of_the_resolved_config(write):
+    import hashlib
+
+    data = json.loads(load_config(write("seed: 3")).model_dump_json())
+    for key in ("name", "run", "sweep"):
+        del data[key]
+    del data["data"]["cache"], data["data"]["cache_dir"], data["eval"]["batch_size"]
+    canonical = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    assert config_hash(load_config(write("seed: 3"))) == hashlib.sha256(canonical.encode()).hexdigest()[:8]
