@@ -1,0 +1,282 @@
+"""A generated detection set in VOC's layout: small, free, imbalanced and hard enough to tell losses apart.
+
+Four shapes of unequal frequency lie on textured backgrounds among distractors (lines, specks, hollow outlines). Every
+image is drawn from its own random stream, named by (seed, split, number): a larger set starts with the smaller one.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import numpy as np
+from filelock import FileLock
+from PIL import Image, ImageDraw
+
+from focalbench.errors import DataError, StorageError
+
+GENERATOR_VERSION = 1  # raise it when the pictures change: sets in the cache folder are then generated anew
+CLASSES = ("circle", "cross", "square", "triangle")
+FREQUENCIES = (0.56, 0.08, 0.24, 0.12)
+_SPLIT_STREAMS = {"train": 0, "val": 1}
+# Shapes are drawn at 4 times their size and averaged: soft edges, exact boxes.
+_OVERSAMPLING = 4
+
+
+@dataclass(frozen=True)
+class SyntheticImage:
+    """A generated image.
+
+    Attributes:
+        pixels: (S, S, 3) uint8 RGB.
+        boxes: (M, 4) int, VOC 1-based inclusive, tight around what is seen.
+        labels: (M,) int into ``CLASSES``.
+    """
+
+    pixels: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+
+
+def generate_image(seed: int, split: str, number: int, image_size: int = 128) -> SyntheticImage:
+    """Draws one image: 1 to 4 objects of 12 to 40 px per 128 px of canvas.
+
+    Args:
+        seed: which data set.
+        split: ``train`` or ``val``.
+        number: which image of the split.
+        image_size: side of the image in pixels.
+    """
+    rng = np.random.default_rng([seed, _SPLIT_STREAMS[split], number])
+    canvas = _draw_background(rng, image_size)
+    for _ in range(int(rng.integers(3, 9))):
+        _draw_distractor(rng, canvas)
+    boxes: list[tuple[int, int, int, int]] = []
+    labels: list[int] = []
+    for _ in range(int(rng.integers(1, 5))):
+        label = int(rng.choice(len(CLASSES), p=FREQUENCIES))
+        box = _draw_object(rng, canvas, label, boxes)
+        if box is not None:
+            boxes.append(box)
+            labels.append(label)
+    canvas += rng.normal(0, 6, canvas.shape).astype(np.float32)
+    pixels = canvas.clip(0, 255).astype(np.uint8)
+    return SyntheticImage(pixels, np.array(boxes, np.int64).reshape(-1, 4), np.array(labels, np.int64))
+
+
+def _draw_background(rng: np.random.Generator, size: int) -> np.ndarray:
+    """(S, S, 3) float32: coloured noise of three coarsenesses, and a grating on half of the images."""
+    canvas = np.zeros((size, size, 3), np.float32) + rng.uniform(70, 185, 3).astype(np.float32)
+    for cells, strength in ((3, 28.0), (8, 18.0), (24, 12.0)):
+        coarse = rng.normal(0, strength, (cells, cells)).astype(np.float32)
+        noise = np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
+        canvas += noise[..., None] * rng.uniform(0.5, 1.2, 3).astype(np.float32)
+    if rng.random() < 0.5:
+        angle, period = rng.uniform(0, math.pi), rng.uniform(0.05, 0.2) * size
+        rows, columns = np.mgrid[:size, :size].astype(np.float32)
+        wave = np.sin((columns * math.cos(angle) + rows * math.sin(angle)) * np.float32(2 * math.pi / period))
+        canvas += (wave * np.float32(rng.uniform(5, 18)))[..., None]
+    return canvas
+
+
+def _blend(canvas: np.ndarray, mask: np.ndarray, left: int, top: int, color: np.ndarray) -> None:
+    """Paints ``color`` (3,) or (h, w, 3) where ``mask`` (h, w) in [0, 1] says, cut at the canvas's border."""
+    height, width = mask.shape
+    x, y = max(left, 0), max(top, 0)
+    right, bottom = min(left + width, canvas.shape[1]), min(top + height, canvas.shape[0])
+    if right <= x or bottom <= y:
+        return
+    part = (slice(y - top, bottom - top), slice(x - left, right - left))
+    paint = color[part] if color.ndim == 3 else color
+    target = canvas[y:bottom, x:right]
+    target += mask[part][..., None] * (paint - target)
+
+
+def _to_mask(drawn: Image.Image) -> np.ndarray:
+    return np.asarray(drawn.reduce(_OVERSAMPLING), np.float32) / 255
+
+
+def _draw_distractor(rng: np.random.Generator, canvas: np.ndarray) -> None:
+    """A line, a speck or a hollow outline: none is an object, all have edges."""
+    size = canvas.shape[0]
+    extent = max(4, int(size * rng.uniform(0.05, 0.35)))
+    span = extent * _OVERSAMPLING
+    drawn = Image.new("L", (span, span))
+    pen = ImageDraw.Draw(drawn)
+    kind = rng.integers(3)
+    thickness = int(rng.uniform(1.0, 2.2) * _OVERSAMPLING)
+    if kind == 0:
+        ends = rng.uniform(0, span, 4)
+        pen.line([(float(ends[0]), float(ends[1])), (float(ends[2]), float(ends[3]))], fill=255, width=thickness)
+    elif kind == 1:
+        radius = rng.uniform(0.8, 2.5) * _OVERSAMPLING * size / 128
+        middle = span / 2
+        pen.ellipse([middle - radius, middle - radius, middle + radius, middle + radius], fill=255)
+    else:
+        corners = _corners(int(rng.integers(len(CLASSES))), span, rng.uniform(0, 2 * math.pi))
+        pen.line([*corners, corners[0]], fill=255, width=thickness)
+    left, top = (int(value) for value in rng.integers(-extent // 2, size - extent // 2, 2))
+    _blend(
+        canvas, _to_mask(drawn) * np.float32(rng.uniform(0.5, 1)), left, top, rng.uniform(0, 255, 3).astype(np.float32)
+    )
+
+
+def _corners(label: int, span: int, angle: float) -> list[tuple[float, float]]:
+    """The outline of a class's shape in a square of side ``span``, turned by ``angle``."""
+    radius = span / 2 - 1
+    if CLASSES[label] == "cross":
+        arm = 0.34
+        turns = [(1, arm), (arm, arm), (arm, 1), (-arm, 1), (-arm, arm), (-1, arm)]
+        points = turns + [(-x, -y) for x, y in turns]
+        scale = radius / math.hypot(1, arm)
+        flat = [(x * scale, y * scale) for x, y in points]
+    else:
+        number = {"circle": 48, "square": 4, "triangle": 3}[CLASSES[label]]
+        steps = [2 * math.pi * index / number for index in range(number)]
+        flat = [(radius * math.cos(step), radius * math.sin(step)) for step in steps]
+    cosine, sine = math.cos(angle), math.sin(angle)
+    return [(span / 2 + x * cosine - y * sine, span / 2 + x * sine + y * cosine) for x, y in flat]
+
+
+def _draw_object(
+    rng: np.random.Generator, canvas: np.ndarray, label: int, others: list[tuple[int, int, int, int]]
+) -> tuple[int, int, int, int] | None:
+    """Paints an object that hardly covers ``others``; returns its VOC box, or None where 20 tries found no place."""
+    size = canvas.shape[0]
+    extent = round(rng.uniform(12, 40) * size / 128)
+    drawn = Image.new("L", (extent * _OVERSAMPLING, extent * _OVERSAMPLING))
+    ImageDraw.Draw(drawn).polygon(_corners(label, drawn.width, rng.uniform(0, 2 * math.pi)), fill=255)
+    mask = _to_mask(drawn)
+    columns, rows = np.flatnonzero((mask > 0.5).any(0)), np.flatnonzero((mask > 0.5).any(1))
+    mask = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    height, width = mask.shape
+    for _ in range(20):
+        left, top = int(rng.integers(0, size - width + 1)), int(rng.integers(0, size - height + 1))
+        box = (left + 1, top + 1, left + width, top + height)
+        if all(_overlap(box, other) < 0.1 for other in others):
+            _blend(canvas, mask * np.float32(rng.uniform(0.75, 1)), left, top, _choose_paint(rng, canvas, box))
+            return box
+    return None
+
+
+def _overlap(box: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> float:
+    """Shared area by the smaller of both areas."""
+    width = min(box[2], other[2]) - max(box[0], other[0]) + 1
+    height = min(box[3], other[3]) - max(box[1], other[1]) + 1
+    areas = [(b[2] - b[0] + 1) * (b[3] - b[1] + 1) for b in (box, other)]
+    return max(width, 0) * max(height, 0) / min(areas)
+
+
+def _choose_paint(rng: np.random.Generator, canvas: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+    """(h, w, 3) float32: a colour that stands out from what lies below, fading across the object."""
+    below = canvas[box[1] - 1 : box[3], box[0] - 1 : box[2]].mean((0, 1))
+    contrast = rng.uniform(30, 110) * np.where(rng.random(3) < 0.5, -1, 1)
+    color = below + contrast
+    color = np.where((color < 0) | (color > 255), below - contrast, color)
+    fade = np.linspace(-1, 1, box[2] - box[0] + 1)[None, :, None] * rng.uniform(-20, 20)
+    shape = (box[3] - box[1] + 1, box[2] - box[0] + 1, 3)
+    return (np.broadcast_to(color + fade, shape)).astype(np.float32)
+
+
+def _annotate(image_id: str, drawn: SyntheticImage) -> str:
+    """The XML of one image, in VOC's layout."""
+    height, width = drawn.pixels.shape[:2]
+    objects = "".join(
+        f"\t<object>\n\t\t<name>{escape(CLASSES[label])}</name>\n\t\t<pose>Unspecified</pose>\n"
+        "\t\t<truncated>0</truncated>\n\t\t<difficult>0</difficult>\n\t\t<bndbox>\n"
+        f"\t\t\t<xmin>{box[0]}</xmin>\n\t\t\t<ymin>{box[1]}</ymin>\n"
+        f"\t\t\t<xmax>{box[2]}</xmax>\n\t\t\t<ymax>{box[3]}</ymax>\n\t\t</bndbox>\n\t</object>\n"
+        for box, label in zip(drawn.boxes, drawn.labels, strict=True)
+    )
+    return (
+        f"<annotation>\n\t<folder>VOC2007</folder>\n\t<filename>{image_id}.png</filename>\n"
+        "\t<source>\n\t\t<database>focalbench synthetic</database>\n\t</source>\n"
+        f"\t<size>\n\t\t<width>{width}</width>\n\t\t<height>{height}</height>\n\t\t<depth>3</depth>\n\t</size>\n"
+        f"\t<segmented>0</segmented>\n{objects}</annotation>\n"
+    )
+
+
+def synthesize(
+    folder: str | os.PathLike[str], num_train: int = 500, num_val: int = 150, image_size: int = 128, seed: int = 0
+) -> Path:
+    """Writes a data set to ``folder/VOCdevkit/VOC2007`` with the splits train and val; the same arguments, the same pixels.
+
+    PNG files, because JPEG's pixels differ between versions of the library.
+
+    Args:
+        folder: made where missing; nothing in it is overwritten.
+        num_train: images to train on, at least 1.
+        num_val: images to evaluate on, at least 1.
+        image_size: side in pixels, 32 to 1024.
+        seed: not negative.
+
+    Returns:
+        The data root, ``folder/VOCdevkit``.
+
+    Raises:
+        DataError: if a number is out of range.
+        StorageError: if there is a VOCdevkit already, or the folder cannot be written.
+    """
+    if num_train < 1 or num_val < 1 or not 32 <= image_size <= 1024 or seed < 0:
+        raise DataError("a synthetic set needs at least 1 image a split, an image size of 32 to 1024 and a seed >= 0")
+    root = Path(folder).expanduser() / "VOCdevkit"
+    if root.exists():
+        raise StorageError(f"{root}: exists already, and nothing is overwritten; name another folder")
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix="VOCdevkit-", suffix=".partial", dir=root.parent))
+        try:
+            _write_set(partial / "VOC2007", {"train": num_train, "val": num_val}, image_size, seed)
+            partial.chmod(0o755)  # mkdtemp makes it private
+            os.rename(partial, root)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise StorageError(f"{root}: cannot be written: {error.strerror or error}") from None
+    return root
+
+
+def _write_set(folder: Path, counts: dict[str, int], image_size: int, seed: int) -> None:
+    for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (folder / name).mkdir(parents=True)
+    for split, count in counts.items():
+        ids = [f"{split}_{number:05d}" for number in range(count)]
+        for number, image_id in enumerate(ids):
+            drawn = generate_image(seed, split, number, image_size)
+            Image.fromarray(drawn.pixels).save(folder / "JPEGImages" / f"{image_id}.png", compress_level=1)
+            (folder / "Annotations" / f"{image_id}.xml").write_text(_annotate(image_id, drawn), encoding="utf-8")
+        (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(ids) + "\n", encoding="utf-8")
+
+
+def ensure_synthetic(
+    cache_dir: str | os.PathLike[str],
+    num_train: int = 500,
+    num_val: int = 150,
+    image_size: int = 128,
+    seed: int = 0,
+) -> Path:
+    """The data root of a synthetic set in ``cache_dir``, generated where it is not there yet; processes may ask at once.
+
+    Args:
+        cache_dir: e.g. :func:`focalbench.data.cache.choose_cache_dir`'s.
+        num_train, num_val, image_size, seed: as in :func:`synthesize`.
+
+    Raises:
+        DataError, StorageError: as :func:`synthesize`.
+    """
+    name = f"synthetic-v{GENERATOR_VERSION}-{num_train}-{num_val}-{image_size}px-s{seed}"
+    folder = Path(cache_dir).expanduser() / name
+    root = folder / "VOCdevkit"
+    if root.is_dir():
+        return root
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            return root if root.is_dir() else synthesize(folder, num_train, num_val, image_size, seed)
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be written: {error.strerror or error}") from None
