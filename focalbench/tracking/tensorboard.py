@@ -1,6 +1,6 @@
 """A trial's TensorBoard folder: scalars, pictures, precision-recall curves and hyperparameters in one place.
 
-``SummaryWriter.add_hparams`` would make a second run folder, and TensorBoard's own helper for the end of a session
+torch's ``add_hparams`` would make a second run folder, and TensorBoard's own helper for the end of a session
 needs TensorFlow; here the hparams messages go to the trial's own writer. Importing this module imports torch.
 """
 
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from tensorboard.plugins.hparams.summary_v2 import Metric, hparams_pb
-from torch.utils.tensorboard import FileWriter, SummaryWriter
+from torch.utils.tensorboard import summary as summaries
 
+from focalbench.tracking.event_file import PATTERN, EventFile
 from focalbench.tracking.hparams import Column, Scalar, columns_from_values, fit
 from focalbench.tracking.records import RecordsTracker, storage_faults
 from focalbench.tracking.tracker import FinalStatus, MultiTracker, ScoredHits
@@ -43,6 +44,7 @@ LAYOUT = {
 
 _NUM_THRESHOLDS = 127  # TensorBoard's writers hold no more
 _END_SUFFIX = ".end"
+_LAST_STEP = 2**62  # the end of a session hides nothing
 _STATUS = {"done": api_pb2.STATUS_SUCCESS, "failed": api_pb2.STATUS_FAILURE}
 _TYPE = {
     "number": api_pb2.DATA_TYPE_FLOAT64,
@@ -114,14 +116,12 @@ class TensorBoardTracker:
         with storage_faults(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             # TensorBoard keeps the first end of a session it meets: a retried trial must lose the old one.
-            stale = "events.out.tfevents.*" if purge_step is None else f"events.out.tfevents.*{_END_SUFFIX}"
-            for path in self._folder.glob(stale):
+            for path in self._folder.glob(PATTERN if purge_step is None else f"{PATTERN}{_END_SUFFIX}"):
                 path.unlink()
-            # A session's first start never purges (plugin_event_accumulator), so a new trial writes one too: step 0.
-            self._writer = SummaryWriter(str(self._folder), purge_step=purge_step or 0)
-            self._summary(_experiment(columns))
-            self._summary(hparams_pb(fit(values, columns), trial_id=group))
-            self._writer.add_custom_scalars(LAYOUT)
+            self._events = EventFile(self._folder, first_step=purge_step or 0)
+            self._events.add(_experiment(columns))
+            self._events.add(hparams_pb(fit(values, columns), trial_id=group))
+            self._events.add(summaries.custom_scalars(LAYOUT))
         self.flush()  # a trial that dies at once still has its row
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -129,43 +129,37 @@ class TensorBoardTracker:
         with storage_faults(self._folder):
             for tag, value in values.items():
                 if math.isfinite(value):
-                    self._writer.add_scalar(tag, value, step)
+                    self._events.add(summaries.scalar(tag, value), step)
 
     def images(self, step: int, tag: str, image: NDArray[np.uint8]) -> None:
         """One uint8 picture (H, W, 3); TensorBoard shows the last ten of a tag."""
         with storage_faults(self._folder):
-            self._writer.add_image(tag, image, step, dataformats="HWC")
+            self._events.add(summaries.image(tag, image, dataformats="HWC"), step)
 
     def pr_curves(self, step: int, curves: Mapping[str, ScoredHits]) -> None:
         """One curve a class under ``PR/<class>``; a class without objects has none."""
         with storage_faults(self._folder):
             for name, curve in curves.items():
                 if curve.num_objects:
-                    true, false, no_negatives, missed, precision, recall = precision_recall_rows(curve)
-                    self._writer.add_pr_curve_raw(
-                        f"PR/{name}", true, false, no_negatives, missed, precision, recall, step, _NUM_THRESHOLDS
-                    )
+                    rows = precision_recall_rows(curve)
+                    self._events.add(summaries.pr_curve_raw(f"PR/{name}", *rows), step)
 
     def finish(self, status: FinalStatus) -> None:
         """Ends the session on the HPARAMS page, in an event file of its own so that a retry can take it back."""
         end = plugin_data_pb2.SessionEndInfo(status=_STATUS[status], end_time_secs=time.time())
         message = plugin_data_pb2.HParamsPluginData(session_end_info=end)
         with storage_faults(self._folder):
-            writer = FileWriter(str(self._folder), filename_suffix=_END_SUFFIX)
-            writer.add_summary(_hparams_summary(metadata.SESSION_END_INFO_TAG, message))
-            writer.close()
+            events = EventFile(self._folder, first_step=_LAST_STEP, suffix=_END_SUFFIX)
+            events.add(_hparams_summary(metadata.SESSION_END_INFO_TAG, message))
+            events.close()
 
     def flush(self) -> None:
         with storage_faults(self._folder):
-            self._writer.flush()
+            self._events.flush()
 
     def close(self) -> None:
         with storage_faults(self._folder):
-            self._writer.close()
-
-    def _summary(self, summary: Summary) -> None:
-        assert self._writer.file_writer is not None  # opened by the writer's constructor
-        self._writer.file_writer.add_summary(summary, 0)
+            self._events.close()
 
 
 def precision_recall_rows(curve: ScoredHits) -> NDArray[np.float64]:

@@ -84,7 +84,6 @@ def logdir(tmp_path_factory):
     assert process.returncode == -signal.SIGKILL
     for path in killed.glob("events*"):  # the kill tore the last record
         path.write_bytes(path.read_bytes()[:-3])
-    time.sleep(1.01)  # event files are read in the order of the second in their names
     resumed = open_trial(killed, resume_step=4, **{"loss.name": "ce", "loss.alpha.text": "auto"})
     log(resumed, range(5, 11), 0.5)
     resumed.finish("done")
@@ -286,6 +285,30 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file/trial: cannot write"):
         TensorBoardTracker(tmp_path / "file" / "trial", hparams={}, trial="t", arm="a")
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np
+from focalbench.errors import StorageError
+from focalbench.tracking.tensorboard import TensorBoardTracker
+tracker = TensorBoardTracker(Path(sys.argv[1]), hparams={}, trial="t", arm="a")
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # beyond the limit a write fails, as on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    for step in range(100):
+        tracker.images(step, "val/0", np.random.default_rng(step).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+except StorageError as fault:
+    print(fault)
+"""
+
+
+def test_a_full_disk_is_one_error_and_no_traceback(tmp_path):
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "trial")]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.stdout.startswith(f"{tmp_path / 'trial'}: cannot write: File too large; free some space")
+    assert process.stderr == ""
 
 
 def test_the_import_warns_of_nothing_and_needs_no_tensorflow():
