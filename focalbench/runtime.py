@@ -1,6 +1,7 @@
 """The process and its hardware: environment, device, precision, seeds, threads, stop signals.
 
-Nothing here happens on import; torch is imported inside functions so that :func:`prepare_process` can run before it loads.
+Nothing here happens on import; torch is imported inside functions so that :func:`prepare_process` can run before it
+loads.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ from focalbench.errors import ConfigError, InterruptedTrial
 if TYPE_CHECKING:
     import torch
 
-# Many models or image sizes in one process thrash oneDNN's default cache of 1024 primitives: measured three times slower.
+# Many models or image sizes in one process thrash oneDNN's default cache of 1024 primitives: measured three times
+# slower.
 _PRIMITIVE_CACHE = "16384"
 _STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")  # SLURM sends SIGUSR1 ahead of the time limit
 
 
 def prepare_process() -> None:
-    """Sets what libraries read once, when they load; values that the user has set stay. Call before torch is imported."""
+    """Sets what libraries read once, when they load; values that the user has set stay. Call before torch is
+    imported.
+    """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _PRIMITIVE_CACHE)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -85,7 +89,9 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds Python, numpy and torch. Batches and augmentation do not depend on it: they are functions of (seed, step)."""
+    """Seeds Python, numpy and torch. Batches and augmentation do not depend on it: they are functions of (seed,
+    step).
+    """
     import numpy as np
     import torch
 
@@ -111,10 +117,10 @@ def rng_state() -> dict[str, Any]:
     import torch
 
     version, keys, gauss = random.getstate()
-    _, np_keys, pos, has_gauss, cached = np.random.get_state(legacy=True)
+    numpy: Any = np.random.get_state(legacy=False)
     return {
         "python": [version, list(keys), gauss],
-        "numpy": [np_keys.tolist(), int(pos), int(has_gauss), float(cached)],
+        "numpy": {**numpy, "state": {**numpy["state"], "key": numpy["state"]["key"].tolist()}},
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
@@ -127,8 +133,8 @@ def restore_rng_state(state: dict[str, Any]) -> None:
 
     version, keys, gauss = state["python"]
     random.setstate((version, tuple(keys), gauss))
-    np_keys, pos, has_gauss, cached = state["numpy"]
-    np.random.set_state(("MT19937", np.array(np_keys, dtype=np.uint32), pos, has_gauss, cached))
+    inner = state["numpy"]["state"]
+    np.random.set_state({**state["numpy"], "state": {**inner, "key": np.array(inner["key"], dtype=np.uint32)}})
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.device_count() == len(state["cuda"]):
         torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,4 +1,6 @@
-"""What training and evaluation ask of the data, put together from a data set, its schedule of batches and its augmentation."""
+"""What training and evaluation ask of the data, put together from a data set, its schedule of batches and its
+augmentation.
+"""
 
 from __future__ import annotations
 

@@ -1,35 +1,40 @@
-"""The one place that knows both sides: fields of the configuration go in, objects built from plain arguments come out."""
+"""The one place that knows both sides: fields of the configuration go in, objects built from plain arguments come
+out.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from focalbench.boxes.yolo import VOC_PRIORS
 from focalbench.config.data import SyntheticData
+from focalbench.config.model import YoloV2Config
 from focalbench.config.paths import data_root
-from focalbench.config.model import RetinaNetConfig
 from focalbench.config.schema import ExperimentConfig
 from focalbench.data.cache import choose_cache_dir
 from focalbench.data.dataset import DetectionData, load_data
+from focalbench.data.multiscale import multiscale_size, resize_batch
 from focalbench.data.synthetic import ensure_synthetic
 from focalbench.data.transforms import Augment
-from focalbench.experiment.batches import AugmentedBatches
-from focalbench.losses import LOSSES
-from focalbench.losses.base import ClassificationLoss, Counts
-from focalbench.losses.detection import DetectionLoss
+from focalbench.data.voc import Classes
+from focalbench.experiment.batches import AugmentedBatches, Resize
+from focalbench.experiment.build_loss import class_activation
 from focalbench.models import MODELS
+from focalbench.structures import Targets
 from focalbench.training.evaluate import DetectionSettings
 from focalbench.training.loop import Plan, StepSettings, TrainState
 from focalbench.training.optim import build_optimizer, learning_rate_factor
 
-# Cross entropy on the same outputs: what other losses are matched to, and what counts positives and negatives.
-REFERENCE = {"sigmoid": "ce", "softmax": "softmax_ce"}
-# Keys of the loss's section that the criterion or the trial acts on; all others are arguments of the loss.
-_NOT_LOSS_ARGUMENTS = {"name", "weight", "match_scale", "apply_to"}
-_COUNT_CHUNK = 64
+# Keys of the model's section that the criterion, the batches or the choice of priors act on.
+_NOT_MODEL_ARGUMENTS = {
+    "name", "pos_iou", "neg_iou", "box_weight", "box_beta", "num_priors", "ignore_iou", "object_scale", "noobject_scale",
+    "coord_scale", "class_scale", "rescore", "coord_area_scale", "anneal_images", "multiscale", "multiscale_every",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,70 +76,52 @@ def build_data(config: ExperimentConfig) -> DataSets:
         DataError: for faults of the data set.
     """
     root, train_splits, val_splits = data_location(config)
-    classes = "auto" if isinstance(config.data, SyntheticData) else config.data.classes
-    options = {
-        "image_size": canvas_size(config),
-        "fit": config.data.fit,
-        "cache": config.data.cache,
-        "cache_dir": cache_dir(config),
-    }
-    train = load_data(root, train_splits, classes, **options)
-    return DataSets(train, load_data(root, val_splits, train.classes, **options))
+    classes: Classes = "auto" if isinstance(config.data, SyntheticData) else config.data.classes
+
+    def load(splits: tuple[str, ...], classes: Classes) -> DetectionData:
+        return load_data(
+            root,
+            splits,
+            classes,
+            image_size=canvas_size(config),
+            fit=config.data.fit,
+            cache=config.data.cache,
+            cache_dir=cache_dir(config),
+        )
+
+    train = load(train_splits, classes)
+    return DataSets(train, load(val_splits, train.classes))
 
 
-def build_model(config: ExperimentConfig, num_classes: int) -> nn.Module:
-    """The detector with the outputs that the loss asks for; weights follow from ``seed`` alone."""
+def build_model(
+    config: ExperimentConfig, num_classes: int, train: DetectionData | None = None, *, pretrained: bool = True
+) -> nn.Module:
+    """The detector with the outputs that the loss asks for; weights follow from ``seed`` and ``model.weights`` alone.
+
+    Args:
+        train: the training set, for ``priors: auto``; without it a checkpoint must bring them.
+        pretrained: whether to read ``model.weights``; a checkpoint replaces them in any case.
+    """
     torch.manual_seed(config.seed)
-    options = config.model.model_dump(exclude={"name", "weights"})
-    if isinstance(config.model, RetinaNetConfig):
-        for key in ("pos_iou", "neg_iou", "box_weight", "box_beta"):
-            options.pop(key)
+    options = config.model.model_dump(exclude=_NOT_MODEL_ARGUMENTS)
+    if isinstance(config.model, YoloV2Config):
+        options["priors"] = _priors(config.model, train)
+    if not pretrained:
+        options["weights"] = "none"
     return MODELS[config.model.name](
-        num_classes=num_classes,
-        activation=LOSSES[config.loss.name].activation,
-        pre_nms_top=config.eval.top_k,
-        **options,
+        num_classes=num_classes, activation=class_activation(config), pre_nms_top=config.eval.top_k, **options
     )
 
 
-def build_criterion(config: ExperimentConfig, model: nn.Module, train: DetectionData) -> nn.Module:
-    """The training criterion around the configured classification loss."""
-    num_classes = len(train.classes)
-    criterion = DetectionLoss(
-        reference_loss(config, num_classes),
-        num_classes=num_classes,
-        weight=config.loss.weight,
-        pos_iou=config.model.pos_iou,
-        neg_iou=config.model.neg_iou,
-        box_weight=config.model.box_weight,
-        box_beta=config.model.box_beta,
-    )
-    counts = count_anchors(model, criterion, train) if needs_counts(config) else None
-    arguments = config.loss.model_dump(exclude=_NOT_LOSS_ARGUMENTS)
-    criterion.classification = LOSSES[config.loss.name](num_classes=num_classes, counts=counts, **arguments)
-    return criterion
-
-
-def reference_loss(config: ExperimentConfig, num_classes: int) -> ClassificationLoss:
-    """Cross entropy on the same outputs as the configured loss."""
-    return LOSSES[REFERENCE[LOSSES[config.loss.name].activation]](num_classes=num_classes, counts=None)
-
-
-def needs_counts(config: ExperimentConfig) -> bool:
-    """Whether the loss depends on how many anchors are positive and negative in the training set."""
-    return getattr(config.loss, "alpha", None) == "auto" or config.loss.name == "class_balanced"
-
-
-def count_anchors(model: nn.Module, criterion: DetectionLoss, train: DetectionData) -> Counts:
-    """Positives of each class and negatives over the training set, after matching, without augmentation."""
-    anchors = model.anchors_for(train.canvas)  # type: ignore[operator]
-    positives, negatives = [0] * len(train.classes), 0
-    for start in range(0, len(train), _COUNT_CHUNK):
-        targets = train.targets(range(start, min(start + _COUNT_CHUNK, len(train))))
-        part = criterion.count(anchors, targets)
-        positives = [a + b for a, b in zip(positives, part.positives_per_class, strict=True)]
-        negatives += part.negatives
-    return Counts(tuple(positives), negatives)
+def _priors(yolo: YoloV2Config, train: DetectionData | None) -> tuple[tuple[float, float], ...]:
+    """(width, height) of each prior in units of 32 px."""
+    if yolo.priors == "voc":
+        return VOC_PRIORS
+    if yolo.priors != "auto":
+        return yolo.priors
+    if train is None:
+        return ((1.0, 1.0),) * yolo.num_priors
+    raise NotImplementedError
 
 
 def build_batches(config: ExperimentConfig, train: DetectionData, device: torch.device) -> AugmentedBatches:
@@ -147,7 +134,21 @@ def build_batches(config: ExperimentConfig, train: DetectionData, device: torch.
         seed=config.seed,
         device=device,
         channels_last=config.optim.channels_last,
+        resize=_multiscale(config),
     )
+
+
+def _multiscale(config: ExperimentConfig) -> Resize | None:
+    """YOLOv2's change of canvas size during training, where asked for."""
+    yolo = config.model
+    if not isinstance(yolo, YoloV2Config) or yolo.multiscale is None:
+        return None
+    sizes, every = yolo.multiscale, yolo.multiscale_every
+
+    def resize(images: Tensor, targets: Targets, step: int) -> tuple[Tensor, Targets]:
+        return resize_batch(images, targets, multiscale_size(step, sizes, config.seed, every=every))
+
+    return resize
 
 
 def build_state(config: ExperimentConfig, model: nn.Module, criterion: nn.Module, step: StepSettings) -> TrainState:
@@ -155,7 +156,7 @@ def build_state(config: ExperimentConfig, model: nn.Module, criterion: nn.Module
     optim = config.optim
     memory_format = torch.channels_last if optim.channels_last else torch.contiguous_format
     model = model.to(step.device, memory_format=memory_format)  # type: ignore[call-overload]
-    options = {"lr": optim.lr, "weight_decay": optim.weight_decay}
+    options: dict[str, Any] = {"lr": optim.lr, "weight_decay": optim.weight_decay}
     options |= (
         {"momentum": optim.momentum, "nesterov": optim.nesterov} if optim.name == "sgd" else {"betas": optim.betas}
     )

@@ -136,7 +136,7 @@ def save_detections(path: Path, evaluation: Evaluation, val: DetectionData, trut
     arrays["image_ids"] = np.array([record.image_id for record in val.records])
     arrays["classes"] = np.array(val.classes)
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # no array is named allow_pickle
     write_atomically(path, buffer.getvalue())
 
 

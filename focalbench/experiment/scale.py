@@ -1,7 +1,7 @@
 """Losses on one scale: the factor that gives a loss cross entropy's gradient norm on the logits.
 
-Focal loss with alpha .25 and gamma 2 has a several times smaller gradient than cross entropy. Under one learning rate a sweep over gamma
-is then a sweep over the step size in disguise; with this factor it is not.
+Focal loss with alpha .25 and gamma 2 has a several times smaller gradient than cross entropy. Under one learning rate a
+sweep over gamma is then a sweep over the step size in disguise; with this factor it is not.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ def matched_factor(
         num_batches: first training batches to measure on.
     """
     model, own = copy.deepcopy(model), copy.deepcopy(criterion.classification)
+    assert isinstance(own, ClassificationLoss)
     squares = torch.zeros(2, dtype=torch.float64)
     for step in range(num_batches):
         images, targets = batches(step)
         with torch.no_grad(), torch.autocast(device.type, precision, enabled=precision != torch.float32):
             outputs = model(images)
         problem = criterion.class_problem(outputs, targets)  # type: ignore[operator]
-        squares += torch.stack([_squared_gradient(problem, loss) for loss in (reference, own)])  # type: ignore[arg-type]
+        squares += torch.stack([_squared_gradient(problem, loss) for loss in (reference, own)])
     expected, found = squares.sqrt().tolist()
     return expected / found if found > 0 else 1.0
 

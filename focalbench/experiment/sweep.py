@@ -1,6 +1,7 @@
 """The books of a sweep: which trials there are, how each stands, and one table of their results.
 
-A trial is found by the hash at the end of its folder's name, so that a sweep may grow, move or be renamed: what is done stays done.
+A trial is found by the hash at the end of its folder's name, so that a sweep may grow, move or be renamed: what is done
+stays done.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ _IDENTITY = ("name", "arm", "seed", "hash", "differs")
 def open_sweep(out: Path, name: str, trials: Sequence[Trial], *, fresh: bool = False) -> None:
     """Makes ``out`` ready for ``trials``: with ``fresh`` an older folder is set aside, never deleted.
 
-    Trials that an earlier form of the sweep gave another name are renamed; trials that are no longer asked for stay listed.
+    Trials that an earlier form of the sweep gave another name are renamed; trials that are no longer asked for stay
+    listed.
 
     Raises:
         StorageError: when ``out`` cannot be written or holds something else.

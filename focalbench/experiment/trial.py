@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
@@ -18,6 +17,7 @@ from focalbench.config.schema import ExperimentConfig
 from focalbench.config.sweep import Trial
 from focalbench.errors import BusyError, CheckpointError, ConfigError, DivergedError, InterruptedTrial, StorageError
 from focalbench.experiment import build
+from focalbench.experiment.build_loss import build_criterion, reference_loss
 from focalbench.experiment.events import Progress, TrialEvents, load_detections
 from focalbench.experiment.scale import matched_factor
 from focalbench.experiment.selfcheck import initial_class_loss
@@ -41,9 +41,8 @@ from focalbench.runtime import (
     set_determinism,
 )
 from focalbench.tracking.hparams import columns_of, flatten
-from focalbench.tracking.records import RecordsTracker, storage_faults, write_atomically, write_json
-from focalbench.tracking.tensorboard import TensorBoardTracker
-from focalbench.tracking.tracker import MultiTracker
+from focalbench.tracking.records import storage_faults, write_atomically, write_json
+from focalbench.tracking.tensorboard import open_trackers
 from focalbench.training.checkpoint import load_newest, remove_leftovers
 from focalbench.training.evaluate import score
 from focalbench.training.loop import StepSettings, TrainState, fit
@@ -153,9 +152,9 @@ def _prepare(trial: Trial, folder: Path, device: str, warn: Warn) -> _Session:
     set_determinism(config.run.deterministic)
     seed_everything(config.seed)
     data = build.build_data(config)
-    model = build.build_model(config, len(data.train.classes))
+    model = build.build_model(config, len(data.train.classes), data.train)
     try:
-        criterion = build.build_criterion(config, model, data.train)
+        criterion = build_criterion(config, model, data.train)
     except ValueError as fault:  # what the loss finds wrong with its parameters, such as a list of the wrong length
         raise ConfigError(f"loss: {fault}") from fault
     batches = build.build_batches(config, data.train, where)
@@ -190,7 +189,7 @@ def _start(trial: Trial, session: _Session, warn: Warn) -> None:
         warn(f"{trial.name}: {check['diagnosis']}")
     session.notes["initial_loss"] = check
     if config.loss.match_scale:
-        reference = build.reference_loss(config, len(session.data.train.classes)).to(settings.device)
+        reference = reference_loss(config, len(session.data.train.classes)).to(settings.device)
         factor = matched_factor(
             state.model,
             state.criterion,
@@ -200,8 +199,8 @@ def _start(trial: Trial, session: _Session, warn: Warn) -> None:
             device=settings.device,
             precision=settings.precision,
         )
-        state.criterion.weight.mul_(factor)  # type: ignore[operator, union-attr]
-    session.notes["loss_weight"] = state.criterion.weight.item()  # type: ignore[operator, union-attr]
+        state.criterion.weight.mul_(factor)  # type: ignore[operator]
+    session.notes["loss_weight"] = state.criterion.weight.item()  # type: ignore[operator]
     seed_everything(config.seed)
 
 
@@ -232,7 +231,14 @@ def _fit(
     """Opens the trackers, trains, tells TensorBoard how it ended, closes them."""
     config, state = trial.config, session.state
     plan = build.build_plan(config, len(session.data.train))
-    tracker = open_trackers(trial, folder, state.step)
+    tracker = open_trackers(
+        folder,
+        hparams=flatten(resolved(config)),
+        trial=trial.name,
+        arm=trial.arm,
+        columns=columns_of(ExperimentConfig.model_json_schema()),
+        resume_step=state.step or None,
+    )
     events = TrialEvents(
         folder=folder,
         trial=trial,
@@ -263,21 +269,6 @@ def _fit(
     finally:
         tracker.close()
     return events
-
-
-def open_trackers(trial: Trial, folder: Path, resumed_step: int) -> MultiTracker:
-    """metrics.jsonl and TensorBoard, both cut back to the checkpoint that training goes on from."""
-    resume = resumed_step if resumed_step > 0 else None
-    board = TensorBoardTracker(
-        folder,
-        hparams=flatten(resolved(trial.config)),
-        group=trial.name,
-        trial=trial.name,
-        arm=trial.arm,
-        columns=columns_of(ExperimentConfig.model_json_schema()),
-        purge_step=None if resume is None else resume + 1,
-    )
-    return MultiTracker([RecordsTracker(folder, resume_step=resume), board])
 
 
 def _result(trial: Trial, folder: Path, session: _Session, events: TrialEvents, *, wall_s: float) -> dict[str, Any]:

@@ -46,7 +46,8 @@ class Slots:
 def plan_slots(num_trials: int, device: str, trials_per_device: int) -> Slots:
     """One slot a core on a CPU, ``trials_per_device`` on each GPU; the cores are shared out evenly as threads.
 
-    It depends on the size of the sweep and not on what is left of it, so that a trial that goes on later has the same threads.
+    It depends on the size of the sweep and not on what is left of it, so that a trial that goes on later has the same
+    threads.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     gpus = _gpus(device)

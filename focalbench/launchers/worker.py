@@ -1,7 +1,7 @@
 """A worker process: reads jobs as lines on stdin, trains them in turn, reports in JSON lines on stdout.
 
-When stdin ends the launcher is gone or has no more jobs: a trial under way is stopped at its next step with a checkpoint. So no
-worker outlives its launcher, however that ended.
+When stdin ends the launcher is gone or has no more jobs: a trial under way is stopped at its next step with a
+checkpoint. So no worker outlives its launcher, however that ended.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """RetinaNet's training criterion: anchors to targets, one classification loss, one box loss, one normaliser.
 
-The classification loss comes in as a function of logits and labels, so that all losses compared see the same anchors, the same box
-loss and the same normaliser: the number of positive anchors of the batch, at least 1 (arXiv:1708.02002, sec. 4.1).
+The classification loss comes in as a function of logits and labels, so that all losses compared see the same anchors,
+the same box loss and the same normaliser: the number of positive anchors of the batch, at least 1 (arXiv:1708.02002,
+sec. 4.1).
 """
 
 from __future__ import annotations
@@ -86,7 +87,9 @@ class DetectionLoss(nn.Module):
         }
 
     def class_problem(self, outputs: HeadOutputs, targets: Targets, matched: Tensor | None = None) -> ClassProblem:
-        """The question put to the classification loss; also used to match the scale of losses and to analyse trained models."""
+        """The question put to the classification loss; also used to match the scale of losses and to analyse trained
+        models.
+        """
         if matched is None:
             matched = self._match(outputs.anchors, targets)
         labels = anchor_labels(matched, targets, self.num_classes)

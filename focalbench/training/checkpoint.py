@@ -1,8 +1,9 @@
 """Checkpoints that survive a kill at any moment, and say so when they do not fit.
 
-A checkpoint is two files: ``step-00000500.pt`` and, beside it, its SHA-256. Each is written to a temporary file in the same folder,
-flushed to the disk and renamed; the data file first, so that a checksum without its data file cannot be. A data file without
-its checksum is one whose writer was killed: it is skipped. Loading never runs code (``weights_only``).
+A checkpoint is two files: ``step-00000500.pt`` and, beside it, its SHA-256. Each is written to a temporary file in the
+same folder, flushed to the disk and renamed; the data file first, so that a checksum without its data file cannot be. A
+data file without its checksum is one whose writer was killed: it is skipped. Loading never runs code
+(``weights_only``).
 """
 
 from __future__ import annotations
@@ -117,7 +118,9 @@ def _checksum_path(path: Path) -> Path:
 
 
 def _write_with_checksum(path: Path, content: bytes) -> None:
-    """Data file, then checksum. Replacing a file, its old checksum goes first: new data never stand beside an old sum."""
+    """Data file, then checksum. Replacing a file, its old checksum goes first: new data never stand beside an old
+    sum.
+    """
     with storage_faults(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _checksum_path(path).unlink(missing_ok=True)

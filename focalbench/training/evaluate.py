@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -118,10 +118,13 @@ def detect_batch(
 
 def score(detections: FlatArrays, ground_truth: FlatArrays, classes: tuple[str, ...], protocol: str) -> Evaluation:
     """mAP and AP per class by ``protocol`` (voc07 | voc12 | coco)."""
+    num_classes = len(classes)
+    result: Mapping[str, Any]
     if protocol == "coco":
-        result = coco_average_precision(detections, ground_truth, num_classes=len(classes))
+        result = coco_average_precision(detections, ground_truth, num_classes=num_classes)
+    elif protocol == "voc07":
+        result = voc_average_precision(detections, ground_truth, num_classes=num_classes, interpolation="11point")
     else:
-        interpolation = "11point" if protocol == "voc07" else "area"
-        result = voc_average_precision(detections, ground_truth, num_classes=len(classes), interpolation=interpolation)
+        result = voc_average_precision(detections, ground_truth, num_classes=num_classes, interpolation="area")
     ap = {name: float(value) for name, value in zip(classes, result["ap"], strict=True)}
     return Evaluation(float(result["map"]), ap, detections)

@@ -15,7 +15,6 @@ from focalbench.errors import DivergedError, InterruptedTrial
 from focalbench.runtime import StopFlag
 from focalbench.structures import Targets
 
-
 _NUMBERS = ("step", "lr_scale", "evaluated", "best", "seconds")
 
 
@@ -124,7 +123,9 @@ class StepSettings:
 
 
 def train_step(state: TrainState, images: Tensor, targets: Targets, settings: StepSettings) -> dict[str, Tensor]:
-    """One update. Returns detached scalars: cls, box, num_pos, loss (their minimised sum) and grad_norm before clipping."""
+    """One update. Returns detached scalars: cls, box, num_pos, loss (their minimised sum) and grad_norm before
+    clipping.
+    """
     with torch.autocast(settings.device.type, settings.precision, enabled=settings.precision != torch.float32):
         outputs = state.model(images)
     terms = state.criterion(outputs, targets)

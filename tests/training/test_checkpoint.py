@@ -1,0 +1,128 @@
+"""A checkpoint is whole or it is not used; nothing in it is ever run."""
+
+import hashlib
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from focalbench.errors import CheckpointError, StorageError
+from focalbench.training import checkpoint
+from focalbench.training.checkpoint import (
+    list_checkpoints,
+    load_checkpoint,
+    load_newest,
+    remove_leftovers,
+    save_best,
+    save_checkpoint,
+)
+
+
+def _state(step: int) -> dict[str, object]:
+    return {"step": step, "model": {"weight": torch.arange(10.0) + step}, "names": ["a", "b"], "nested": {"x": [1, 2.5]}}
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path / "c", _state(3), step=3, keep=2)
+    state = load_checkpoint(path)
+    assert torch.equal(state["model"]["weight"], torch.arange(10.0) + 3)
+    assert (state["names"], state["nested"]) == (["a", "b"], {"x": [1, 2.5]})
+
+
+def test_the_newest_by_step_wins_and_only_some_are_kept(tmp_path: Path) -> None:
+    for step in (5, 10, 100):
+        save_checkpoint(tmp_path, _state(step), step=step, keep=2)
+    assert [p.name for p in list_checkpoints(tmp_path)] == ["step-00000100.pt", "step-00000010.pt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+        f"step-000000{n}.pt{end}" for n in ("10",) for end in ("", ".sha256")
+    ) + ["step-00000100.pt", "step-00000100.pt.sha256"]
+    newest = load_newest(tmp_path)
+    assert newest is not None
+    assert newest["step"] == 100
+
+
+def test_no_folder_means_no_checkpoint(tmp_path: Path) -> None:
+    assert load_newest(tmp_path / "missing") is None
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty"])
+def test_a_damaged_newest_falls_back_with_a_warning(tmp_path: Path, damage: str) -> None:
+    save_checkpoint(tmp_path, _state(1), step=1, keep=2)
+    path = save_checkpoint(tmp_path, _state(2), step=2, keep=2)
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+    path.write_bytes({"flip": content, "truncate": content[:-100], "empty": b""}[damage])
+    with pytest.warns(UserWarning, match=r"step-00000002\.pt: damaged"):
+        state = load_newest(tmp_path)
+    assert state is not None
+    assert state["step"] == 1
+
+
+def test_all_damaged_is_an_error_that_names_the_way_out(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, _state(1), step=1, keep=2)
+    path.write_bytes(b"rubbish")
+    with pytest.raises(CheckpointError, match="--fresh"):
+        load_newest(tmp_path)
+
+
+def test_a_first_write_cut_off_before_its_checksum_starts_anew(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, _state(1), step=1, keep=2)
+    path.with_name(path.name + ".sha256").unlink()
+    assert load_newest(tmp_path) is None
+
+
+class _Payload:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return os.mkdir, (str(self.target),)
+
+
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
+    target, path = tmp_path / "owned", tmp_path / "step-00000001.pt"
+    torch.save({"format": checkpoint.FORMAT_VERSION, "payload": _Payload(target)}, path)
+    path.with_name(path.name + ".sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest())
+    with pytest.raises(CheckpointError, match="not a checkpoint of plain tensors"):
+        load_checkpoint(path)
+    assert not target.exists()
+    assert pickle.loads(pickle.dumps(_Payload(target))) is None  # the payload does work where pickle is trusted
+    assert target.exists()
+
+
+def test_another_format_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "FORMAT_VERSION", 99)
+    path = save_checkpoint(tmp_path, _state(1), step=1, keep=1)
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match="format 99"):
+        load_checkpoint(path)
+
+
+def test_a_failing_write_keeps_the_older_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_checkpoint(tmp_path, _state(1), step=1, keep=1)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match=r"step-00000002.*No space left"):
+        save_checkpoint(tmp_path, _state(2), step=2, keep=1)
+    monkeypatch.undo()
+    newest = load_newest(tmp_path)
+    assert newest is not None
+    assert newest["step"] == 1
+
+
+def test_the_best_is_replaced(tmp_path: Path) -> None:
+    save_best(tmp_path, _state(1))
+    assert load_checkpoint(save_best(tmp_path, _state(7)))["step"] == 7
+
+
+def test_leftovers_of_a_killed_writer_go(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, _state(1), step=1, keep=1)
+    (tmp_path / ".step-00000002.pt.1a2b").write_bytes(b"half")
+    remove_leftovers(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, f"{path.name}.sha256"]

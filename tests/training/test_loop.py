@@ -1,0 +1,167 @@
+"""A step learns, a stop loses nothing, a value that is not finite is never saved."""
+
+import math
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from focalbench.errors import DivergedError, InterruptedTrial
+from focalbench.runtime import StopFlag
+from focalbench.structures import Targets
+from focalbench.training.loop import Meter, Plan, StepSettings, TrainState, fit
+
+CPU = StepSettings(torch.device("cpu"), torch.float32, clip_norm=1.0)
+
+
+class _Classification:
+    def __init__(self) -> None:
+        self.progress: list[float] = []
+
+    def set_progress(self, fraction: float) -> None:
+        self.progress.append(fraction)
+
+
+class _Loss(nn.Module):
+    """A stand-in for a criterion: the mean squared output; ``poison`` makes one step's loss NaN."""
+
+    def __init__(self, poison: int | None = None) -> None:
+        super().__init__()
+        self.classification = _Classification()
+        self.poison, self.calls = poison, 0
+
+    def forward(self, outputs: Tensor, targets: Targets) -> dict[str, Tensor]:
+        self.calls += 1
+        loss = outputs.square().mean()
+        if self.calls == self.poison:
+            loss = loss * math.nan
+        return {"cls": loss, "box": 0.5 * loss, "num_pos": torch.tensor(3)}
+
+
+@dataclass
+class _Events:
+    stop: StopFlag | None = None
+    interrupt_evaluation: bool = False
+    logs: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    evaluations: list[int] = field(default_factory=list)
+    saved: list[tuple[int, dict]] = field(default_factory=list)
+
+    def log(self, state: TrainState, values: dict[str, float]) -> None:
+        self.logs.append((state.step, values))
+
+    def evaluate(self, state: TrainState) -> None:
+        if self.interrupt_evaluation:
+            raise InterruptedTrial("stopped", 15)
+        self.evaluations.append(state.step)
+
+    def checkpoint(self, state: TrainState) -> None:
+        # Through bytes as a real checkpoint goes: a reference would follow the training.
+        self.saved.append((state.step, {k: _copy(v) for k, v in state.state_dict().items()}))
+
+
+def _copy(value: object) -> object:
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {k: _copy(v) for k, v in value.items()}
+    return [_copy(v) for v in value] if isinstance(value, list) else value
+
+
+def _batch(step: int) -> tuple[Tensor, Targets]:
+    generator = torch.Generator().manual_seed(step)
+    return torch.randn(4, 8, generator=generator), Targets(torch.zeros(4, 1, 4), torch.full((4, 1), -1))
+
+
+def _state(poison: int | None = None) -> TrainState:
+    torch.manual_seed(0)
+    model = nn.Linear(8, 2)
+    return TrainState(model, _Loss(poison), torch.optim.AdamW(model.parameters(), lr=1.0))
+
+
+def _plan(total: int, *evaluations: int, log_every: int = 3) -> Plan:
+    return Plan(total, frozenset(evaluations), lambda step: 0.1 / (1 + step), log_every, checkpoint_every=3600)
+
+
+def test_training_lowers_the_loss_and_logs_means_of_the_steps_between() -> None:
+    events = _Events()
+    fit(_state(), _batch, _plan(12, 12), CPU, events, StopFlag())
+    assert [step for step, _ in events.logs] == [3, 6, 9, 12]
+    assert events.logs[-1][1]["loss"] < events.logs[0][1]["loss"]
+    assert events.logs[0][1]["num_pos"] == 3
+    assert events.logs[0][1]["loss"] == pytest.approx(1.5 * events.logs[0][1]["cls"])
+    assert events.evaluations == [12]
+
+
+def test_resumed_equals_unbroken_even_between_two_log_lines() -> None:
+    whole, broken, rest = _Events(), _Events(), _Events()
+    unbroken = _state()
+    fit(unbroken, _batch, _plan(10, 5, 10), CPU, whole, StopFlag())
+    first, stop = _state(), StopFlag()
+
+    def batches(step: int) -> tuple[Tensor, Targets]:
+        if step == 6:
+            stop.request(15)
+        return _batch(step)
+
+    with pytest.raises(InterruptedTrial):
+        fit(first, batches, _plan(10, 5, 10), CPU, broken, stop)
+    step, content = broken.saved[-1]
+    assert step == 7
+    second = _state()
+    second.load_state_dict(content)
+    fit(second, _batch, _plan(10, 5, 10), CPU, rest, StopFlag())
+    assert torch.equal(second.model.weight, unbroken.model.weight)
+    assert broken.logs + rest.logs == whole.logs
+    assert broken.evaluations + rest.evaluations == whole.evaluations == [5, 10]
+
+
+def test_a_stop_during_an_evaluation_leaves_it_to_be_done_again() -> None:
+    events = _Events(interrupt_evaluation=True)
+    state = _state()
+    with pytest.raises(InterruptedTrial):
+        fit(state, _batch, _plan(4, 2, 4), CPU, events, StopFlag())
+    step, content = events.saved[-1]
+    assert (step, content["evaluated"]) == (2, 0)
+    resumed, after = _state(), _Events()
+    resumed.load_state_dict(content)
+    fit(resumed, _batch, _plan(4, 2, 4), CPU, after, StopFlag())
+    assert after.evaluations == [2, 4]
+
+
+def test_divergence_names_step_loss_and_rate_and_saves_nothing_of_it() -> None:
+    events = _Events()
+    with pytest.raises(DivergedError, match=r"step 4: loss nan.*lr 0\.025"):
+        fit(_state(poison=4), _batch, _plan(8, 3, 8), CPU, events, StopFlag())
+    assert [step for step, _ in events.saved] == [3]
+
+
+def test_the_loss_hears_of_the_progress_before_each_step() -> None:
+    state = _state()
+    fit(state, _batch, _plan(4, 4), CPU, _Events(), StopFlag())
+    assert state.criterion.classification.progress == [0, 0.25, 0.5, 0.75]
+
+
+def test_a_halved_learning_rate_is_used_and_logged() -> None:
+    state, events = _state(), _Events()
+    state.lr_scale = 0.5
+    fit(state, _batch, _plan(1, 1, log_every=1), CPU, events, StopFlag())
+    assert events.logs[0][1]["lr"] == pytest.approx(0.05)
+
+
+def test_the_averaged_weights_are_the_ones_evaluated() -> None:
+    state = _state()
+    average = torch.optim.swa_utils.get_ema_multi_avg_fn(0.5)
+    state.ema = torch.optim.swa_utils.AveragedModel(state.model, multi_avg_fn=average, use_buffers=True)
+    fit(state, _batch, _plan(3, 3), CPU, _Events(), StopFlag())
+    assert state.evaluated_model() is state.ema.module
+    assert not torch.equal(state.ema.module.weight, state.model.weight)
+
+
+def test_a_meter_with_a_bad_step_refuses_to_be_saved() -> None:
+    meter = Meter()
+    meter.add({"loss": torch.tensor(1.0)})
+    meter.require_finite(1)
+    meter.add({"loss": torch.tensor(math.inf)})
+    with pytest.raises(DivergedError, match="before step 2"):
+        meter.require_finite(2)
