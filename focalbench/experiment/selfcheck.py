@@ -28,6 +28,8 @@ def initial_class_loss(
     problem = criterion.class_problem(outputs, targets)  # type: ignore[operator]
     observed = problem.loss(loss).item()
     num_images, num_anchors = problem.labels.shape
-    expected = loss.initial_loss(num_anchors, problem.avg_factor.item() / num_images, prior_prob)  # type: ignore[operator, union-attr]
+    expected = None
+    if outputs.objectness is None:  # the closed forms are those of RetinaNet's anchors, background among them
+        expected = loss.initial_loss(num_anchors, problem.avg_factor.item() / num_images, prior_prob)  # type: ignore[operator, union-attr]
     diagnosis = None if expected is None else diagnose_initial_loss(observed, expected)
     return {"observed": observed, "expected": expected, "diagnosis": diagnosis}

@@ -86,6 +86,10 @@ class DetectionLoss(nn.Module):
             "num_pos": (matched >= 0).sum().detach(),
         }
 
+    def set_progress(self, fraction: float) -> None:
+        """Moves scheduled parameters of the loss under test; ``fraction`` of the training, in [0, 1]."""
+        self.classification.set_progress(fraction)
+
     def class_problem(self, outputs: HeadOutputs, targets: Targets, matched: Tensor | None = None) -> ClassProblem:
         """The question put to the classification loss; also used to match the scale of losses and to analyse trained
         models.

@@ -34,6 +34,7 @@ class YoloV2(nn.Module):
         pre_nms_top: candidates kept before suppression.
 
     Attributes:
+        priors: (A, 2) float32 buffer, the priors' widths and heights in units of 32 px.
         stride: pixels per cell; canvases must be multiples of 32 in any case.
 
     Raises:
@@ -41,6 +42,7 @@ class YoloV2(nn.Module):
         DataError: for a weight file that is damaged or does not fit.
     """
 
+    priors: Tensor
     _mean: Tensor
     _std: Tensor
 
@@ -57,7 +59,9 @@ class YoloV2(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes, self.activation, self.pre_nms_top = num_classes, activation, pre_nms_top
-        self.priors = tuple((float(width), float(height)) for width, height in priors)
+        # In checkpoints, because priors may come from the training set.
+        self.register_buffer("priors", torch.tensor(priors, dtype=torch.float32).reshape(-1, 2))
+        self.register_load_state_dict_post_hook(_forget_anchors)
         build, width, passthrough = _BACKBONES[backbone]
         # Registered in the order of darknet's weight files.
         self.trunk = build()
@@ -96,14 +100,14 @@ class YoloV2(nn.Module):
         fine, coarse = self.trunk(images * self._std + self._mean)
         # The passthrough's channels come first, as in darknet's [route] layers=-1,-4.
         joined = torch.cat((reorganise(self.passthrough(fine)), self.head(coarse)), dim=1)
-        raw = self.predict(self.fuse(joined)).permute(0, 2, 3, 1).reshape(len(images), -1, 5 + self.num_classes)
+        raw = self.predict(self.fuse(joined)).permute(0, 2, 3, 1).reshape(images.shape[0], -1, 5 + self.num_classes)
         anchors = self._place(canvas, images.device)
         return HeadOutputs(raw[..., 5:], raw[..., :4], anchors, canvas, (len(anchors),), raw[..., 4])
 
     def _place(self, canvas: tuple[int, int], device: torch.device) -> Tensor:
         """(R, 4) priors in all cells; kept for the next batch of the same size."""
         if (canvas, device) not in self._anchors:
-            self._anchors[canvas, device] = place_priors(self.priors, canvas, self.stride).to(device)
+            self._anchors[canvas, device] = place_priors(self.priors.tolist(), canvas, self.stride).to(device)
         return self._anchors[canvas, device]
 
     def anchors_for(self, canvas: tuple[int, int]) -> Tensor:
@@ -140,3 +144,8 @@ class YoloV2(nn.Module):
             nms_thresh=nms_thresh,
             max_detections=max_detections,
         )
+
+
+def _forget_anchors(model: nn.Module, incompatible_keys: object) -> None:
+    """After other priors were loaded, the anchors kept are wrong."""
+    model._anchors.clear()  # type: ignore[operator, union-attr]

@@ -230,7 +230,7 @@ def run_step(
     lr = plan.learning_rate(state.step) * state.lr_scale
     for group in state.optimizer.param_groups:
         group["lr"] = lr
-    state.criterion.classification.set_progress(state.step / plan.total_steps)  # type: ignore[union-attr, operator]
+    state.criterion.set_progress(state.step / plan.total_steps)  # type: ignore[operator]
     values = train_step(state, *batches(state.step), settings)
     state.meter.add(values)
     state.step += 1

@@ -150,7 +150,15 @@ def test_nothing_found_is_an_empty_result(tiny):
 
 def test_the_registry_builds_it():
     model = MODELS["yolov2"](num_classes=2, backbone="tiny", activation="sigmoid", prior_prob=0.1)
-    assert model.priors == VOC_PRIORS
+    torch.testing.assert_close(model.priors, torch.tensor(VOC_PRIORS))
+
+
+def test_priors_travel_with_the_weights(tiny):
+    """Priors found on a training set must be there when a trial folder alone is left."""
+    other = YoloV2(num_classes=3, backbone="tiny", priors=((1.0, 1.0),) * 5)
+    assert not torch.equal(other.anchors_for((64, 64)), tiny.anchors_for((64, 64)))
+    other.load_state_dict(tiny.state_dict())
+    assert torch.equal(other.anchors_for((64, 64)), tiny.anchors_for((64, 64)))
 
 
 def test_the_pixel_range_is_undone(tiny):
