@@ -115,7 +115,8 @@ def _voc_root(root: Path) -> Path:
         raise DataError(f"{root}: no such folder")
     around = [root.parent] if (root / "ImageSets").is_dir() else []
     for candidate in (root, root / "VOCdevkit", *around):
-        if candidate.is_dir() and list_years(candidate):
+        years = list_years(candidate) if candidate.is_dir() else []
+        if any((candidate / f"VOC{year}" / "ImageSets").is_dir() for year in years):
             return candidate
     raise DataError(f"{root}: holds no folder VOC2007, VOC2012, ... with JPEGImages, Annotations and ImageSets/Main")
 

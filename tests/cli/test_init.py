@@ -1,0 +1,117 @@
+"""``init``: a configuration that fits the data set, and is valid as written."""
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from focalbench.cli import app
+from focalbench.cli.init import canvas
+from focalbench.config.load import load_config
+from focalbench.config.sweep import expand
+from focalbench.errors import DataError, StorageError
+
+OBJECT = """<object><name>{name}</name><difficult>0</difficult>
+<bndbox><xmin>{x}</xmin><ymin>10</ymin><xmax>{x2}</xmax><ymax>30</ymax></bndbox></object>"""
+
+
+def make_set(root, splits, year="2007", size=(64, 48)):
+    """A VOC folder: each image of ``splits`` has one cat, and every second one a dog."""
+    folder = root / f"VOC{year}"
+    for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (folder / part).mkdir(parents=True)
+    for split, count in splits.items():
+        ids = [f"{split}{index:03d}" for index in range(count)]
+        (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(ids) + "\n")
+        for index, image_id in enumerate(ids):
+            Image.new("RGB", size, (index, 90, 120)).save(folder / "JPEGImages" / f"{image_id}.jpg")
+            objects = OBJECT.format(name="cat", x=5, x2=25)
+            objects += OBJECT.format(name="dog: big", x=30, x2=50) if index % 2 else ""
+            (folder / "Annotations" / f"{image_id}.xml").write_text(
+                f"<annotation><size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size>"
+                f"{objects}</annotation>"
+            )
+    return root
+
+
+def call(*arguments):
+    result = CliRunner().invoke(app, ["init", *map(str, arguments)], catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.stdout
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_file_is_valid_and_fits_the_data(here):
+    make_set(here / "my pets" / "VOCdevkit", {"trainval": 8, "test": 3})
+    assert "focalbench run my_pets.yaml" in call("my pets/VOCdevkit")
+    config = load_config(here / "my_pets.yaml")
+    assert (config.name, config.data.root) == ("my_pets", "my pets/VOCdevkit")
+    assert (config.data.train, config.data.val) == (("2007/trainval",), ("2007/test",))
+    height, width = config.data.image_size
+    assert width / height == pytest.approx(64 / 48, rel=0.2)
+    assert config.optim.steps == 800
+    assert {trial.arm for trial in expand(config)} == {"ce", "balanced_ce", "focal", "focal_matched"}
+    text = (here / "my_pets.yaml").read_text()
+    assert "#   cat            8\n#   dog: big       4\n" in text
+    assert "# 8 training images, 3 to evaluate on" in text
+
+
+def test_train_and_val_where_there_is_no_test_list(here):
+    make_set(here / "set", {"train": 2, "val": 2}, year="2012")
+    call("set", "-o", "x.yaml")
+    config = load_config(here / "x.yaml")
+    assert (config.data.train, config.data.val) == (("2012/train",), ("2012/val",))
+
+
+@pytest.mark.parametrize("given", ["set", "set/VOCdevkit", "set/VOCdevkit/VOC2007"])
+def test_root_may_be_given_one_level_off(here, given):
+    make_set(here / "set" / "VOCdevkit", {"train": 2, "val": 2})
+    call(given, "-o", "x.yaml")
+    assert load_config(here / "x.yaml").data.root == "set/VOCdevkit"
+
+
+def test_stdout_and_existing_files(here):
+    make_set(here / "set", {"train": 2, "val": 2})
+    text = call("set", "-o", "-")
+    (here / "set.yaml").write_text("precious")
+    with pytest.raises(StorageError, match=r"set\.yaml: exists; --force"):
+        call("set")
+    assert (here / "set.yaml").read_text() == "precious"
+    call("set", "--force")
+    assert (here / "set.yaml").read_text() == text
+    with pytest.raises(StorageError, match="cannot be written"):
+        call("set", "-o", here / "no" / "folder.yaml")
+
+
+def test_faulty_folders(here):
+    with pytest.raises(DataError, match="no such folder"):
+        call("nowhere")
+    (here / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no folder VOC2007"):
+        call("empty")
+    make_set(here / "odd", {"first": 1, "second": 1})
+    with pytest.raises(DataError, match=r"found: 2007/first, 2007/second"):
+        call("odd")
+    make_set(here / "bare", {"train": 1, "val": 1})
+    for path in (here / "bare" / "VOC2007" / "Annotations").iterdir():
+        path.write_text(path.read_text().replace("object>", "thing>"))
+    with pytest.raises(DataError, match="no object"):
+        call("bare")
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "area", "expected"),
+    [
+        (640, 480, 192 * 256, (192, 256)),
+        (480, 640, 192 * 256, (256, 192)),
+        (500, 500, 192 * 256, (224, 224)),
+        (500, 375, 384 * 512, (384, 512)),
+        (5000, 100, 192 * 256, (128, 384)),
+    ],
+)
+def test_canvas_keeps_the_aspect_in_multiples_of_32(width, height, area, expected):
+    assert canvas([width] * 3, [height] * 3, area) == expected

@@ -1,0 +1,130 @@
+"""The command line as a whole: quick to start, right exit codes, short messages, no traceback."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from focalbench import __version__, cli
+from focalbench.errors import ConfigError, DivergedError
+
+HEAVY = ("torch", "torchvision", "numpy", "scipy", "pydantic", "PIL", "matplotlib", "tensorboard")
+
+
+def focalbench(*arguments, stdout=subprocess.PIPE, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "focalbench", *map(str, arguments)],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        env={**os.environ, "COLUMNS": "80", **environment},
+        check=False,
+    )
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys\n"
+        "sys.argv = ['focalbench', '--help']\n"
+        "from focalbench.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        f"print(sorted(set({HEAVY!r}) & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "Commands" in done.stdout
+
+
+def test_version_and_usage():
+    done = focalbench("--version")
+    assert (done.returncode, done.stdout) == (0, f"focalbench {__version__}\n")
+    for arguments in (["nonsense"], ["validate"], ["show", "--nope"], ["validate", "a.yaml", "b.yaml"]):
+        done = focalbench(*arguments)
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert 0 < len(done.stderr.splitlines()) <= 20
+
+
+def test_user_fault_ends_with_2_on_stderr_without_a_traceback(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("loss: {gama: 1}")
+    done = focalbench("validate", path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"{path}:1:8: loss.gama: unknown key; did you mean 'gamma'?")
+    assert "Traceback" not in done.stderr
+    assert "Traceback" in focalbench("validate", path, FOCALBENCH_DEBUG="1").stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_full_disk_behind_stdout():
+    with open("/dev/full", "w") as full:
+        done = focalbench("schema", stdout=full)
+    assert done.returncode == 2
+    assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_reader_that_goes_away_is_no_fault():
+    command = f"{sys.executable} -m focalbench schema | head -n 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines() == ["{", "0"]
+    assert done.stderr == ""
+
+
+def test_closed_streams():
+    command = f"{sys.executable} -m focalbench schema >&- 2>&- <&-; echo $?"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+def test_terminal_that_cannot_show_a_character(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("data: {classes: [é]}", encoding="utf-8")
+    done = focalbench("show", path, PYTHONIOENCODING="ascii")
+    assert done.returncode == 0
+    assert "classes: [?]" in done.stdout
+
+
+def raising(monkeypatch, error):
+    def app():
+        raise error
+
+    monkeypatch.setattr(cli, "app", app)
+    monkeypatch.delenv("FOCALBENCH_DEBUG", raising=False)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return end.value.code
+
+
+def test_exit_codes_follow_the_error(monkeypatch, capsys):
+    assert raising(monkeypatch, ConfigError("key: reason")) == 2
+    assert capsys.readouterr().err == "key: reason\n"
+    assert raising(monkeypatch, DivergedError("step 3")) == 3
+    assert raising(monkeypatch, PermissionError(13, "Permission denied", "/x/y")) == 2
+    assert "/x/y: Permission denied" in capsys.readouterr().err
+
+
+def test_long_messages_are_cut_to_twenty_lines(monkeypatch, capsys):
+    raising(monkeypatch, ConfigError("\n".join(f"line {i}" for i in range(50))))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 20
+    assert lines[-1] == "... and 31 more lines"
+
+
+def test_fault_of_focalbench_ends_with_1_and_says_how_to_see_more(monkeypatch, capsys):
+    assert raising(monkeypatch, ZeroDivisionError("by zero")) == 1
+    text = capsys.readouterr().err
+    assert "ZeroDivisionError: by zero" in text
+    assert "FOCALBENCH_DEBUG=1" in text
+    assert "Traceback" not in text
+
+
+def test_every_command_is_documented():
+    commands = typer.main.get_command(cli.app).commands
+    assert {"run", "init", "validate", "show", "schema", "doctor"} <= set(commands)
+    for name, command in commands.items():
+        assert command.help, name
