@@ -1,0 +1,172 @@
+"""Trials grouped into arms: one configuration without its seed is one arm, whatever its folders are called."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from focalbench.analysis.runs import TrialRecord, as_number, flatten_config
+
+# What changes where or how fast a trial runs, but not what it is. Data are known by their content, not their place.
+_NOT_IDENTITY = ("seed", "name", "sweep", "run", "data.root", "data.cache", "data.cache_dir", "eval.batch_size")
+_FACTS = ("data_fingerprint", "classes", "split", "protocol")
+"""Entries of result.json in which comparable trials agree."""
+_LENGTH = "images trained on"
+_LENGTH_KEYS = ("optim.epochs", "optim.steps", "optim.batch_size", "data.train")
+_EVALUATION = ("eval.score_thresh", "eval.nms_thresh", "eval.top_k", "eval.max_detections")
+"""Configuration keys in which comparable trials agree."""
+_MAX_SHOWN = 60
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The finished trials of one configuration.
+
+    Attributes:
+        label: unique name: the arm's own, with what tells it apart where two arms share it.
+        settings: the configuration without the seed, dotted keys.
+        facts: what must be equal for a comparison, by key: data, split, protocol, length, evaluation.
+        trials: by seed.
+    """
+
+    label: str
+    settings: Mapping[str, Any] = field(repr=False)
+    facts: Mapping[str, Any] = field(repr=False)
+    trials: Mapping[int, TrialRecord] = field(repr=False)
+
+    def values(self, metric: str) -> dict[int, float]:
+        """Seed -> value, for the seeds that have one."""
+        found = {seed: trial.value(metric) for seed, trial in sorted(self.trials.items())}
+        return {seed: value for seed, value in found.items() if value is not None}
+
+
+def group_arms(trials: Iterable[TrialRecord]) -> tuple[list[Arm], list[str]]:
+    """Arms of the trials that count, in the order of their first trial, and warnings about what was odd."""
+    groups: dict[str, list[TrialRecord]] = defaultdict(list)
+    for trial in trials:
+        if trial.counts:
+            groups[_identity(trial)].append(trial)
+    warnings: list[str] = []
+    arms = [_build_arm(group, warnings) for group in groups.values()]
+    return _with_unique_labels(arms), warnings
+
+
+def incomparable_keys(arm: Arm, baseline: Arm) -> list[str]:
+    """``key (value against value)`` for all that forbids comparing the two; what one of them lacks is no proof."""
+    differing = []
+    for key, own in arm.facts.items():
+        other = baseline.facts.get(key)
+        if own is None or other is None or own == other:
+            continue
+        keys = [k for k in _LENGTH_KEYS if arm.settings.get(k) != baseline.settings.get(k)] if key == _LENGTH else []
+        for name in keys:
+            differing.append(_against(name, arm.settings.get(name), baseline.settings.get(name)))
+        if not keys:
+            differing.append(_against(key, own, other))
+    return differing
+
+
+def unknown_facts(arms: Sequence[Arm]) -> list[str]:
+    """Warnings about facts that only some arms state, so that nobody can say whether they agree."""
+    warnings = []
+    for key in arms[0].facts if arms else ():
+        silent = [arm.label for arm in arms if arm.facts.get(key) is None]
+        if 0 < len(silent) < len(arms):
+            warnings.append(f"{key} is not known for {', '.join(silent)}: whether it is comparable was not checked")
+    return warnings
+
+
+def circumstances(arms: Sequence[Arm]) -> list[str]:
+    """Warnings about how trials came to be that do not forbid comparing them."""
+    warnings = []
+    trials = [trial for arm in arms for trial in arm.trials.values()]
+    for key, words in (("precision", "numeric precision"), ("device", "kinds of device")):
+        kinds = {str(trial.result[key]).split(":")[0] for trial in trials if trial.result.get(key)}
+        if len(kinds) > 1:
+            warnings.append(f"trials were run with different {words}: {', '.join(sorted(kinds))}")
+    for package in ("focalbench", "torch"):
+        versions = {str(found) for trial in trials if (found := _environment(trial).get(package))}
+        if len(versions) > 1:
+            warnings.append(f"trials were run with different versions of {package}: {', '.join(sorted(versions))}")
+    for arm in arms:
+        scales = {seed: as_number(trial.result.get("lr_scale")) for seed, trial in arm.trials.items()}
+        lowered = [f"seed {seed}" for seed, scale in scales.items() if scale not in (None, 1.0)]
+        if lowered:
+            warnings.append(f"{arm.label}: diverged and went on at a lower learning rate: {', '.join(lowered)}")
+    return warnings
+
+
+def _environment(trial: TrialRecord) -> Mapping[str, Any]:
+    environment = trial.result.get("environment")
+    return environment if isinstance(environment, dict) else {}
+
+
+def _settings(trial: TrialRecord) -> dict[str, Any]:
+    flat = flatten_config(trial.config)
+    return {
+        key: value
+        for key, value in flat.items()
+        if not any(key == name or key.startswith(f"{name}.") for name in _NOT_IDENTITY)
+    }
+
+
+def _facts(trial: TrialRecord, settings: Mapping[str, Any]) -> dict[str, Any]:
+    facts = {key: trial.result.get(key) for key in _FACTS}
+    batch_size, steps = as_number(settings.get("optim.batch_size")), as_number(trial.result.get("steps"))
+    facts[_LENGTH] = steps * (batch_size or 1) if steps else None
+    return facts | {key: settings.get(key) for key in _EVALUATION}
+
+
+def _identity(trial: TrialRecord) -> str:
+    settings = _settings(trial)
+    named = [trial.arm] if not settings else []  # without a configuration the arm's name is all there is
+    return json.dumps([named, settings, _facts(trial, settings)], sort_keys=True, default=str)
+
+
+def _build_arm(group: Sequence[TrialRecord], warnings: list[str]) -> Arm:
+    names = Counter(trial.arm for trial in group)
+    label = names.most_common(1)[0][0]
+    if len(names) > 1:
+        warnings.append(f"{label}: arms named {', '.join(sorted(names))} have one configuration and are joined")
+    by_seed: dict[int, TrialRecord] = {}
+    for trial in group:
+        assert trial.seed is not None  # a trial that counts has one
+        kept = by_seed.setdefault(trial.seed, trial)
+        if kept is not trial:
+            same = "the same" if kept.value("val/mAP") == trial.value("val/mAP") else "another"
+            warnings.append(f"{label}: seed {trial.seed} occurs twice; {trial.folder} has {same} mAP and is left out")
+    settings = _settings(group[0])
+    return Arm(label, settings, _facts(group[0], settings), dict(sorted(by_seed.items())))
+
+
+def _with_unique_labels(arms: list[Arm]) -> list[Arm]:
+    shared = {label for label, count in Counter(arm.label for arm in arms).items() if count > 1}
+    return [
+        replace(arm, label=_distinct_label(arm, [other for other in arms if other.label == arm.label]))
+        if arm.label in shared
+        else arm
+        for arm in arms
+    ]
+
+
+def _distinct_label(arm: Arm, namesakes: Sequence[Arm]) -> str:
+    """The arm's name with the first key whose values tell all namesakes apart, or with its number."""
+    for table in ("settings", "facts"):
+        own = getattr(arm, table)
+        for key in own:
+            texts = [_shown(getattr(other, table).get(key)) for other in namesakes]
+            if len(set(texts)) == len(texts):
+                return f"{arm.label} ({key}={_shown(own[key])})"
+    return f"{arm.label} (#{namesakes.index(arm) + 1})"
+
+
+def _against(key: str, own: Any, other: Any) -> str:
+    return f"{key} ({_shown(own)} against {_shown(other)})"
+
+
+def _shown(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."

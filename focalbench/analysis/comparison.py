@@ -1,0 +1,304 @@
+"""Arms side by side: who is better than the baseline, by how much, and whether that can be said at all."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from focalbench.analysis.arms import Arm, circumstances, group_arms, incomparable_keys, unknown_facts
+from focalbench.analysis.runs import TrialRecord, metric_name
+from focalbench.analysis.statistics import (
+    MIN_SEEDS,
+    VERDICT_LEVEL,
+    Direction,
+    PairedDifference,
+    Summary,
+    holm,
+    paired_difference,
+    summarise,
+    verdict,
+)
+from focalbench.analysis.test_set_noise import TestSetNoise, measure_test_set_noise
+from focalbench.errors import ConfigError, DataError
+
+NOT_COMPARABLE = "not comparable"
+RULE = (
+    f"better / worse: paired t test over seeds, Holm-corrected over the arms, p < {VERDICT_LEVEL:g}, from {MIN_SEEDS} "
+    "paired seeds on (false alarms in under 5 % of simulated sweeps: docs/statistics.md). The exact sign-flip test is "
+    "shown beside it."
+)
+_LOWER_IS_BETTER = ("wall_s", "train_s", "time_s", "peak_memory_mb")
+_HIGHER_IS_BETTER = ("images_per_s",)
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """One arm's values of the metric.
+
+    Attributes:
+        arm: the arm.
+        values: seed -> value, finite ones only.
+        summary: their n, mean and sd.
+    """
+
+    arm: Arm
+    values: dict[int, float]
+    summary: Summary
+
+
+@dataclass(frozen=True)
+class ArmComparison:
+    """One arm against the baseline.
+
+    Attributes:
+        arm: label of the arm.
+        seeds: those that both have.
+        paired: the figures; None where the arms cannot be compared.
+        p_corrected: Holm-corrected p of the paired t test over all comparisons; nan where there is none.
+        noise: test-set noise of the difference; None where the detections are not there or the metric is no AP.
+        not_comparable: keys that differ though they must not, with both values.
+        verdict: in words.
+    """
+
+    arm: str
+    seeds: tuple[int, ...]
+    paired: PairedDifference | None
+    p_corrected: float
+    noise: TestSetNoise | None
+    not_comparable: tuple[str, ...]
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that ``compare`` says.
+
+    Attributes:
+        metric: name of the metric.
+        direction: whether higher or lower is better.
+        baseline: label of the baseline; None with a single arm.
+        arms: in the order of the sweep.
+        comparisons: one for each arm but the baseline.
+        unfinished: trials that do not count, with the reason.
+        warnings: what a reader must know.
+    """
+
+    metric: str
+    direction: Direction
+    baseline: str | None
+    arms: tuple[ArmResult, ...]
+    comparisons: tuple[ArmComparison, ...]
+    unfinished: tuple[TrialRecord, ...]
+    warnings: tuple[str, ...] = field(default=())
+
+    def as_document(self) -> dict[str, Any]:
+        """The comparison as plain data for JSON; nan stays nan."""
+        return {
+            "metric": self.metric,
+            "better": self.direction,
+            "baseline": self.baseline,
+            "rule": RULE,
+            "arms": [_arm_document(result) for result in self.arms],
+            "comparisons": [_comparison_document(comparison) for comparison in self.comparisons],
+            "unfinished": [
+                {"trial": str(t.folder), "arm": t.arm, "seed": t.seed, "state": t.state, "reason": t.reason}
+                for t in self.unfinished
+            ],
+            "warnings": list(self.warnings),
+        }
+
+
+def compare_trials(
+    trials: Sequence[TrialRecord],
+    *,
+    baseline: str | None = None,
+    metric: str = "val/mAP",
+    with_test_set_noise: bool = True,
+) -> Comparison:
+    """Groups trials into arms and compares each with the baseline over the seeds that both have.
+
+    Args:
+        trials: see ``runs.read_trials``.
+        baseline: name of the baseline arm; None takes the arm named ``ce``, else the first with plain cross entropy,
+            else the first.
+        metric: ``val/mAP``, ``AP/<class>``, or any number of result.json or metrics.jsonl.
+        with_test_set_noise: also resample the test images, where the trials kept their detections.
+
+    Raises:
+        ConfigError: an unknown baseline or metric.
+        DataError: no trial has finished.
+    """
+    metric = metric_name(metric)
+    direction = metric_direction(metric)
+    unfinished = tuple(trial for trial in trials if not trial.counts)
+    arms, warnings = group_arms(trials)
+    if not arms:
+        raise DataError(_nothing_finished(unfinished))
+    _require_metric(metric, arms)
+    results = [ArmResult(arm, values := arm.values(metric), summarise(list(values.values()))) for arm in arms]
+    warnings += _missing_values(results, metric)
+    warnings += unknown_facts(arms) + circumstances(arms)
+    if len(arms) == 1 and baseline is None:
+        return Comparison(metric, direction, None, tuple(results), (), unfinished, tuple(warnings))
+    base = _choose_baseline(results, baseline)
+    comparisons = _compare(results, base, metric, direction, with_test_set_noise, warnings)
+    return Comparison(
+        metric, direction, base.arm.label, tuple(results), tuple(comparisons), unfinished, tuple(warnings)
+    )
+
+
+def metric_direction(metric: str) -> Direction:
+    """Whether higher or lower values of a metric are better; ``none`` where neither can be said."""
+    if metric.startswith(("val/mAP", "AP/")) or metric in _HIGHER_IS_BETTER:
+        return "higher"
+    return "lower" if metric in _LOWER_IS_BETTER or metric.endswith("/loss") else "none"
+
+
+def _compare(
+    results: Sequence[ArmResult],
+    base: ArmResult,
+    metric: str,
+    direction: Direction,
+    with_test_set_noise: bool,
+    warnings: list[str],
+) -> list[ArmComparison]:
+    others = [result for result in results if result is not base]
+    blocked = {result.arm.label: incomparable_keys(result.arm, base.arm) for result in others}
+    shared = {result.arm.label: sorted(result.values.keys() & base.values.keys()) for result in others}
+    for result in others:
+        if not shared[result.arm.label]:
+            blocked[result.arm.label].append(f"seeds ({_seeds(result.values)} against {_seeds(base.values)})")
+    num_comparisons = sum(not keys for keys in blocked.values())
+    paired: dict[str, PairedDifference] = {}
+    for result in others:
+        label = result.arm.label
+        if blocked[label]:
+            continue
+        seeds = shared[label]
+        paired[label] = paired_difference(
+            [result.values[s] for s in seeds], [base.values[s] for s in seeds], num_comparisons=num_comparisons
+        )
+        unpaired = sorted(result.values.keys() ^ base.values.keys())
+        if unpaired:
+            warnings.append(
+                f"{label}: seeds {_seeds(unpaired)} are not in both arms and are left out of the difference"
+            )
+    corrected = dict(zip(paired, holm([pair.p_t for pair in paired.values()]), strict=True))
+    comparable = {
+        result.arm.label: (result.arm, shared[result.arm.label]) for result in others if result.arm.label in paired
+    }
+    noise = measure_test_set_noise(base.arm, comparable, metric, warnings) if with_test_set_noise else {}
+    return [
+        _one_comparison(label, shared[label], paired.get(label), corrected, noise, blocked[label], direction)
+        for label in (result.arm.label for result in others)
+    ]
+
+
+def _one_comparison(
+    label: str,
+    seeds: Sequence[int],
+    pair: PairedDifference | None,
+    corrected: dict[str, float],
+    noise: dict[str, TestSetNoise],
+    blocked: Sequence[str],
+    direction: Direction,
+) -> ArmComparison:
+    p_corrected = corrected.get(label, math.nan)
+    words = NOT_COMPARABLE
+    if pair is not None:
+        words = verdict(pair.n, pair.difference, p_corrected, direction)
+    return ArmComparison(label, tuple(seeds), pair, p_corrected, noise.get(label), tuple(blocked), words)
+
+
+def _choose_baseline(results: Sequence[ArmResult], wanted: str | None) -> ArmResult:
+    """The asked-for arm, or plain cross entropy, or the first; always one that has values."""
+    usable = [result for result in results if result.values]
+    if wanted is None:
+        named = [result for result in usable if result.arm.label == "ce"]
+        plain = [result for result in usable if result.arm.settings.get("loss.name") == "ce"]
+        return (named or plain or usable)[0]
+    matching = [result for result in results if result.arm.label == wanted]
+    if not matching:
+        labels = [result.arm.label for result in results]
+        namesakes = [label for label in labels if label.startswith(f"{wanted} (")]
+        if namesakes:
+            raise ConfigError(f"--baseline {wanted}: several arms have this name: {'; '.join(namesakes)}")
+        raise ConfigError(f"--baseline {wanted}: no such arm{_suggestion(wanted, labels)}; arms: {', '.join(labels)}")
+    if not matching[0].values:
+        raise ConfigError(f"--baseline {wanted}: this arm has no finished trial with the metric")
+    return matching[0]
+
+
+def _require_metric(metric: str, arms: Sequence[Arm]) -> None:
+    if any(arm.values(metric) for arm in arms):
+        return
+    names = sorted({name for arm in arms for trial in arm.trials.values() for name in trial.metric_names()})
+    if metric in names:
+        raise DataError(f"--metric {metric}: undefined (NaN) in every finished trial")
+    listed = ", ".join(name for name in names if not name.startswith("train/"))
+    raise ConfigError(f"--metric {metric}: no such metric{_suggestion(metric, names)}; there are: {listed}")
+
+
+def _suggestion(wanted: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(wanted, known, n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def _missing_values(results: Sequence[ArmResult], metric: str) -> list[str]:
+    warnings = []
+    for result in results:
+        missing = [seed for seed in result.arm.trials if seed not in result.values]
+        if missing:
+            warnings.append(f"{result.arm.label}: {metric} is undefined (NaN) or missing for seed {_seeds(missing)}")
+    return warnings
+
+
+def _nothing_finished(unfinished: Sequence[TrialRecord]) -> str:
+    lines = [f"no finished trial among {len(unfinished)}:"]
+    lines += [f"  {trial.folder}: {trial.reason or trial.state}" for trial in unfinished[:12]]
+    if len(unfinished) > 12:
+        lines.append(f"  ... and {len(unfinished) - 12} more")
+    return "\n".join(lines)
+
+
+def _seeds(seeds: Any) -> str:
+    return ", ".join(str(seed) for seed in sorted(seeds)) or "none"
+
+
+def _arm_document(result: ArmResult) -> dict[str, Any]:
+    return {
+        "arm": result.arm.label,
+        "n": result.summary.n,
+        "mean": result.summary.mean,
+        "sd": result.summary.sd,
+        "seeds": list(result.values),
+        "values": list(result.values.values()),
+        "loss": result.arm.settings.get("loss.name"),
+        "trials": [str(result.arm.trials[seed].folder) for seed in result.values],
+    }
+
+
+def _comparison_document(comparison: ArmComparison) -> dict[str, Any]:
+    pair = comparison.paired
+    figures = asdict(pair) if pair is not None else {}
+    return {
+        "arm": comparison.arm,
+        "n": pair.n if pair is not None else len(comparison.seeds),
+        "seeds": list(comparison.seeds),
+        "difference": figures.get("difference"),
+        "sd": figures.get("sd"),
+        "ci": list(figures["ci"]) if pair is not None else None,
+        "ci_bootstrap": list(figures["ci_bootstrap"]) if pair is not None else None,
+        "p": figures.get("p_t"),
+        "p_corrected": comparison.p_corrected,
+        "p_exact": figures.get("p_exact"),
+        "smallest_p_exact": figures.get("smallest_p"),
+        "detectable_difference": figures.get("detectable"),
+        "seeds_for_one_point": figures.get("seeds_for_one_point"),
+        "test_set_noise": asdict(comparison.noise) if comparison.noise is not None else None,
+        "not_comparable": list(comparison.not_comparable),
+        "verdict": comparison.verdict,
+    }

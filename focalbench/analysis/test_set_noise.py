@@ -1,0 +1,148 @@
+"""How much of a difference is owed to which images happen to be in the test set: a paired bootstrap over test images.
+
+It answers another question than the seeds do. The seeds say whether another training would find the difference again;
+this says how far the difference would move on another test set of the same kind and size. Both arms are scored on the
+same resampled images, and averaged over their paired seeds.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from focalbench.analysis.arms import Arm
+from focalbench.errors import DataError
+from focalbench.metrics.resampling import draw_image_weights, resampled_average_precision
+from focalbench.metrics.voc import Interpolation
+
+DETECTIONS_FILE = "detections.npz"
+NUM_RESAMPLES = 400
+_INTERPOLATIONS: dict[str, Interpolation] = {"voc07": "11point", "voc12": "area"}
+_TRUTH = ("gt_image", "gt_label", "gt_box", "gt_difficult")
+
+
+@dataclass(frozen=True)
+class TestSetNoise:
+    """Spread of a difference over resampled test sets.
+
+    Attributes:
+        sd: standard deviation of the difference.
+        ci: 2.5 % and 97.5 % quantiles of the difference.
+        num_images: images of the test set.
+        num_resamples: how often it was resampled.
+    """
+
+    __test__ = False  # not a test, whatever its name begins with
+
+    sd: float
+    ci: tuple[float, float]
+    num_images: int
+    num_resamples: int
+
+
+class UnusableDetectionsError(DataError):
+    """The stored detections cannot be resampled; the text says why."""
+
+
+def measure_test_set_noise(
+    baseline: Arm, arms: Mapping[str, tuple[Arm, Sequence[int]]], metric: str, warnings: list[str]
+) -> dict[str, TestSetNoise]:
+    """Test-set noise of each arm's difference to the baseline.
+
+    Args:
+        baseline: the arm compared with.
+        arms: label -> the arm and the seeds that it shares with the baseline.
+        metric: ``val/mAP`` or ``AP/<class>``; for others nothing is measured.
+        warnings: takes a line when detections are missing or do not fit.
+
+    Returns:
+        label -> noise, for the arms for which it could be measured.
+    """
+    interpolation = _INTERPOLATIONS.get(str(baseline.facts.get("protocol")))
+    if interpolation is None or not (metric == "val/mAP" or metric.startswith("AP/")) or not arms:
+        return {}
+    scores: dict[Path, NDArray[np.float64]] = {}
+    noise: dict[str, TestSetNoise] = {}
+    try:
+        truth = _read(next(iter(baseline.trials.values())).folder)
+    except UnusableDetectionsError as fault:
+        warnings.append(f"test-set noise was not measured: {fault}")
+        return {}
+    weights = draw_image_weights(len(truth["image_ids"]), NUM_RESAMPLES)
+    for label, (arm, seeds) in arms.items():
+        try:
+            differences = [
+                _resampled(arm.trials[seed].folder, truth, weights, metric, interpolation, scores)
+                - _resampled(baseline.trials[seed].folder, truth, weights, metric, interpolation, scores)
+                for seed in seeds
+            ]
+            noise[label] = _summary(np.mean(differences, axis=0), weights.shape[1])
+        except UnusableDetectionsError as fault:
+            warnings.append(f"{label}: test-set noise was not measured: {fault}")
+    return noise
+
+
+def _summary(differences: NDArray[np.float64], num_images: int) -> TestSetNoise:
+    defined = differences[np.isfinite(differences)]
+    if len(defined) < 2:
+        raise UnusableDetectionsError("the metric is undefined on the resampled test sets")
+    low, high = np.quantile(defined, [0.025, 0.975])
+    return TestSetNoise(float(defined.std(ddof=1)), (float(low), float(high)), num_images, len(defined))
+
+
+def _read(folder: Path) -> dict[str, NDArray[Any]]:
+    path = folder / DETECTIONS_FILE
+    try:
+        # opened here, not by numpy, which leaves a damaged file open
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            names = ("image", "label", "score", "box", *_TRUTH, "image_ids", "classes")
+            return {name: arrays[name] for name in names}
+    except FileNotFoundError as fault:
+        raise UnusableDetectionsError(f"{path} is missing") from fault
+    except KeyError as fault:
+        raise UnusableDetectionsError(f"{path}: written by another version, {fault.args[0]}") from fault
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as fault:
+        raise UnusableDetectionsError(f"{path} cannot be read") from fault
+
+
+def _resampled(
+    folder: Path,
+    truth: Mapping[str, NDArray[Any]],
+    weights: NDArray[np.int64],
+    metric: str,
+    interpolation: Interpolation,
+    scores: dict[Path, NDArray[np.float64]],
+) -> NDArray[np.float64]:
+    """(B,) the metric of one trial on each resampled test set; computed once for each folder."""
+    if folder in scores:
+        return scores[folder]
+    arrays = _read(folder)
+    if any(not np.array_equal(arrays[name], truth[name]) for name in (*_TRUTH, "image_ids", "classes")):
+        raise UnusableDetectionsError(f"{folder / DETECTIONS_FILE} belongs to another test set")
+    classes = arrays["classes"].tolist()
+    try:
+        ap = resampled_average_precision(
+            arrays,
+            {name.removeprefix("gt_"): truth[name] for name in _TRUTH},
+            weights,
+            num_classes=len(classes),
+            interpolation=interpolation,
+        )
+    except ValueError as fault:
+        raise UnusableDetectionsError(f"{folder / DETECTIONS_FILE}: {fault}") from fault
+    if metric == "val/mAP":
+        num_defined = (~np.isnan(ap)).sum(axis=1)
+        total = np.nansum(ap, axis=1)
+        scores[folder] = np.divide(total, num_defined, out=np.full(len(ap), np.nan), where=num_defined > 0)
+        return scores[folder]
+    name = metric.removeprefix("AP/")
+    if name not in classes:
+        raise UnusableDetectionsError(f"{folder / DETECTIONS_FILE} has no class '{name}'")
+    scores[folder] = ap[:, classes.index(name)]
+    return scores[folder]

@@ -1,0 +1,232 @@
+"""``compare``: arms side by side, with a verdict in words."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from focalbench.analysis.comparison import ArmComparison, ArmResult, Comparison
+    from focalbench.analysis.swept_keys import SweptGrid
+
+_BAR_WIDTH = 24
+_SHADES = " .:*#"  # lowest to highest: readable in any terminal and in a log file
+_MAX_UNFINISHED = 30
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to ``app``."""
+    app.command()(compare)
+
+
+def compare(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH...", help="Run folders (runs/NAME) or trial folders.", show_default=False),
+    ],
+    baseline: Annotated[
+        str | None,
+        typer.Option(metavar="ARM", help="Arm to compare with. Default: plain cross entropy.", show_default=False),
+    ] = None,
+    metric: Annotated[
+        str, typer.Option(metavar="NAME", help="val/mAP, AP/CLASS, time, or any other logged number.")
+    ] = "val/mAP",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Also write one row an arm.", show_default=False)
+    ] = None,
+) -> None:
+    """Compare arms over their seeds: mean, sd, paired difference to a baseline, and what can be claimed."""
+    from focalbench import console
+    from focalbench.analysis.comparison import compare_trials
+    from focalbench.analysis.runs import read_trials
+
+    comparison = compare_trials(read_trials(paths), baseline=baseline, metric=metric)
+    if csv is not None:
+        _write_csv(comparison, csv)
+    if as_json:
+        console.print_json(comparison.as_document())
+        return
+    _print_verdicts(comparison)
+    _print_resolution(comparison)
+    _print_swept(comparison)
+    _print_unfinished(comparison)
+    for warning in comparison.warnings:
+        console.warn(warning)
+
+
+def _print_verdicts(comparison: Comparison) -> None:
+    from focalbench import console
+    from focalbench.analysis.comparison import RULE
+
+    against = {entry.arm: entry for entry in comparison.comparisons}
+    rows = [_verdict_row(result, against.get(result.arm.label)) for result in comparison.arms]
+    console.print_table(
+        ["arm", "n", "mean", "sd", "difference", "95 % CI", "p (Holm)", "verdict"],
+        rows,
+        title=f"{comparison.metric}" + (f", differences to {comparison.baseline}" if comparison.baseline else ""),
+        note=RULE if comparison.comparisons else "One arm: nothing to compare it with.",
+    )
+    for entry in comparison.comparisons:
+        if entry.not_comparable:
+            console.print_text(
+                f"{entry.arm} is not comparable with {comparison.baseline}: {'; '.join(entry.not_comparable)}"
+            )
+
+
+def _verdict_row(result: ArmResult, entry: ArmComparison | None) -> list[str]:
+    summary = result.summary
+    row = [result.arm.label, str(summary.n), _number(summary.mean), _number(summary.sd)]
+    if entry is None:
+        return [*row, "", "", "", "baseline" if result.values else ""]
+    if entry.paired is None:
+        return [*row, "", "", "", entry.verdict]
+    pair = entry.paired
+    interval = "" if math.isnan(pair.ci[0]) else f"{_signed(pair.ci[0])} to {_signed(pair.ci[1])}"
+    return [*row, _signed(pair.difference), interval, _p(entry.p_corrected), entry.verdict]
+
+
+def _print_resolution(comparison: Comparison) -> None:
+    """What the sweep could have found at all, and the other tests."""
+    from focalbench import console
+
+    paired = [entry for entry in comparison.comparisons if entry.paired is not None and entry.paired.n > 1]
+    if not paired:
+        return
+    is_ap = comparison.metric.startswith(("val/mAP", "AP/"))
+    columns = ["arm", "pairs", "sd of differences", "exact p", "its least", "bootstrap CI", "detectable"]
+    columns += ["seeds for 1 point", "test-set noise"] if is_ap else []
+    rows = []
+    for entry in paired:
+        pair, noise = entry.paired, entry.noise
+        assert pair is not None
+        low, high = pair.ci_bootstrap
+        row = [entry.arm, str(pair.n), _number(pair.sd), _p(pair.p_exact), _p(pair.smallest_p)]
+        row += [f"{_signed(low)} to {_signed(high)}", _number(pair.detectable)]
+        if is_ap:
+            row += [str(pair.seeds_for_one_point or "-"), "-" if noise is None else f"sd {_number(noise.sd)}"]
+        rows.append(row)
+    console.print_text("")
+    console.print_table(
+        columns,
+        rows,
+        title="What these seeds can resolve",
+        note="detectable: true difference found with 80 % power at this n; test-set noise: sd of the difference over "
+        "resampled test images, apart from the seeds."
+        if is_ap
+        else "detectable: true difference found with 80 % power at this n.",
+    )
+
+
+def _print_swept(comparison: Comparison) -> None:
+    from focalbench.analysis.swept_keys import swept_grids
+
+    for grid in swept_grids(comparison.arms):
+        if len(grid.keys) == 1:
+            _print_line(grid, comparison.metric)
+        else:
+            _print_heat_map(grid, comparison.metric)
+
+
+def _print_line(grid: SweptGrid, metric: str) -> None:
+    from focalbench import console
+
+    means = [result.summary.mean for result in grid.cells.values()]
+    low, span = min(means), max(means) - min(means)
+    rows = []
+    for (x,), result in grid.cells.items():
+        length = round(_BAR_WIDTH * (result.summary.mean - low) / span) if span > 0 else 0
+        summary = result.summary
+        rows.append([f"{x:g}", _number(summary.mean), _number(summary.sd), str(summary.n), "|" + "#" * length])
+    console.print_text("")
+    console.print_table([grid.keys[0], "mean", "sd", "n", ""], rows, title=f"{metric} of {grid.title}")
+
+
+def _print_heat_map(grid: SweptGrid, metric: str) -> None:
+    from focalbench import console
+
+    means = [result.summary.mean for result in grid.cells.values()]
+    low, span = min(means), max(means) - min(means)
+    rows = []
+    for y in grid.axis(0):
+        row = [f"{y:g}"]
+        for x in grid.axis(1):
+            result = grid.cells.get((y, x))
+            if result is None:
+                row.append("-")
+                continue
+            share = (result.summary.mean - low) / span if span > 0 else 0.0
+            shade = _SHADES[min(int(share * len(_SHADES)), len(_SHADES) - 1)]
+            spread = "" if math.isnan(result.summary.sd) else f" +-{_number(result.summary.sd)}"
+            row.append(f"{_number(result.summary.mean)}{spread} {shade * 2}".rstrip())
+        rows.append(row)
+    corner = f"{grid.keys[0]} \\ {grid.keys[1]}"
+    console.print_text("")
+    console.print_table(
+        [corner, *(f"{x:g}" for x in grid.axis(1))], rows, title=f"{metric} of {grid.title} (## is highest)"
+    )
+
+
+def _print_unfinished(comparison: Comparison) -> None:
+    from focalbench import console
+
+    if not comparison.unfinished:
+        return
+    console.print_text(f"\nNot counted, {len(comparison.unfinished)} trials:")
+    for trial in comparison.unfinished[:_MAX_UNFINISHED]:
+        console.print_text(f"  {trial.folder.name}: {trial.reason or trial.state}")
+    if len(comparison.unfinished) > _MAX_UNFINISHED:
+        console.print_text(f"  ... and {len(comparison.unfinished) - _MAX_UNFINISHED} more")
+
+
+def _write_csv(comparison: Comparison, path: Path) -> None:
+    """One row an arm: its summary, and its comparison with the baseline."""
+    import csv
+    import io
+
+    from focalbench.tracking.records import write_atomically
+
+    document = comparison.as_document()
+    against = {entry["arm"]: entry for entry in document["comparisons"]}
+    text = io.StringIO()
+    columns = ["arm", "metric", "n", "mean", "sd", "seeds", "baseline", "pairs", "difference", "ci_low", "ci_high"]
+    columns += ["p", "p_corrected", "p_exact", "detectable_difference", "seeds_for_one_point", "test_set_noise_sd"]
+    columns += ["not_comparable", "verdict"]
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    for arm in document["arms"]:
+        row = {key: arm[key] for key in ("arm", "n", "mean", "sd")}
+        row |= {"metric": comparison.metric, "seeds": " ".join(map(str, arm["seeds"])), "baseline": comparison.baseline}
+        entry = against.get(arm["arm"])
+        if entry is not None:
+            row |= {key: entry[key] for key in columns if key in entry and key not in row}
+            row |= {"pairs": entry["n"], "not_comparable": "; ".join(entry["not_comparable"])}
+            row["ci_low"], row["ci_high"] = entry["ci"] or ("", "")
+            row["test_set_noise_sd"] = (entry["test_set_noise"] or {}).get("sd", "")
+        writer.writerow({key: "" if _is_nan(value) else value for key, value in row.items()})
+    write_atomically(path, text.getvalue().encode())
+
+
+def _is_nan(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _number(value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:.5g}"
+
+
+def _signed(value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    return f"{value:+.4f}" if abs(value) < 10 else f"{value:+.5g}"
+
+
+def _p(value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    return "<.0001" if value < 0.0001 else f"{value:.4f}".removeprefix("0")

@@ -1,0 +1,322 @@
+"""Comparisons of run folders: what is said, and above all what is not said."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from focalbench.analysis.comparison import Comparison, compare_trials, metric_direction
+from focalbench.analysis.runs import read_trials
+from focalbench.analysis.statistics import paired_difference
+from focalbench.analysis.swept_keys import swept_grids
+from focalbench.errors import ConfigError, DataError
+
+Write = Callable[..., Any]
+CE = [0.700, 0.705, 0.695, 0.702, 0.698, 0.701]
+FOCAL = [0.720, 0.722, 0.719, 0.723, 0.716, 0.724]
+SAME = [0.701, 0.704, 0.697, 0.701, 0.696, 0.703]
+
+
+def compared(*paths: Path, **keywords: Any) -> Comparison:
+    return compare_trials(read_trials(paths), **keywords)
+
+
+def verdicts(comparison: Comparison) -> dict[str, str]:
+    return {entry.arm: entry.verdict for entry in comparison.comparisons}
+
+
+def test_figures_and_words(write_arms: Write) -> None:
+    run = write_arms({"ce": CE, "focal": FOCAL, "same": SAME, "down": [v - 0.02 for v in CE]})
+    comparison = compared(run, with_test_set_noise=False)
+    assert comparison.baseline == "ce"
+    assert [result.arm.label for result in comparison.arms] == ["ce", "focal", "same", "down"]
+    assert verdicts(comparison) == {"focal": "better", "same": "no difference shown", "down": "worse"}
+    focal = comparison.comparisons[0]
+    assert focal.paired == paired_difference(FOCAL, CE, num_comparisons=3)
+    assert focal.p_corrected == pytest.approx(2 * focal.paired.p_t)  # second smallest of three
+    assert comparison.arms[1].summary.mean == pytest.approx(np.mean(FOCAL))
+    assert comparison.arms[1].summary.sd == pytest.approx(np.std(FOCAL, ddof=1))
+    assert comparison.warnings == ()
+
+
+def test_the_document_has_the_agreed_shape(write_arms: Write) -> None:
+    document = compared(write_arms({"ce": CE, "focal": FOCAL}), with_test_set_noise=False).as_document()
+    assert document["baseline"] == "ce"
+    assert document["metric"] == "val/mAP"
+    assert document["arms"][0] | {"trials": []} == {
+        "arm": "ce", "n": 6, "mean": pytest.approx(np.mean(CE)), "sd": pytest.approx(np.std(CE, ddof=1)),
+        "seeds": [0, 1, 2, 3, 4, 5], "values": CE, "loss": "ce", "trials": [],
+    }  # fmt: skip
+    entry = document["comparisons"][0]
+    assert entry["arm"] == "focal"
+    assert entry["n"] == 6
+    assert entry["verdict"] == "better"
+    assert entry["ci"][0] < entry["difference"] < entry["ci"][1]
+    assert entry["p_exact"] == entry["smallest_p_exact"] == 2 / 64
+    assert document["unfinished"] == document["warnings"] == []
+    json.dumps(document)
+
+
+@pytest.mark.parametrize(("n", "words"), [(1, "one seed: no claim"), (3, "not enough seeds"), (5, "not enough seeds")])
+def test_few_seeds_make_no_claim(write_arms: Write, n: int, words: str) -> None:
+    comparison = compared(write_arms({"ce": CE[:n], "focal": FOCAL[:n]}))
+    assert verdicts(comparison) == {"focal": words}
+    assert comparison.comparisons[0].paired.difference == pytest.approx(np.mean(np.subtract(FOCAL, CE)[:n]))
+
+
+def test_baseline_is_asked_for_or_plain_cross_entropy_or_the_first(write_trial: Write, write_arms: Write) -> None:
+    run = write_arms({"focal": FOCAL, "ce": CE})
+    assert compared(run).baseline == "ce"
+    swapped = compared(run, baseline="focal")
+    assert verdicts(swapped) == {"ce": "worse"}
+    with pytest.raises(ConfigError, match="did you mean 'focal'"):
+        compared(run, baseline="focall")
+    named = [
+        write_trial(f"runs/n/{i}", arm=arm, loss={"name": arm[:2], "i": i}) for i, arm in enumerate(["xx", "ce-plain"])
+    ]
+    assert compared(*named).baseline == "ce-plain"
+    others = [write_trial(f"runs/o/{i}", arm=arm, loss={"name": arm}) for i, arm in enumerate(["b", "a"])]
+    assert compared(*others).baseline == "b"
+
+
+def test_one_arm_has_nothing_to_be_compared_with(write_arms: Write) -> None:
+    comparison = compared(write_arms({"focal": FOCAL}))
+    assert comparison.baseline is None
+    assert comparison.comparisons == ()
+
+
+def test_only_shared_seeds_are_paired(write_arms: Write, write_trial: Write) -> None:
+    run = write_arms({"ce": CE, "focal": FOCAL[:5]})
+    write_trial("runs/test/more", arm="focal", seed=9, value=0.9, loss={"name": "focal", "label": 1})
+    comparison = compared(run)
+    entry = comparison.comparisons[0]
+    assert entry.seeds == (0, 1, 2, 3, 4)
+    assert entry.verdict == "not enough seeds"
+    assert any("seeds 5, 9 are not in both" in warning for warning in comparison.warnings)
+
+
+def test_arms_without_a_common_seed_are_not_compared(write_trial: Write, tmp_path: Path) -> None:
+    for seed in range(6):
+        write_trial(f"runs/a/ce{seed}", arm="ce", seed=seed)
+        write_trial(f"runs/a/focal{seed}", arm="focal", seed=seed + 10)
+    entry = compared(tmp_path).comparisons[0]
+    assert entry.verdict == "not comparable"
+    assert entry.not_comparable == ("seeds (10, 11, 12, 13, 14, 15 against 0, 1, 2, 3, 4, 5)",)
+    assert entry.paired is None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"result": {"data_fingerprint": ["aa", "cc"]}}, "data_fingerprint (aa, cc against aa, bb)"),
+        ({"result": {"protocol": "voc12"}}, "protocol (voc12 against voc07)"),
+        ({"result": {"split": ["2012/val"]}}, "split (2012/val against 2007/test)"),
+        ({"result": {"classes": ["cat"]}}, "classes (cat against cat, dog)"),
+        (
+            {"result": {"steps": 75}, "settings": {"optim": {"epochs": 3, "batch_size": 4}}},
+            "optim.epochs (3 against 2)",
+        ),
+        ({"result": {"steps": 80}}, "images trained on (320.0 against 200.0)"),
+        (
+            {"settings": {"eval": {"score_thresh": 0.01, "nms_thresh": 0.5}}},
+            "eval.score_thresh (0.01 against 0.05)",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_not_comparable_is_named(write_trial: Write, tmp_path: Path, change: dict, words: str) -> None:
+    for seed in range(6):
+        write_trial(f"runs/a/ce{seed}", arm="ce", seed=seed, value=CE[seed])
+        write_trial(f"runs/a/focal{seed}", arm="focal", seed=seed, value=FOCAL[seed], **change)
+        write_trial(f"runs/a/good{seed}", arm="good", seed=seed, value=FOCAL[seed], loss={"name": "ghm"})
+    comparison = compared(tmp_path)
+    entry = next(entry for entry in comparison.comparisons if entry.arm == "focal")
+    assert entry.verdict == "not comparable"
+    assert words in entry.not_comparable
+    assert verdicts(comparison)["good"] == "better"
+
+
+def test_another_batch_size_for_the_same_images_is_comparable(write_trial: Write, tmp_path: Path) -> None:
+    write_trial("runs/a/1", arm="ce")
+    optim = {"epochs": 2, "batch_size": 8}
+    write_trial("runs/a/2", arm="big batch", result={"steps": 25}, settings={"optim": optim})
+    assert [entry.verdict for entry in compared(tmp_path).comparisons] == ["one seed: no claim"]
+
+
+def test_moved_data_are_the_same_data(write_trial: Write, tmp_path: Path) -> None:
+    write_trial("runs/a/1", seed=0)
+    write_trial("runs/b/1", seed=1, settings={"data": {"name": "voc", "root": "/elsewhere", "cache": "ram"}})
+    comparison = compared(tmp_path)
+    assert [result.arm.label for result in comparison.arms] == ["ce"]
+    assert comparison.arms[0].summary.n == 2
+
+
+def test_one_name_for_two_configurations_is_two_arms(write_trial: Write, tmp_path: Path) -> None:
+    write_trial("runs/a/1", arm="focal", loss={"name": "focal", "gamma": 1.0})
+    write_trial("runs/b/1", arm="focal", loss={"name": "focal", "gamma": 2.0})
+    write_trial("runs/b/2", arm="ce", loss={"name": "ce"})
+    comparison = compared(tmp_path)
+    assert {result.arm.label for result in comparison.arms} == {
+        "focal (loss.gamma=1.0)",
+        "focal (loss.gamma=2.0)",
+        "ce",
+    }
+    with pytest.raises(ConfigError, match=r"several arms have this name: focal \(loss.gamma=1.0\)"):
+        compared(tmp_path, baseline="focal")
+
+
+def test_a_seed_that_occurs_twice_is_counted_once(write_trial: Write, tmp_path: Path) -> None:
+    write_trial("runs/a/1", value=0.5)
+    write_trial("runs/copy/1", value=0.5)
+    write_trial("runs/other/1", value=0.6)
+    comparison = compared(tmp_path)
+    assert comparison.arms[0].values == {0: 0.5}
+    texts = " ".join(comparison.warnings)
+    assert "has the same mAP" in texts
+    assert "has another mAP" in texts
+
+
+def test_trials_that_did_not_finish_are_listed(write_arms: Write, write_trial: Write) -> None:
+    run = write_arms({"ce": CE, "focal": FOCAL})
+    write_trial("runs/test/bad", arm="focal", seed=7, status={"state": "failed", "step": 3, "error": "diverged"})
+    comparison = compared(run)
+    assert [(trial.arm, trial.seed, trial.reason) for trial in comparison.unfinished] == [
+        ("focal", 7, "failed at step 3: diverged")
+    ]
+    assert verdicts(comparison) == {"focal": "better"}
+    assert comparison.as_document()["unfinished"][0]["state"] == "failed"
+
+
+def test_nothing_finished_is_an_error_that_lists_the_reasons(write_trial: Write, tmp_path: Path) -> None:
+    for seed in range(15):
+        write_trial(f"runs/a/{seed:02d}", seed=seed, status={"state": "running", "step": seed})
+    with pytest.raises(DataError, match="no finished trial among 15") as caught:
+        compared(tmp_path)
+    assert "running at step 3" in str(caught.value)
+    assert len(str(caught.value).splitlines()) < 20
+
+
+def test_undefined_metrics_are_left_out_and_said(write_arms: Write) -> None:
+    comparison = compared(write_arms({"ce": [*CE, 0.7], "focal": [*FOCAL, None]}))
+    assert verdicts(comparison) == {"focal": "better"}
+    assert any("undefined (NaN) or missing for seed 6" in warning for warning in comparison.warnings)
+
+
+def test_an_arm_that_is_undefined_throughout(write_arms: Write) -> None:
+    comparison = compared(write_arms({"ce": CE, "broken": [None] * 6}))
+    assert verdicts(comparison) == {"broken": "not comparable"}
+    assert math.isnan(comparison.arms[1].summary.mean)
+    with pytest.raises(ConfigError, match="no finished trial with the metric"):
+        compared(comparison.arms[1].arm.trials[0].folder.parent, baseline="broken")
+
+
+def test_metrics_are_known_by_name_and_unknown_ones_get_a_suggestion(write_arms: Write) -> None:
+    log = [{"step": 10, "train/loss": 1.0}]
+    run = write_arms({"ce": CE, "focal": FOCAL}, log=log)
+    assert compared(run, metric="mAP").metric == "val/mAP"
+    assert verdicts(compared(run, metric="AP/cat")) == {"focal": "better"}
+    assert compared(run, metric="train/loss").direction == "lower"
+    assert verdicts(compared(run, metric="time")) == {"focal": "no difference shown"}
+    with pytest.raises(DataError, match="undefined"):
+        compared(run, metric="AP/dog")
+    with pytest.raises(ConfigError, match="did you mean 'AP/cat'"):
+        compared(run, metric="AP/cats")
+
+
+@pytest.mark.parametrize(
+    ("metric", "direction"),
+    [("val/mAP", "higher"), ("AP/loss", "higher"), ("train/loss", "lower"), ("wall_s", "lower"),
+     ("images_per_s", "higher"), ("num_parameters", "none"), ("train/lr", "none")],
+)  # fmt: skip
+def test_directions(metric: str, direction: str) -> None:
+    assert metric_direction(metric) == direction
+
+
+def test_circumstances_are_warned_of(write_trial: Write, tmp_path: Path) -> None:
+    write_trial("runs/a/1", arm="ce", result={"precision": "float32", "device": "cpu", "data_fingerprint": None})
+    write_trial("runs/a/2", arm="focal", result={"precision": "bfloat16", "device": "cuda:0", "lr_scale": 0.5})
+    texts = " | ".join(compared(tmp_path).warnings)
+    assert "different numeric precision: bfloat16, float32" in texts
+    assert "different kinds of device: cpu, cuda" in texts
+    assert "focal: diverged and went on at a lower learning rate: seed 0" in texts
+    assert "data_fingerprint is not known for ce" in texts
+
+
+def test_swept_numbers_form_lines_and_grids(write_trial: Write, tmp_path: Path) -> None:
+    number = 0
+    for match in (False, True):
+        for gamma in (2.0, 0.5):
+            for alpha in (0.25, 0.5):
+                loss = {"name": "focal", "gamma": gamma, "alpha": alpha, "match_scale": match}
+                write_trial(f"runs/a/{(number := number + 1)}", arm=f"f{number}", value=gamma + alpha, loss=loss)
+    for alpha in (0.1, 0.9):
+        write_trial(f"runs/a/b{alpha}", arm=f"balanced {alpha}", loss={"name": "balanced_ce", "alpha": alpha})
+    write_trial("runs/a/ce")
+    grids = swept_grids(compared(tmp_path).arms)
+    assert [(grid.title, grid.keys) for grid in grids] == [
+        ("focal, loss.match_scale=false", ("loss.alpha", "loss.gamma")),
+        ("focal, loss.match_scale=true", ("loss.alpha", "loss.gamma")),
+        ("balanced_ce", ("loss.alpha",)),
+    ]
+    assert grids[0].axis(1) == [0.5, 2.0]
+    assert grids[0].cells[(0.25, 2.0)].values == {0: 2.25}
+
+
+def test_test_set_noise_is_that_of_the_difference(write_arms: Write, write_detections: Write) -> None:
+    run = write_arms({"ce": CE, "focal": FOCAL, "same": SAME})
+    for trial in read_trials([run]):
+        write_detections(trial.folder, found=list(range(20)) if trial.arm in ("ce", "same") else list(range(10, 40)))
+    noise = {entry.arm: entry.noise for entry in compared(run).comparisons}
+    assert noise["same"].sd == 0.0  # the same detections: no test set could tell the arms apart
+    assert noise["focal"].ci[0] < 30 / 40 - 20 / 40 < noise["focal"].ci[1]
+    # found by focal only: 20 of 40 images, by ce only: 10; the difference of the shares has variance (.75 - .25^2) / 40
+    assert noise["focal"].sd == pytest.approx(math.sqrt((0.75 - 0.25**2) / 40), rel=0.2)
+    assert noise["focal"].num_images == 40
+    per_class = compared(run, metric="AP/cat").comparisons[0].noise
+    assert per_class.sd == pytest.approx(noise["focal"].sd)
+    assert compared(run, metric="time").comparisons[0].noise is None
+    assert compared(run, with_test_set_noise=False).comparisons[0].noise is None
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("missing", "detections.npz is missing"),
+        ("torn", "cannot be read"),
+        ("other", "belongs to another test set"),
+        ("nan", "not finite"),
+    ],
+)
+def test_test_set_noise_says_why_it_is_missing(
+    write_arms: Write, write_detections: Write, fault: str, words: str
+) -> None:
+    run = write_arms({"ce": CE[:2], "focal": FOCAL[:2]})
+    trials = read_trials([run])
+    for trial in trials:
+        write_detections(trial.folder, found=[1, 2, 3])
+    broken = trials[-1].folder
+    if fault == "missing":
+        (broken / "detections.npz").unlink()
+    elif fault == "torn":
+        (broken / "detections.npz").write_bytes((broken / "detections.npz").read_bytes()[:300])
+    elif fault == "other":
+        write_detections(broken, found=[1, 2, 3], gt_difficult=np.ones(40, bool))
+    else:
+        write_detections(broken, found=[1, 2, 3], score=np.full(3, np.nan, np.float32))
+    comparison = compared(run)
+    assert comparison.comparisons[0].noise is None
+    assert any(words in warning for warning in comparison.warnings)
+    assert comparison.comparisons[0].paired is not None
+
+
+def test_arms_with_one_configuration_are_one_arm(write_trial: Write, tmp_path: Path) -> None:
+    loss = {"name": "focal", "gamma": 2.0}
+    write_trial("runs/a/x", arm="gamma=2", seed=0, loss=loss)
+    write_trial("runs/b/y", arm="gamma=2,alpha=0.25", seed=1, loss=loss)
+    comparison = compared(tmp_path)
+    assert [result.arm.label for result in comparison.arms] == ["gamma=2"]
+    assert comparison.arms[0].summary.n == 2
+    assert any("joined" in warning for warning in comparison.warnings)

@@ -1,0 +1,134 @@
+"""Trials on disk: found wherever they lie, known by their content, never a traceback."""
+
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from focalbench.analysis.runs import read_trials
+from focalbench.errors import DataError
+
+Write = Callable[..., Path]
+
+
+def test_trials_are_found_below_any_path_and_once(write_arms: Write, tmp_path: Path) -> None:
+    run = write_arms({"ce": [0.5, 0.6], "focal": [0.6, 0.7]})
+    assert len(read_trials([run])) == 4
+    assert len(read_trials([tmp_path])) == 4
+    one = next(run.iterdir())
+    assert len(read_trials([one])) == 1
+    assert len(read_trials([run, one, tmp_path / "runs"])) == 4
+    os.symlink(run, tmp_path / "link")
+    assert len(read_trials([tmp_path / "link", run])) == 4
+
+
+def test_identity_comes_from_the_content_not_from_the_folder(write_trial: Write) -> None:
+    path = write_trial("runs/a/focal-s3-12345678", arm="focal", seed=3)
+    moved = path.rename(path.parent / "renamed by hand")
+    (trial,) = read_trials([moved])
+    assert (trial.arm, trial.seed, trial.counts) == ("focal", 3, True)
+
+
+def test_order_is_that_of_the_sweep_and_missing_trials_are_listed(write_trial: Write, tmp_path: Path) -> None:
+    write_trial("runs/a/b", arm="second", result={"config_hash": "bbbbbbbb"})
+    write_trial("runs/a/z", arm="first", result={"config_hash": "aaaaaaaa"})
+    rows = [{"name": name, "arm": name, "seed": 0, "hash": 8 * letter} for name, letter in (("z", "a"), ("b", "b"), ("new", "c"))]  # fmt: skip # noqa: E501
+    (tmp_path / "runs/a/sweep.json").write_text(json.dumps({"trials": rows}))
+    trials = read_trials([tmp_path / "runs/a"])
+    assert [trial.arm for trial in trials] == ["first", "second", "new"]
+    assert trials[2].state == "not started"
+    assert not trials[2].counts
+    assert [trial.arm for trial in read_trials([tmp_path / "runs/a/z"])] == ["first"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"status": {"state": "failed", "step": 7, "error": "DivergedError: loss is nan\nlr 5"}},
+            "failed at step 7: Div",
+        ),
+        ({"status": {"state": "running", "step": 3, "steps": 50}}, "running at step 3 of 50"),
+        ({"status": {"state": "interrupted"}}, "interrupted"),
+        ({"remove": "result.json"}, "no result.json"),
+        ({"tear": "result.json"}, "result.json cannot be read"),
+        ({"tear": "status.json"}, "status.json cannot be read"),
+        ({"write": ("result.json", "[1, 2]")}, "result.json is not a JSON object"),
+        ({"write": ("result.json", '{"loss": 3}')}, "another version"),
+        ({"write": ("config.yaml", "a: [1")}, "config.yaml cannot be read"),
+        ({"write": ("config.yaml", "- 1")}, "config.yaml is not a mapping"),
+        ({"write": ("config.yaml", "!!python/object/apply:os.system ['false']")}, "config.yaml cannot be read"),
+    ],
+)
+def test_trials_that_do_not_count_say_why(write_trial: Write, change: dict, words: str) -> None:
+    path = write_trial("runs/a/t", status=change.get("status"))
+    if "remove" in change:
+        (path / change["remove"]).unlink()
+    if "tear" in change:
+        content = (path / change["tear"]).read_text()
+        (path / change["tear"]).write_text(content[: len(content) // 2])
+    if "write" in change:
+        name, content = change["write"]
+        (path / name).write_text(content)
+    (trial,) = read_trials([path])
+    assert not trial.counts
+    assert words in trial.reason
+    assert "\n" not in trial.reason
+
+
+def test_a_trial_without_status_or_config_still_counts(write_trial: Write) -> None:
+    path = write_trial("runs/a/t", arm="focal", seed=2)
+    (path / "status.json").unlink()
+    (path / "config.yaml").unlink()
+    (trial,) = read_trials([path])
+    assert trial.counts
+    assert (trial.arm, trial.seed) == ("focal", 2)
+
+
+def test_no_trials_are_no_traceback(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        read_trials([tmp_path / "missing"])
+    with pytest.raises(DataError, match="no trials here"):
+        read_trials([tmp_path])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="is a file"):
+        read_trials([tmp_path / "file"])
+
+
+def test_values_come_from_the_result_then_from_the_log(write_trial: Write) -> None:
+    log = [
+        {"step": 1, "train/loss": 2.0, "val/mAP": 0.1},
+        {"step": 2, "train/loss": 1.5},
+        {"step": 3, "train/loss": None},
+    ]
+    path = write_trial("runs/a/t", value=0.7, log=log)
+    (trial,) = read_trials([path])
+    assert trial.value("val/mAP") == trial.value("mAP") == 0.7
+    assert trial.value("AP/cat") == 0.7
+    assert trial.value("AP/dog") is None
+    assert trial.value("train/loss") == 1.5
+    assert trial.value("time") == 100.0
+    assert trial.value("arm") is None
+    assert trial.value("nothing") is None
+    assert {"val/mAP", "AP/cat", "train/loss", "wall_s"} <= trial.metric_names()
+
+
+def test_an_undefined_result_is_not_replaced_by_an_older_logged_value(write_trial: Write) -> None:
+    path = write_trial("runs/a/t", value=None, log=[{"step": 1, "val/mAP": 0.4}])
+    (trial,) = read_trials([path])
+    assert trial.value("val/mAP") is None
+    (path / "result.json").write_text((path / "result.json").read_text().replace("null", "NaN"))
+    (trial,) = read_trials([path])
+    assert trial.value("val/mAP") is None
+    assert math.isnan(trial.result["val/mAP"])
+
+
+def test_a_damaged_log_leaves_the_result_usable(write_trial: Write) -> None:
+    path = write_trial("runs/a/t", value=0.7)
+    (path / "metrics.jsonl").write_text('broken\n{"step": 1}\n')
+    (trial,) = read_trials([path])
+    assert trial.value("val/mAP") == 0.7
+    assert trial.value("train/loss") is None

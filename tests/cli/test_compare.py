@@ -1,0 +1,151 @@
+"""The command ``compare``: what it prints, and how it answers bad input."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from focalbench import cli
+
+CE = [0.700, 0.705, 0.695, 0.702, 0.698, 0.701]
+
+
+def write_trial(run: Path, arm: str, seed: int, value: float | None, loss: dict) -> None:
+    folder = run / f"{arm}-s{seed}-0badcafe"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump({"seed": seed, "loss": loss, "optim": {"batch_size": 4}}))
+    result = {"arm": arm, "seed": seed, "val/mAP": value, "AP": {"cat": value}, "protocol": "voc07", "steps": 9}
+    (folder / "result.json").write_text(json.dumps(result))
+    (folder / "status.json").write_text(json.dumps({"state": "done"}))
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    """CE, focal on a 2 x 2 grid one point above it for each step, and one trial that failed."""
+    run = tmp_path / "runs" / "grid"
+    for seed, value in enumerate(CE):
+        write_trial(run, "ce", seed, value, {"name": "ce"})
+        for i, gamma in enumerate((1.0, 2.0)):
+            for j, alpha in enumerate((0.25, 0.5)):
+                loss = {"name": "focal", "gamma": gamma, "alpha": alpha}
+                gain = 0.01 * (i + j) + 0.0006 * (seed % 2)
+                write_trial(run, f"gamma={gamma:g}-alpha={alpha:g}", seed, value + gain, loss)
+    write_trial(run, "late", 0, None, {"name": "ghm"})
+    (run / "late-s0-0badcafe" / "status.json").write_text('{"state": "failed", "step": 4, "error": "loss is nan"}')
+    return run
+
+
+def compare(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["focalbench", "compare", *map(str, arguments)])
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def test_table_verdicts_and_heat_map(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert compare(monkeypatch, run_folder) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert lines[0] == "val/mAP, differences to ce"
+    best = next(line for line in lines if line.startswith("gamma=2-alpha=0.5"))
+    assert "better" in best
+    assert "+0.0203" in best
+    assert any(line.startswith("ce ") and line.endswith("baseline") for line in lines)
+    assert "loss.alpha \\ loss.gamma" in out or "loss.gamma \\ loss.alpha" in out
+    assert out.count("##") == 2  # the highest cell, and the legend
+    assert "late-s0-0badcafe: failed at step 4: loss is nan" in out
+    assert "false alarms" in out
+    assert "test-set noise was not measured" in err
+
+
+def test_json_is_one_document_and_nothing_else(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert compare(monkeypatch, run_folder, "--json", "--baseline", "gamma=1-alpha=0.25") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["baseline"] == "gamma=1-alpha=0.25"
+    assert {"arm", "n", "mean", "sd", "seeds", "values"} <= document["arms"][0].keys()
+    assert {"arm", "n", "difference", "ci", "p", "verdict"} <= document["comparisons"][0].keys()
+    assert {entry["arm"]: entry["verdict"] for entry in document["comparisons"]}["gamma=2-alpha=0.5"] == "better"
+    assert document["unfinished"][0]["reason"] == "failed at step 4: loss is nan"
+
+
+def test_one_seed_in_json_has_nulls_for_what_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    write_trial(tmp_path / "r", "ce", 0, 0.5, {"name": "ce"})
+    write_trial(tmp_path / "r", "focal", 0, 0.6, {"name": "focal"})
+    assert compare(monkeypatch, tmp_path, "--json") == 0
+    entry = json.loads(capsys.readouterr().out)["comparisons"][0]
+    assert entry["verdict"] == "one seed: no claim"
+    assert entry["p"] is None
+    assert entry["ci"] == [None, None]
+    assert compare(monkeypatch, tmp_path) == 0
+    assert "one seed: no claim" in capsys.readouterr().out
+
+
+def test_csv_has_one_row_an_arm(run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "arms.csv"
+    assert compare(monkeypatch, run_folder, "--csv", file) == 0
+    with file.open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    assert rows[0]["arm"] == "ce"
+    assert len(rows) == 5
+    assert rows[0]["verdict"] == ""
+    best = next(row for row in rows if row["arm"] == "gamma=2-alpha=0.5")
+    assert float(best["ci_low"]) < float(best["difference"]) < float(best["ci_high"])
+    assert (best["n"], best["pairs"], best["seeds"], best["verdict"]) == ("6", "6", "0 1 2 3 4 5", "better")
+
+
+def test_other_metrics(run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    assert compare(monkeypatch, run_folder, "--metric", "AP/cat") == 0
+    assert capsys.readouterr().out.startswith("AP/cat, differences to ce")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["missing"], "missing: no such folder"),
+        (["."], "no trials here"),
+        (["runs", "--metric", "val/mAPP"], "did you mean 'val/mAP'"),
+        (["runs", "--baseline", "cee"], "did you mean 'ce'"),
+    ],
+)
+def test_bad_input_is_two_lines_and_exit_code_two(
+    run_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    arguments: list[str],
+    words: str,
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path if arguments[0] == "runs" else tmp_path / "empty")
+    assert compare(monkeypatch, *arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert words in err
+    assert "Traceback" not in err
+    assert len(err.splitlines()) <= 20
+
+
+def test_comparing_loads_no_torch(run_folder: Path) -> None:
+    code = (
+        "import sys; from focalbench import cli\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        "print('torch' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "compare", str(run_folder)], capture_output=True, text=True, timeout=120
+    )
+    assert "val/mAP" in done.stdout
+    assert done.stderr.splitlines()[-1] == "False"
