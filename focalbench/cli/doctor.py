@@ -150,7 +150,7 @@ def _extras() -> Iterator[Finding]:
 
 
 def _folders() -> Iterator[Finding]:
-    from focalbench.config.paths import cache_dir
+    from focalbench.data.cache import choose_cache_dir
 
     data = os.environ.get("FOCALBENCH_DATA")
     if data:
@@ -159,7 +159,7 @@ def _folders() -> Iterator[Finding]:
         yield Finding("FOCALBENCH_DATA", data if exists else f"{data} is no folder", exists, advice)
     else:
         yield Finding("FOCALBENCH_DATA", "not set (data.root in the file does the same)")
-    for name, folder in (("cache", cache_dir(None)), ("current folder", Path.cwd())):
+    for name, folder in (("cache", choose_cache_dir()), ("current folder", Path.cwd())):
         yield _folder_finding(name, folder)
 
 

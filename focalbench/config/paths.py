@@ -1,4 +1,4 @@
-"""Folders that come from the configuration or, where it is silent, from the environment."""
+"""Where the data lie: from the configuration or, where it is silent, from the environment."""
 
 from __future__ import annotations
 
@@ -19,22 +19,3 @@ def data_root(config: ExperimentConfig) -> Path:
     if not root:
         raise ConfigError("data.root: is missing; write it into the file, pass -s data.root=DIR or set FOCALBENCH_DATA")
     return Path(root).expanduser()
-
-
-def cache_dir(configured: str | None) -> Path:
-    """The folder of decoded images: ``data.cache_dir``, else $FOCALBENCH_CACHE, else the user's cache folder.
-
-    Where there is no home folder: one of this user's own in the folder for temporary files.
-    """
-    chosen = configured or os.environ.get("FOCALBENCH_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    if base and os.path.isabs(base):
-        return Path(base) / "focalbench"
-    try:
-        return Path.home() / ".cache" / "focalbench"
-    except RuntimeError:
-        import tempfile
-
-        return Path(tempfile.gettempdir()) / f"focalbench-{os.getuid() if hasattr(os, 'getuid') else 'user'}"

@@ -304,3 +304,17 @@ def test_hash_is_the_canonical_json_of_the_resolved_config(write):
     del data["data"]["cache"], data["data"]["cache_dir"], data["eval"]["batch_size"]
     canonical = json.dumps(data, sort_keys=True, separators=(",", ":"))
     assert config_hash(load_config(write("seed: 3"))) == hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+
+def test_reading_a_configuration_loads_no_torch(write):
+    """The launcher's parent process and every quick command depend on it."""
+    import subprocess
+    import sys
+
+    code = (
+        "import sys\nfrom focalbench.config.load import load_config\nfrom focalbench.config.sweep import expand\n"
+        f"expand(load_config({str(write('seed: 0'))!r}))\n"
+        "print([name for name in ('torch', 'numpy', 'rich', 'typer') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"

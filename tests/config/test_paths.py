@@ -1,19 +1,18 @@
-"""Folders from the configuration or the environment."""
+"""The data folder from the configuration or the environment."""
 
 from pathlib import Path
 
 import pytest
 
 from focalbench.config.data import SyntheticData, VocData
-from focalbench.config.paths import cache_dir, data_root
+from focalbench.config.paths import data_root
 from focalbench.config.schema import ExperimentConfig
 from focalbench.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch):
-    for name in ("FOCALBENCH_DATA", "FOCALBENCH_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("FOCALBENCH_DATA", raising=False)
 
 
 def test_root_of_the_file_wins_over_the_environment(monkeypatch):
@@ -36,23 +35,3 @@ def test_missing_root_says_the_ways_out(monkeypatch):
 def test_home_is_expanded(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     assert data_root(ExperimentConfig(data=VocData(root="~/voc"))) == Path("/home/me/voc")
-
-
-def test_cache_folder(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/me")
-    assert cache_dir(None) == Path("/home/me/.cache/focalbench")
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored, by the specification
-    assert cache_dir(None) == Path("/home/me/.cache/focalbench")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert cache_dir(None) == Path("/xdg/focalbench")
-    monkeypatch.setenv("FOCALBENCH_CACHE", "/env")
-    assert cache_dir(None) == Path("/env")
-    assert cache_dir("/key") == Path("/key")
-
-
-def test_cache_folder_without_a_home(monkeypatch):
-    def no_home():
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(Path, "home", no_home)
-    assert cache_dir(None).name.startswith("focalbench-")

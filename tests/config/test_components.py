@@ -1,0 +1,62 @@
+"""The schema against the parts it describes: what a file may say is what the code can build, and conversely."""
+
+import inspect
+from typing import get_args
+
+import pytest
+
+from focalbench.config.data import AugmentConfig
+from focalbench.config.faults import variants
+from focalbench.config.schema import ExperimentConfig
+from focalbench.data.transforms import Augment
+from focalbench.losses import LOSSES
+from focalbench.losses.detection import DetectionLoss
+from focalbench.models import MODELS
+from focalbench.models.backbones import BACKBONES
+
+
+def keywords(function):
+    return {
+        name: parameter.default
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+
+
+def test_every_model_and_loss_can_be_named():
+    assert set(variants("model")) == set(MODELS)
+    assert set(variants("loss")) == set(LOSSES)
+
+
+def test_every_backbone_can_be_named():
+    annotation = variants("model")["retinanet"].model_fields["backbone"].annotation
+    assert set(get_args(annotation)) == set(BACKBONES)
+
+
+@pytest.mark.parametrize("name", get_args(variants("model")["yolov2"].model_fields["backbone"].annotation))
+def test_yolov2_builds_each_backbone(name):
+    assert MODELS["yolov2"](num_classes=2, backbone=name).num_classes == 2
+
+
+def test_augmentation_has_the_same_keys_and_defaults():
+    expected = {name: default for name, default in keywords(Augment).items() if name != "dtype"}
+    assert AugmentConfig().model_dump() == expected
+
+
+@pytest.mark.parametrize("name", list(variants("loss")))
+def test_each_key_of_a_loss_is_a_keyword_of_its_class_with_the_same_default(name):
+    config = variants("loss")[name]()
+    own = config.model_dump(exclude={"name", "weight", "match_scale", "apply_to"})
+    theirs = inspect.signature(LOSSES[name]).parameters
+    for key, default in own.items():
+        assert key in theirs, key
+        assert theirs[key].default in (default, inspect.Parameter.empty), key
+
+
+def test_each_key_of_a_model_reaches_the_model_or_the_criterion():
+    reached = set(keywords(MODELS["retinanet"])) | set(keywords(DetectionLoss))
+    assert set(variants("model")["retinanet"].model_fields) - {"name"} <= reached
+
+
+def test_default_of_the_canvas_is_a_multiple_of_the_coarsest_stride():
+    assert ExperimentConfig().data.image_size % 32 == 0
