@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -22,6 +23,13 @@ _NOT_LOSS_ARGUMENTS = {"name", "weight", "match_scale", "apply_to"}
 _COUNT_CHUNK = 64
 
 
+@dataclass(frozen=True)
+class Uncounted:
+    """In the place of a training set that is not at hand: a checkpoint brings what would have been counted on it."""
+
+    classes: tuple[str, ...]
+
+
 def class_activation(config: ExperimentConfig) -> str:
     """How class logits become scores: as in the loss under test, or YOLOv2's softmax where that is not on classes."""
     return "softmax" if config.loss.apply_to == "objectness" else LOSSES[config.loss.name].activation
@@ -33,7 +41,7 @@ def reference_loss(config: ExperimentConfig, num_classes: int) -> Classification
     return reference(num_classes=1 if config.loss.apply_to == "objectness" else num_classes, counts=None)
 
 
-def build_criterion(config: ExperimentConfig, model: nn.Module, train: DetectionData) -> nn.Module:
+def build_criterion(config: ExperimentConfig, model: nn.Module, train: DetectionData | Uncounted) -> nn.Module:
     """The training criterion around the configured classification loss.
 
     Raises:
@@ -51,12 +59,16 @@ def build_criterion(config: ExperimentConfig, model: nn.Module, train: Detection
         box_weight=config.model.box_weight,
         box_beta=config.model.box_beta,
     )
-    counts = _count(model, train, criterion.count) if needs_counts(config) else None
+    counts = (
+        _count(model, train, criterion.count, criterion.classification.num_classes) if needs_counts(config) else None
+    )
     criterion.classification = _loss(config, num_classes, counts)
     return criterion
 
 
-def _region_loss(config: ExperimentConfig, yolo: YoloV2Config, model: nn.Module, train: DetectionData) -> RegionLoss:
+def _region_loss(
+    config: ExperimentConfig, yolo: YoloV2Config, model: nn.Module, train: DetectionData | Uncounted
+) -> RegionLoss:
     """YOLOv2's criterion; with ``apply_to: both`` the loss under test is in it twice, over K classes and over one."""
     num_classes, apply_to = len(train.classes), config.loss.apply_to
     reference = LOSSES[REFERENCE[LOSSES[config.loss.name].activation]]
@@ -76,10 +88,12 @@ def _region_loss(config: ExperimentConfig, yolo: YoloV2Config, model: nn.Module,
         coord_area_scale=yolo.coord_area_scale,
         anneal_images=yolo.anneal_images,
     )
-    counts = _count(model, train, criterion.count) if needs_counts(config) else None
+    counts = (
+        _count(model, train, criterion.count, criterion.classification.num_classes) if needs_counts(config) else None
+    )
     criterion.classification = _loss(config, 1 if apply_to == "objectness" else num_classes, counts)
     if apply_to == "both":
-        counts = _count(model, train, criterion.count_objectness) if needs_counts(config) else None
+        counts = _count(model, train, criterion.count_objectness, 1) if needs_counts(config) else None
         criterion.objectness = _loss(config, 1, counts)
     return criterion
 
@@ -94,8 +108,12 @@ def _loss(config: ExperimentConfig, num_classes: int, counts: Counts | None) -> 
     return LOSSES[config.loss.name](num_classes=num_classes, counts=counts, **arguments)
 
 
-def _count(model: nn.Module, train: DetectionData, count: Callable[[Tensor, Targets], Counts]) -> Counts:
+def _count(
+    model: nn.Module, train: DetectionData | Uncounted, count: Callable[[Tensor, Targets], Counts], num_classes: int
+) -> Counts:
     """What ``count`` finds on the whole training set, without augmentation."""
+    if isinstance(train, Uncounted):
+        return Counts((1,) * num_classes, 1)
     anchors = model.anchors_for(train.canvas)  # type: ignore[operator]
     parts = [
         count(anchors, train.targets(range(start, min(start + _COUNT_CHUNK, len(train)))))

@@ -27,6 +27,7 @@ class Subnet(nn.Module):
     def forward(self, levels: list[Tensor]) -> Tensor:
         """(N, R, num_outputs): levels in order, then rows, columns and the anchors of a cell."""
         outputs = [self.predict(self.tower(x)) for x in levels]
+        # shape[0], not len(): an exported network keeps its number of images open.
         return torch.cat([x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, self.num_outputs) for x in outputs], dim=1)
 
 

@@ -105,6 +105,10 @@ class RetinaNet(nn.Module):
         sizes = tuple((-(-canvas[0] // s), -(-canvas[1] // s)) for s in self.strides)
         return self._place_anchors(sizes, torch.device("cpu"))[0]
 
+    def dense(self, outputs: HeadOutputs) -> tuple[Tensor, Tensor]:
+        """Scores (N, R, K) and boxes (N, R, 4), xyxy canvas pixels, of every anchor, before any is chosen or cut."""
+        return class_scores(outputs.cls_logits, self.activation), decode_boxes(outputs.box_deltas, outputs.anchors)
+
     @torch.no_grad()
     def decode(
         self, outputs: HeadOutputs, *, score_thresh: float, nms_thresh: float, max_detections: int

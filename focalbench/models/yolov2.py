@@ -126,6 +126,10 @@ class YoloV2(nn.Module):
         assert outputs.objectness is not None
         return classes * outputs.objectness.float().sigmoid()[..., None]
 
+    def dense(self, outputs: HeadOutputs) -> tuple[Tensor, Tensor]:
+        """Scores (N, R, K) and boxes (N, R, 4), xyxy canvas pixels, of every prior, before any is chosen or cut."""
+        return self.class_scores(outputs), decode_cells(outputs.box_deltas, outputs.anchors, stride=self.stride)
+
     @torch.no_grad()
     def decode(
         self, outputs: HeadOutputs, *, score_thresh: float, nms_thresh: float, max_detections: int
