@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Lint, format and types, all reported before it fails; --audit also asks whether a dependency has a known vulnerability (network).
+# Lint, format and types, all reported before it fails. --audit also asks the network whether a dependency has a known
+# vulnerability.
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 prepare_environment dev
 

@@ -1,4 +1,5 @@
-# Sourced by the scripts beside it: goes to the checkout and makes .venv ready. Installs again only when pyproject.toml has changed.
+# Sourced by the scripts beside it: goes to the checkout and makes .venv ready. Installs again only when pyproject.toml
+# has changed.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -7,30 +8,27 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 find_python() {
     local candidate
     for candidate in ${PYTHON:+"$PYTHON"} python3 python3.13 python3.12 python3.11; do
-        if "$candidate" -c 'import sys, venv; sys.exit(sys.version_info < (3, 11, 4))' >/dev/null 2>&1; then
+        if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
             echo "$candidate"
             return
         fi
     done
-    echo "no Python 3.11.4 or newer with the venv module found; set PYTHON=/path/to/python3 and run this again" >&2
+    echo "no Python 3.11 or newer with venv and ensurepip found" >&2
+    echo "(Debian and Ubuntu: apt install python3-venv; elsewhere: PYTHON=/path/to/python3 bash $0)" >&2
     return 2
 }
 
-# prepare_environment [EXTRA]: .venv with focalbench installed editable, with the extra's packages too where one is named.
+# prepare_environment [EXTRA]: .venv with focalbench installed editable, with the extra's packages where one is named.
 prepare_environment() {
     local extra="${1:-}" python
     local stamp=".venv/installed${extra:+-$extra}.toml"
     if ! .venv/bin/python -c '' >/dev/null 2>&1; then
         python="$(find_python)"
         echo "making .venv with $("$python" --version)" >&2
-        "$python" -m venv --clear .venv || {
-            rm -rf .venv
-            echo "the venv could not be made; on Debian and Ubuntu: apt install python3-venv" >&2
-            return 2
-        }
+        "$python" -m venv --clear .venv
     fi
     if ! cmp -s pyproject.toml "$stamp"; then
-        echo "installing focalbench${extra:+[$extra]} into .venv; torch and its libraries are several GB the first time" >&2
+        echo "installing focalbench${extra:+[$extra]} into .venv; the first time, torch brings several GB" >&2
         local quiet=--quiet
         if [ -t 2 ]; then quiet=; fi
         .venv/bin/python -m pip install $quiet --disable-pip-version-check -e ".${extra:+[$extra]}"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains the arms of experiments/quickstart.yaml on generated images and compares them; a few minutes on two cores once installed.
+# Trains the arms of experiments/quickstart.yaml on generated images and compares them: a few minutes on two cores.
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 prepare_environment
 

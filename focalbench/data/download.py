@@ -333,13 +333,16 @@ def _unpack(file: Path, folder: Path) -> None:
     """Plain files and folders below VOCdevkit only, through tarfile's filter against all that leaves ``folder``."""
     try:
         with tarfile.open(file, "r:") as archive:  # uncompressed: nothing can unfold to more than the file holds
+            # Early releases of Python 3.11 lack the filter; the checks below stand on their own.
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)
             for member in archive:
                 path = PurePosixPath(member.name)
                 if not (member.isreg() or member.isdir()) or member.issparse():
                     raise DataError(f"{file}: holds {member.name!r}, which is neither a plain file nor a folder")
                 if path.is_absolute() or ".." in path.parts or path.parts[:1] != ("VOCdevkit",):
                     raise DataError(f"{file}: holds {member.name!r}, which is not below VOCdevkit")
-                archive.extract(member, folder, filter="data")
+                member.mode = 0o755 if member.isdir() else 0o644
+                archive.extract(member, folder)
     except tarfile.TarError as fault:
         raise DataError(f"{file}: not a tar archive that can be unpacked: {fault}") from fault
 
