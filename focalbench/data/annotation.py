@@ -1,4 +1,4 @@
-"""One VOC annotation, from XML to numbers, with every fault named: nothing is guessed and nothing dropped in silence."""
+"""One VOC annotation, from XML to numbers, with every fault named: nothing is guessed, nothing dropped in silence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from defusedxml.ElementTree import fromstring
 
 from focalbench.data.faults import Fault, shorten
 
-MAX_XML_BYTES = 8 * 2**20
+MAX_XML_BYTES = 4 * 2**20
 MAX_OBJECTS = 5000
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 _FLAGS = {"0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
@@ -138,9 +138,7 @@ def _parse_size(root: Element, file: str) -> tuple[tuple[int, int] | None, list[
         return None, [Fault("missing-size", file, None, "has no <size>: the image's own size is used")]
     values = [_number(_text(_child(element, side))) for side in ("width", "height")]
     if any(value is None or not 1 <= value <= 1e6 or value != int(value) for value in values):
-        return None, [
-            Fault("bad-size", file, None, "its <size> is not two whole numbers: the image's own size is used")
-        ]
+        return None, [Fault("bad-size", file, None, "<size> is not two whole numbers: the image's own is used")]
     return (int(values[0] or 0), int(values[1] or 0)), []
 
 

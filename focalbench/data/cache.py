@@ -1,9 +1,9 @@
 """Decode-once store of canvas images: an uint8 memory map and its records, shared by all trials of all sweeps.
 
-A cache is one folder, ``<root name>-<HxW>-<key>``, holding ``images.npy``, ``records.npz`` and, written last, ``meta.json``. It is built
-in a temporary folder beside it and renamed, under a file lock, so that two processes that need it at once build it once and nobody ever
-sees half of it. The key covers the list of images, their sizes and times of change, the classes, canvas, fit and this reader's version:
-a changed data set is another cache.
+A cache is one folder, ``<root name>-<HxW>-<key>``: ``images.npy``, ``records.npz`` and ``meta.json``. It is built in a
+temporary folder beside it and renamed, under a file lock, so that two processes that need it at once build it once
+and nobody ever sees half of it. The key covers the list of images, the sizes and times of change of their files, the
+classes, canvas, fit and this reader's version: a changed data set is another cache.
 """
 
 from __future__ import annotations
@@ -15,30 +15,19 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock
 
-from focalbench.data.faults import Fault, raise_for_faults
-from focalbench.data.files import RefusedFile
-from focalbench.data.images import BrokenImage, Fit, open_image, quiet_decoding, read_header, to_canvas
-from focalbench.data.voc import (
-    Classes,
-    Listing,
-    Record,
-    Sample,
-    Scan,
-    VocSplit,
-    read_annotation,
-    read_image,
-    reconcile,
-    settle,
-)
+from focalbench.data.faults import raise_for_faults
+from focalbench.data.images import Fit, to_canvas
+from focalbench.data.scanning import Listing, Sample, Scan, scan_samples
+from focalbench.data.voc import Classes, Record, VocSplit, settle
 from focalbench.errors import StorageError
 
 READER_VERSION = 1  # raise it when decoding, resizing or repairing changes: older caches are then rebuilt
@@ -61,9 +50,9 @@ class DecodedSplit:
 
 
 def choose_cache_dir(cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The folder of disk caches: ``cache_dir``, else $FOCALBENCH_CACHE, else the user's cache folder, else the system's temporary one.
+    """The folder of disk caches: ``cache_dir``, else $FOCALBENCH_CACHE, else one in the user's cache folder.
 
-    The last resort serves accounts without a home (containers, batch jobs).
+    The system's temporary folder, as a last resort, serves accounts without a home (containers, batch jobs).
     """
     if cache_dir is not None:
         return Path(cache_dir).expanduser()
@@ -78,83 +67,39 @@ def choose_cache_dir(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     return Path(tempfile.gettempdir()) / f"focalbench-{os.getuid()}"
 
 
-def count_cores() -> int:
-    """Cores this process may use: containers and SLURM grant fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def compute_key(listing: Listing, classes: Classes, canvas: tuple[int, int], fit: Fit) -> str:
-    """16 hex digits that change when anything does that decides what a cache holds."""
+def compute_key(samples: Iterable[Sample], *settings: object) -> str:
+    """16 hex digits that change when a file of ``samples`` does, or one of ``settings``, or this reader."""
     digest = hashlib.blake2b(digest_size=8)
-    digest.update(repr((READER_VERSION, classes, canvas, fit)).encode())
-    for sample in listing.samples:
+    digest.update(repr((READER_VERSION, settings)).encode())
+    for sample in samples:
         image, xml = sample.folder.images[sample.image_id], sample.folder.annotations[sample.image_id]
         line = (str(sample.folder.real), image.path, image.size, image.mtime_ns, xml.path, xml.size, xml.mtime_ns)
         digest.update(repr(line).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
-@dataclass(frozen=True)
-class _Decoded:
-    scan: Scan
-    pixels: np.ndarray | None
-    digest: bytes
-
-
-def _decode_sample(sample: Sample, canvas: tuple[int, int], fit: Fit) -> _Decoded:
-    """Both files of one image, in one pass; faults are kept in the scan."""
-    annotation = read_annotation(sample)
-    try:
-        data = read_image(sample)
-        scan = reconcile(sample, annotation, read_header(open_image(data)))
-        pixels = to_canvas(data, scan.orientation, canvas, fit)
-    except (RefusedFile, BrokenImage) as fault:
-        error = Fault(fault.kind, sample.shown_image, None, str(fault))
-        return _Decoded(Scan(sample, (), None, 1, (*annotation.errors, error), annotation.warnings), None, b"")
-    return _Decoded(scan, pixels, hashlib.blake2b(data, digest_size=16).digest())
-
-
 def _decode_all(
-    samples: Sequence[Sample], canvas: tuple[int, int], fit: Fit, workers: int, store: Callable[[int, np.ndarray], None]
-) -> tuple[list[Scan], bytes]:
-    """Decodes every sample, hands the pixels to ``store`` and returns the scans and a digest of all image bytes.
-
-    At most a few images a worker are in flight, so memory does not grow with the data set.
-    """
-    scans: list[Scan] = []
-    digest = hashlib.blake2b(digest_size=16)
-    with quiet_decoding(), ThreadPoolExecutor(workers) as pool:
-        pending: list[Future[_Decoded]] = []
-        for decoded in _in_order(pool, samples, canvas, fit, 4 * workers, pending):
-            if decoded.pixels is not None:
-                store(len(scans), decoded.pixels)
-            digest.update(decoded.digest)
-            scans.append(decoded.scan)
-    return scans, digest.digest()
-
-
-def _in_order(
-    pool: ThreadPoolExecutor,
     samples: Sequence[Sample],
     canvas: tuple[int, int],
     fit: Fit,
-    depth: int,
-    pending: list[Future[_Decoded]],
-) -> Iterable[_Decoded]:
-    try:
-        for sample in samples:
-            pending.append(pool.submit(_decode_sample, sample, canvas, fit))
-            if len(pending) >= depth:
-                yield pending.pop(0).result()
-        while pending:
-            yield pending.pop(0).result()
-    finally:
-        for future in pending:
-            future.cancel()
+    workers: int | None,
+    store: Callable[[int, np.ndarray], None],
+) -> list[Scan]:
+    """Decodes every sample and hands the pixels to ``store``; the faults are in the scans."""
+    scans: list[Scan] = []
+    to_pixels = partial(to_canvas, canvas=canvas, fit=fit)
+    for scan, pixels in scan_samples(samples, to_pixels, workers=workers):
+        if pixels is not None:
+            store(len(scans), pixels)
+        scans.append(scan)
+    return scans
 
 
-def _fingerprint(split: VocSplit, content: bytes, canvas: tuple[int, int], fit: Fit) -> str:
-    digest = hashlib.blake2b(content, digest_size=8)
+def fingerprint_split(split: VocSplit, scans: Iterable[Scan], canvas: tuple[int, int], fit: Fit) -> str:
+    """16 hex digits over image bytes, objects, classes and canvas; the same wherever the data set lies."""
+    digest = hashlib.blake2b(digest_size=8)
+    for scan in scans:
+        digest.update(scan.digest)
     digest.update(repr((split.classes, canvas, fit)).encode())
     for record in split.records:
         digest.update(record.boxes.tobytes() + record.labels.tobytes() + record.difficult.tobytes())
@@ -170,9 +115,9 @@ def decode_split(
         DataError: with all faults at once.
     """
     images = np.zeros((len(listing.samples), *canvas, 3), np.uint8)
-    scans, content = _decode_all(listing.samples, canvas, fit, workers or count_cores(), images.__setitem__)
+    scans = _decode_all(listing.samples, canvas, fit, workers, images.__setitem__)
     split = settle(listing, scans, classes)
-    return DecodedSplit(split, images, _fingerprint(split, content, canvas, fit))
+    return DecodedSplit(split, images, fingerprint_split(split, scans, canvas, fit))
 
 
 def open_cache(
@@ -199,7 +144,9 @@ def open_cache(
         StorageError: if the cache folder cannot be written or the disk is full.
     """
     raise_for_faults(listing.errors)
-    folder = choose_cache_dir(cache_dir) / _name_cache(listing, compute_key(listing, classes, canvas, fit), canvas)
+    folder = choose_cache_dir(cache_dir) / _name_cache(
+        listing, compute_key(listing.samples, classes, canvas, fit), canvas
+    )
     found = _load(folder, listing)
     if found is not None:
         return found
@@ -208,7 +155,7 @@ def open_cache(
         with FileLock(f"{folder}.lock"):
             found = _load(folder, listing)
             if found is None:
-                _build(folder, listing, classes, canvas, fit, workers or count_cores())
+                _build(folder, listing, classes, canvas, fit, workers)
                 found = _load(folder, listing)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -227,16 +174,18 @@ def _name_cache(listing: Listing, key: str, canvas: tuple[int, int]) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_-]', '_', stem)[:40] or 'data'}-{canvas[0]}x{canvas[1]}-{key}"
 
 
-def _build(folder: Path, listing: Listing, classes: Classes, canvas: tuple[int, int], fit: Fit, workers: int) -> None:
+def _build(
+    folder: Path, listing: Listing, classes: Classes, canvas: tuple[int, int], fit: Fit, workers: int | None
+) -> None:
     """Writes the cache beside its place and renames it; the caller holds the lock."""
     for stale in folder.parent.glob(
         f"{folder.name}*{_STALE_SUFFIX}"
     ):  # left by a process that was killed; the lock is ours
         shutil.rmtree(stale, ignore_errors=True)
-    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", suffix=_STALE_SUFFIX, dir=folder.parent))
+    building = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", suffix=_STALE_SUFFIX, dir=folder.parent))
     try:
         shape = (len(listing.samples), *canvas, 3)
-        with open(partial / "images.npy", "wb") as file:
+        with open(building / "images.npy", "wb") as file:
             np.lib.format.write_array_header_2_0(
                 file, {"descr": "|u1", "fortran_order": False, "shape": shape}
             )  # fmt: skip
@@ -250,15 +199,15 @@ def _build(folder: Path, listing: Listing, classes: Classes, canvas: tuple[int, 
             def store(index: int, pixels: np.ndarray) -> None:
                 os.pwrite(file.fileno(), np.ascontiguousarray(pixels).data, start + index * stride)
 
-            scans, content = _decode_all(listing.samples, canvas, fit, workers, store)
+            scans = _decode_all(listing.samples, canvas, fit, workers, store)
         split = settle(listing, scans, classes)
-        _save_records(partial / "records.npz", split)
-        meta = {"shape": shape, "classes": split.classes, "fingerprint": _fingerprint(split, content, canvas, fit)}
-        (partial / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+        _save_records(building / "records.npz", split)
+        meta = {"shape": shape, "classes": split.classes, "fingerprint": fingerprint_split(split, scans, canvas, fit)}
+        (building / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)  # a damaged one, or _load would have taken it
-        os.replace(partial, folder)
+        os.replace(building, folder)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(building, ignore_errors=True)
 
 
 def _save_records(path: Path, split: VocSplit) -> None:

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from focalbench.data.cache import decode_split, open_cache
+from focalbench.data.cache import decode_split, fingerprint_split, open_cache
 from focalbench.data.images import Fit, place, to_canvas
-from focalbench.data.voc import Classes, Record, list_samples, read_records
-from focalbench.errors import DataError, StorageError
+from focalbench.data.scanning import list_samples, scan_samples
+from focalbench.data.voc import Classes, Record, settle
+from focalbench.errors import StorageError
 from focalbench.structures import Targets
 
 CacheMode = Literal["auto", "none", "disk", "ram", "device"]
@@ -136,7 +137,7 @@ class DetectionData:
         return images.permute(0, 3, 1, 2), pinned.to(target, non_blocking=True)
 
     def _move_to(self, device: torch.device) -> Tensor | None:
-        """All images on ``device``, copied there the first time; None where ``cache`` says no or they do not fit."""
+        """All images on ``device``, copied there once; None where ``cache`` says no or they do not fit."""
         if self.cache not in ("auto", "device"):
             return None
         if device not in self._resident:
@@ -155,8 +156,8 @@ class DetectionData:
         """All objects, difficult ones included, as flat arrays for the metrics.
 
         Returns:
-            ``image`` (G,) int64 index into ``records``, ``label`` (G,) int64, ``box`` (G, 4) float32 in original 1-based
-            inclusive pixels, ``difficult`` (G,) bool.
+            ``image`` (G,) int64 index into ``records``, ``label`` (G,) int64, ``box`` (G, 4) float32 in original
+            1-based inclusive pixels, ``difficult`` (G,) bool.
         """
         records = self.records
         return {
@@ -212,8 +213,9 @@ def load_data(
         classes: ``auto`` for training splits; pass the training data's ``classes`` for the others.
         image_size: canvas in pixels, one number or (height, width).
         fit: ``warp`` or ``letterbox``.
-        cache: ``disk`` shares a memory map between processes, ``ram`` decodes into memory, ``none`` decodes each time, ``device``
-            keeps a copy on the GPU (from the disk cache), ``auto`` is ``device`` where that fits easily and ``disk`` elsewhere.
+        cache: ``disk`` shares a memory map between processes, ``ram`` decodes into memory, ``none`` decodes each time,
+            ``device`` keeps a copy on the GPU (from the disk cache), ``auto`` is ``device`` where that fits easily and
+            ``disk`` elsewhere.
         cache_dir: folder of the disk caches, None for the usual one.
 
     Raises:
@@ -221,24 +223,17 @@ def load_data(
         StorageError: if the cache cannot be written.
     """
     canvas = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
-    if cache == "none":
-        split = read_records(root, splits, classes)
-        _require_images(split.records, splits)
-        return DetectionData(
-            FileImages(split.records, canvas, fit), split.records, split.classes, canvas, fit, "", cache
-        )
     listing = list_samples(root, splits)
+    if cache == "none":
+        scans = [scan for scan, _ in scan_samples(listing.samples)]
+        split = settle(listing, scans, classes)
+        files = FileImages(split.records, canvas, fit)
+        fingerprint = fingerprint_split(split, scans, canvas, fit)
+        return DetectionData(files, split.records, split.classes, canvas, fit, fingerprint, cache)
     decoded = (
         decode_split(listing, classes, canvas, fit)
         if cache == "ram"
         else open_cache(listing, classes, canvas, fit, cache_dir)
     )
-    _require_images(decoded.split.records, splits)
-    return DetectionData(
-        decoded.images, decoded.split.records, decoded.split.classes, canvas, fit, decoded.fingerprint, cache
-    )
-
-
-def _require_images(records: Sequence[Record], splits: Sequence[str]) -> None:
-    if not records:
-        raise DataError(f"{', '.join(splits)}: no image can be used")
+    records, names = decoded.split.records, decoded.split.classes
+    return DetectionData(decoded.images, records, names, canvas, fit, decoded.fingerprint, cache)

@@ -33,7 +33,7 @@ class Fault:
 
 
 def shorten(text: str, limit: int = 300) -> str:
-    """``text`` on one printable line of at most ``limit`` characters: names and values come from files nobody vouches for."""
+    """``text`` on one printable line of at most ``limit`` characters: it comes from files nobody vouches for."""
     line = "".join(character if character.isprintable() else "?" for character in text)
     return line if len(line) <= limit else f"{line[: limit - 20]}...{line[-17:]}"
 

@@ -1,7 +1,7 @@
 """Files of a data set in VOC's layout, found and opened without ever leaving the data set.
 
-ROOT and the year folders in it may be links, for that is how people share data sets. Below a year folder everything must lead back
-into it: a link that leaves, a loop, a FIFO or a device is refused, because a data set may come from anybody.
+ROOT and the year folders in it may be links, for that is how people share data sets. Below a year folder everything
+must lead back into it: a link that leaves, a loop, a FIFO or a device is refused, for a data set may come from anybody.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def list_years(root: Path) -> list[str]:
 
 
 def list_splits(root: Path, year: str) -> list[str]:
-    """The splits that ``root/VOC<year>`` has, sorted; per-class lists (``cat_train``) left out where the plain list exists."""
+    """The splits of ``root/VOC<year>``, sorted; per-class lists (``cat_train``) are left out beside the plain list."""
     names = {path.stem for path in (root / f"VOC{year}" / "ImageSets" / "Main").glob("*.txt")}
     return sorted(name for name in names if not any(name.endswith(f"_{other}") for other in names))
 

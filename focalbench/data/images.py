@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,9 +16,12 @@ from PIL import Image
 
 Fit = Literal["warp", "letterbox"]
 
-MAX_IMAGE_BYTES = 256 * 2**20
+MAX_IMAGE_BYTES = 128 * 2**20
 MAX_PIXELS = 64_000_000
 MAX_SCANNED_PIXELS = 2_000_000_000
+# Larger images are decoded one at a time: a few at once would fill the memory of a small machine.
+LARGE_PIXELS = 12_000_000
+_LARGE_IMAGE = threading.Lock()
 PAD_COLOR = (124, 116, 104)  # the mean of ImageNet: about zero once normalised
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSES = {
@@ -55,14 +59,14 @@ class Header:
 
 @contextmanager
 def quiet_decoding() -> Iterator[None]:
-    """Silences Pillow's remarks on odd metadata: what matters is reported as a fault. Not per thread: enter it around a pool."""
+    """Silences Pillow's remarks on odd metadata, which matter to nobody. Not per thread: enter it around a pool."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\..*")
         yield
 
 
 def _peek_size(data: bytes) -> tuple[int, int] | None:
-    """(width, height) from the header's bytes, so that a bomb is refused before any decoder sees it; None where not found."""
+    """(width, height) from the header's bytes, so that no decoder ever sees a bomb; None if not found."""
     if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
         return struct.unpack(">II", data[16:24])
     if data[:2] != b"\xff\xd8":
@@ -130,9 +134,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I") or image.mode == "F":
-        samples = np.asarray(image).astype(np.float32)
-        scaled = np.clip(samples * (255 / 65535) + 0.5, 0, 255).astype(np.uint8)
-        return Image.fromarray(scaled).convert("RGB")
+        samples = np.asarray(image)
+        if samples.dtype != np.uint16:
+            samples = samples.clip(0, 65535).astype(np.uint16)
+        return Image.fromarray((samples >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("P", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
@@ -149,6 +154,11 @@ def decode(image: Image.Image, orientation: int = 1, at_least: tuple[int, int] |
     Raises:
         BrokenImage: if the data are truncated or damaged.
     """
+    with _LARGE_IMAGE if image.width * image.height > LARGE_PIXELS else nullcontext():
+        return _decode(image, orientation, at_least)
+
+
+def _decode(image: Image.Image, orientation: int, at_least: tuple[int, int] | None) -> Image.Image:
     try:
         if at_least is not None and image.format == "JPEG" and image.mode in ("RGB", "L"):
             height, width = at_least[::-1] if orientation >= 5 else at_least
@@ -162,7 +172,7 @@ def decode(image: Image.Image, orientation: int = 1, at_least: tuple[int, int] |
 
 @dataclass(frozen=True)
 class Placement:
-    """Where an image lies on the canvas: ``canvas = original * scale + offset``, 0-based continuous pixels, x and y apart."""
+    """Where an image lies on the canvas: ``canvas = original * scale + offset`` in 0-based continuous pixels."""
 
     scale_x: float
     scale_y: float
@@ -171,7 +181,7 @@ class Placement:
 
 
 def place(width: int, height: int, canvas: tuple[int, int], fit: Fit) -> Placement:
-    """How a ``width`` x ``height`` image meets a (height, width) ``canvas``: stretched, or with its aspect kept and padded."""
+    """How a ``width`` x ``height`` image meets a (height, width) ``canvas``: stretched, or padded at its own aspect."""
     canvas_height, canvas_width = canvas
     if fit == "warp":
         return Placement(canvas_width / width, canvas_height / height, 0, 0)

@@ -1,4 +1,4 @@
-"""Which images make the batch of a step: a pure function of (seed, step), so that resuming needs nothing but the step."""
+"""Which images make the batch of a step: a pure function of (seed, step), so that resuming needs only the step."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ _STEP_STREAM = 2
 class BatchSchedule:
     """Endless batches of a fixed size; every epoch is a permutation of all images.
 
-    The permutations follow one another without a gap: a batch may hold the end of one epoch and the start of the next, so that no image
-    is left out, every batch is full (one tensor shape, one CUDA graph), and a data set smaller than a batch works too.
+    The permutations follow one another without a gap: a batch may hold the end of one epoch and the start of the next,
+    so that no image is left out, every batch is full (one tensor shape, one CUDA graph), and a data set smaller than a
+    batch works too.
 
     Args:
         num_images: N, at least 1.

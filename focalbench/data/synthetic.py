@@ -64,7 +64,7 @@ def generate_image(seed: int, split: str, number: int, image_size: int = 128) ->
         if box is not None:
             boxes.append(box)
             labels.append(label)
-    canvas += rng.normal(0, 6, canvas.shape).astype(np.float32)
+    canvas += 6 * rng.standard_normal(canvas.shape, np.float32)
     pixels = canvas.clip(0, 255).astype(np.uint8)
     return SyntheticImage(pixels, np.array(boxes, np.int64).reshape(-1, 4), np.array(labels, np.int64))
 
@@ -73,13 +73,13 @@ def _draw_background(rng: np.random.Generator, size: int) -> np.ndarray:
     """(S, S, 3) float32: coloured noise of three coarsenesses, and a grating on half of the images."""
     canvas = np.zeros((size, size, 3), np.float32) + rng.uniform(70, 185, 3).astype(np.float32)
     for cells, strength in ((3, 28.0), (8, 18.0), (24, 12.0)):
-        coarse = rng.normal(0, strength, (cells, cells)).astype(np.float32)
+        coarse = np.float32(strength) * rng.standard_normal((cells, cells), np.float32)
         noise = np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
-        canvas += noise[..., None] * rng.uniform(0.5, 1.2, 3).astype(np.float32)
+        canvas += np.multiply.outer(noise, rng.uniform(0.5, 1.2, 3).astype(np.float32))
     if rng.random() < 0.5:
         angle, period = rng.uniform(0, math.pi), rng.uniform(0.05, 0.2) * size
-        rows, columns = np.mgrid[:size, :size].astype(np.float32)
-        wave = np.sin((columns * math.cos(angle) + rows * math.sin(angle)) * np.float32(2 * math.pi / period))
+        ramp = np.arange(size, dtype=np.float32) * np.float32(2 * math.pi / period)
+        wave = np.sin(np.add.outer(ramp * np.float32(math.sin(angle)), ramp * np.float32(math.cos(angle))))
         canvas += (wave * np.float32(rng.uniform(5, 18)))[..., None]
     return canvas
 
@@ -204,7 +204,7 @@ def _annotate(image_id: str, drawn: SyntheticImage) -> str:
 def synthesize(
     folder: str | os.PathLike[str], num_train: int = 500, num_val: int = 150, image_size: int = 128, seed: int = 0
 ) -> Path:
-    """Writes a data set to ``folder/VOCdevkit/VOC2007`` with the splits train and val; the same arguments, the same pixels.
+    """Writes a data set to ``folder/VOCdevkit/VOC2007`` with splits train and val; the same arguments, the same pixels.
 
     PNG files, because JPEG's pixels differ between versions of the library.
 
@@ -248,7 +248,7 @@ def _write_set(folder: Path, counts: dict[str, int], image_size: int, seed: int)
         ids = [f"{split}_{number:05d}" for number in range(count)]
         for number, image_id in enumerate(ids):
             drawn = generate_image(seed, split, number, image_size)
-            Image.fromarray(drawn.pixels).save(folder / "JPEGImages" / f"{image_id}.png", compress_level=1)
+            Image.fromarray(drawn.pixels).save(folder / "JPEGImages" / f"{image_id}.png", compress_level=0)
             (folder / "Annotations" / f"{image_id}.xml").write_text(_annotate(image_id, drawn), encoding="utf-8")
         (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(ids) + "\n", encoding="utf-8")
 
@@ -260,7 +260,7 @@ def ensure_synthetic(
     image_size: int = 128,
     seed: int = 0,
 ) -> Path:
-    """The data root of a synthetic set in ``cache_dir``, generated where it is not there yet; processes may ask at once.
+    """The data root of a synthetic set in ``cache_dir``, generated where it is missing; processes may ask at once.
 
     Args:
         cache_dir: e.g. :func:`focalbench.data.cache.choose_cache_dir`'s.

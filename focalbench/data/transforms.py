@@ -1,4 +1,4 @@
-"""Batched augmentation and normalisation on the training device: one colour map and one affine map for a whole batch."""
+"""Batched augmentation and normalisation on the training device: one affine and one colour map for a whole batch."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def normalise(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 @dataclass(frozen=True)
 class Windows:
-    """Which part of each image lands on which part of its canvas, in whole pixels; (B, 2) int64 tensors for (x, y), on the CPU.
+    """Which part of each image lands on which part of its canvas: (B, 2) int64 CPU tensors for (x, y), in whole pixels.
 
-    Whole pixels make the resampling of a plain crop and resize the same map as the affine one that boxes take.
+    Whole pixels make a plain crop and resize the same map as the affine one that boxes take.
 
     Attributes:
         start: first pixel taken from the image.
@@ -66,19 +66,20 @@ class Windows:
 class Augment:
     """Random flip, scale, aspect, position and colour of a batch, and normalisation.
 
-    Everything random is drawn on the CPU from the generator that is passed, and reaches the device in one small copy: a step depends on
-    its generator only, and a GPU is never waited for. The number of draws does not depend on what is switched on, so switching one
-    change off leaves the others as they were.
+    Everything random is drawn on the CPU from the generator that is passed, and reaches the device in one small copy: a
+    step depends on its generator only, and a GPU is never waited for. The number of draws does not depend on what is
+    switched on, so switching one change off leaves the others as they were.
 
     Args:
         flip: probability of a mirrored image.
         crop: whether scale, aspect and position change.
         color: whether brightness, contrast and saturation change.
-        scale: smallest and largest magnification, drawn uniformly; above 1 a random part of the image fills the canvas, below 1 the image
-            lies somewhere on a canvas of the mean colour (its window is rounded to whole pixels).
+        scale: smallest and largest magnification, drawn uniformly; above 1 a random part of the image fills the canvas,
+            below 1 the image lies somewhere on a canvas of the mean colour (its window is rounded to whole pixels).
         aspect: width / height changes by a factor of 1 - aspect to 1 + aspect.
         min_area: a box that keeps less than this share of its area on the canvas is dropped.
-        brightness: half width of the factor's range around 1; likewise ``contrast`` (about the mean colour) and ``saturation``.
+        brightness: half width of the factor's range around 1; likewise ``contrast`` (about the mean colour) and
+            ``saturation``.
         dtype: float type of the result; boxes stay float32.
     """
 
@@ -156,7 +157,7 @@ class Augment:
         return matrix / std[:, None], (offset - mean) / std
 
     def _map_targets(self, targets: Targets, zoom: Tensor, shift: Tensor, height: int, width: int) -> Targets:
-        """Boxes after the affine map, cut to the canvas; those with too little left are dropped and the rest moved to the front."""
+        """Boxes after the affine map, cut at the border; those with too little left are dropped, the rest move up."""
         corners = targets.boxes.unflatten(-1, (2, 2)) * zoom[:, None, None] + shift[:, None, None]
         low, high = corners.amin(2), corners.amax(2)
         whole = (high - low).prod(-1)
@@ -171,7 +172,7 @@ class Augment:
 
 
 def _resize_each(images: Tensor, windows: Windows) -> Tensor:
-    """Crops and resizes image by image in uint8: on a CPU three times as fast as one float ``grid_sample``, and antialiased.
+    """Crops and resizes image by image in uint8: on a CPU three times faster than ``grid_sample``, and antialiased.
 
     Returns:
         (B, H, W, 3) uint8.
@@ -195,8 +196,8 @@ def _resize_each(images: Tensor, windows: Windows) -> Tensor:
 def _color_each(pixels: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
     """(B, 3, H, W) float32 ``matrix @ rgb + offset`` from (B, H, W, 3) uint8, in channels-last memory.
 
-    A product with a 3 x 3 matrix keeps a CPU's matrix unit idle: 16 pixels side by side and a block-diagonal 48 x 48 matrix are 3.5
-    times as fast. Image by image, for the scratch then stays in the cache.
+    A product with a 3 x 3 matrix leaves a CPU's vector units idle: 16 pixels side by side and a block-diagonal 48 x 48
+    matrix are 3.5 times as fast. Image by image, for the scratch then stays in the cache.
     """
     num_pixels = pixels.shape[1] * pixels.shape[2]
     block = math.gcd(num_pixels, 16)
