@@ -1,0 +1,42 @@
+"""``data download``: a year of Pascal VOC, fetched, verified and unpacked."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Dataset(StrEnum):
+    """What can be downloaded."""
+
+    VOC2007 = "voc2007"
+    VOC2012 = "voc2012"
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to the group ``data``."""
+    app.command()(download)
+
+
+def download(
+    dataset: Annotated[Dataset, typer.Argument(help="voc2007: trainval and test, 0.9 GB. voc2012: trainval, 2 GB.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where VOCdevkit appears. Twice the size is needed.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Fetch Pascal VOC from its mirrors, check it and unpack it; the same command again goes on where it stopped."""
+    from focalbench import console
+    from focalbench.data import download as archives
+
+    try:
+        with console.DownloadDisplay() as display:
+            devkit = archives.download(dataset.value, folder, progress=display)
+    except KeyboardInterrupt:
+        console.error("stopped; the same command again goes on from here")
+        raise typer.Exit(130) from None
+    if as_json:
+        console.print_json({"root": str(devkit), "year": dataset.value.removeprefix("voc")})
+    else:
+        console.print_text(f"{dataset.value} is there; use it with data.root: {devkit}")
