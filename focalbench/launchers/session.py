@@ -9,14 +9,17 @@ from pathlib import Path
 
 from focalbench.config.schema import ExperimentConfig
 from focalbench.config.sweep import Trial
-from focalbench.data.check import check_data
+from focalbench.data.check import check_data, raise_for_errors
+from focalbench.data.faults import summarise
 from focalbench.errors import BusyError
-from focalbench.experiment.build import data_location
+from focalbench.experiment.build import cache_dir, data_location
 from focalbench.experiment.sweep import open_sweep, trial_state, write_results
 from focalbench.experiment.trial_files import finished_result
 from focalbench.launchers.job import Job, Outcome
 from focalbench.launchers.local import LocalRun, Watcher, plan_slots
 from focalbench.runtime import StopFlag, stop_on_signals
+
+_WARNING_LINES = 6  # of a data set's warnings; `focalbench data check` shows more
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,11 @@ def check_all_data(trials: Sequence[Trial], report: Callable[[str], None]) -> No
         if (root, train, val, classes) in seen:
             continue
         seen.add((root, train, val, classes))
-        found = check_data(root, train=train, val=val, classes=classes)
-        found.raise_for_errors()
-        for line in found.warning_lines():
-            report(f"warning: {line}")
+        found = check_data(root, train=train, val=val, classes=classes, cache_dir=cache_dir(trial.config))
+        raise_for_errors(found)
+        if found.warnings:
+            for line in summarise(found.warnings, "warning", _WARNING_LINES):
+                report(line)
 
 
 def run_session(

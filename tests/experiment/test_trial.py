@@ -1,0 +1,265 @@
+"""A trial leaves what the contract lists, repeats bit for bit, and resumes as if it had never stopped."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from focalbench.config.load import load_config
+from focalbench.config.sweep import Trial, expand
+from focalbench.errors import BusyError, CheckpointError, ConfigError, DivergedError, InterruptedTrial
+from focalbench.experiment import trial as trial_module
+from focalbench.experiment.trial import run_trial
+from focalbench.runtime import StopFlag
+from focalbench.tracking.records import read_metrics
+from focalbench.training.checkpoint import list_checkpoints, load_checkpoint, load_newest
+
+_CLOCKS = ("images_per_s", "time_s", "wall_s", "train_s", "peak_memory_mb")
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def _trial(path: Path, *overrides: str) -> Trial:
+    (trial,) = expand(load_config(path, overrides))
+    return trial
+
+
+def _run(trial: Trial, folder: Path, stop: StopFlag | None = None, progress: Any = None) -> dict[str, Any]:
+    warnings: list[str] = []
+    result = run_trial(
+        trial,
+        folder,
+        device="cpu",
+        stop=stop or StopFlag(),
+        progress=progress or (lambda step, steps, values: None),
+        warn=warnings.append,
+    )
+    return {**result, "warnings": warnings}
+
+
+def _lines(folder: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in line.items() if k not in _CLOCKS} for line in read_metrics(folder)]
+
+
+def _stop_at(step: int, flag: StopFlag) -> Callable[[int, int, Mapping[str, float]], None]:
+    def progress(now: int, steps: int, values: Mapping[str, float]) -> None:
+        if now >= step:
+            flag.request(15)
+
+    return progress
+
+
+def test_a_trial_leaves_the_files_of_the_contract(write_config: Write, tmp_path: Path) -> None:
+    folder = tmp_path / "trial with space"
+    result = _run(_trial(write_config()), folder)
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.yaml", "status.json", "metrics.jsonl", "result.json", "detections.npz", "checkpoints"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert json.loads((folder / "status.json").read_text())["state"] == "done"
+    assert load_config(folder / "config.yaml") == _trial(write_config()).config
+    saved = json.loads((folder / "result.json").read_text())
+    assert saved["val/mAP"] == pytest.approx(result["val/mAP"])
+    assert set(saved["AP"]) == {"circle", "cross", "square", "triangle"}
+    assert saved["config_hash"] == _trial(write_config()).hash
+    assert {"wall_s", "images_per_s", "environment"} <= set(saved)
+    checkpoints = {path.name for path in (folder / "checkpoints").iterdir()}
+    assert {"best.pt", "step-00000006.pt", "step-00000006.pt.sha256"} <= checkpoints
+    assert len(list_checkpoints(folder / "checkpoints")) == 2
+    last = [line for line in read_metrics(folder) if "val/mAP" in line][-1]
+    assert last["val/mAP"] == saved["val/mAP"]
+    tags = set().union(*read_metrics(folder))
+    assert {"train/loss", "train/cls", "train/box", "train/lr", "train/gamma", "train/alpha"} <= tags
+
+
+def test_two_runs_of_one_seed_are_identical(write_config: Write, tmp_path: Path) -> None:
+    trial = _trial(write_config())
+    _run(trial, tmp_path / "a")
+    _run(trial, tmp_path / "b")
+    assert _lines(tmp_path / "a") == _lines(tmp_path / "b")
+    assert len(_lines(tmp_path / "a")) >= 5
+
+
+@pytest.mark.parametrize("loss", ["focal", "ghm"])
+def test_resumed_equals_unbroken(write_config: Write, tmp_path: Path, loss: str) -> None:
+    trial = _trial(write_config(), f"loss.name={loss}", "optim.ema=0.5")
+    _run(trial, tmp_path / "whole")
+    stop = StopFlag()
+    with pytest.raises(InterruptedTrial):
+        _run(trial, tmp_path / "broken", stop, _stop_at(2, stop))
+    status = json.loads((tmp_path / "broken" / "status.json").read_text())
+    assert status["state"] == "interrupted"
+    steps = [line["step"] for line in _lines(tmp_path / "broken")]
+    assert max(steps) < 6
+    _run(trial, tmp_path / "broken")
+    assert _lines(tmp_path / "broken") == _lines(tmp_path / "whole")
+    whole, resumed = (load_newest(tmp_path / name / "checkpoints") for name in ("whole", "broken"))
+    assert whole is not None
+    assert resumed is not None
+    for part in ("model", "ema", "optimizer", "criterion", "rng"):
+        assert _equal(whole[part], resumed[part]), part
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b)
+
+
+def test_arms_of_one_seed_share_weights_batches_and_augmentation(write_config: Write) -> None:
+    from focalbench.experiment import build
+
+    seen = []
+    for loss in ("ce", "focal", "softmax_ce"):
+        config = _trial(write_config(), f"loss.name={loss}").config
+        data = build.build_data(config)
+        model = build.build_model(config, 4)
+        images, targets = build.build_batches(config, data.train, torch.device("cpu"))(3)
+        weights = {k: v for k, v in model.state_dict().items() if not k.startswith("class_subnet.predict")}
+        seen.append((weights, images, targets.boxes, model.state_dict()["class_subnet.predict.weight"]))
+    for weights, images, boxes, _ in seen[1:]:
+        assert all(torch.equal(weights[key], seen[0][0][key]) for key in seen[0][0])
+        assert torch.equal(images, seen[0][1])
+        assert torch.equal(boxes, seen[0][2])
+    softmax = seen[2][3].unflatten(0, (-1, 5))[:, :4]
+    assert torch.equal(softmax.flatten(0, 1), seen[0][3])
+
+
+def test_another_seed_is_another_trial(write_config: Write, tmp_path: Path) -> None:
+    a = _run(_trial(write_config(), "seed=0"), tmp_path / "a")
+    b = _run(_trial(write_config(), "seed=1"), tmp_path / "b")
+    assert a["config_hash"] != b["config_hash"]
+    assert _lines(tmp_path / "a") != _lines(tmp_path / "b")
+
+
+def test_matched_scale_gives_cross_entropys_gradient_norm(write_config: Write, tmp_path: Path) -> None:
+    plain = _run(_trial(write_config(), "loss.name=ce", "loss.match_scale=true"), tmp_path / "ce")
+    focal = _run(_trial(write_config(), "loss.match_scale=true"), tmp_path / "focal")
+    assert plain["loss_weight"] == pytest.approx(1.0)
+    assert focal["loss_weight"] > 2  # alpha .25 alone is a factor of 4 on the positives
+    lines = [line for line in read_metrics(tmp_path / "focal") if "loss_weight" in line]
+    assert [line["loss_weight"] for line in lines] == [pytest.approx(focal["loss_weight"])]
+
+
+def test_the_first_loss_is_what_theory_says_and_a_missing_prior_is_told(write_config: Write, tmp_path: Path) -> None:
+    good = _run(_trial(write_config()), tmp_path / "good")["initial_loss"]
+    assert good["observed"] == pytest.approx(good["expected"], rel=0.2)
+    assert good["diagnosis"] is None
+
+
+def test_a_finished_trial_is_not_trained_again(write_config: Write, tmp_path: Path) -> None:
+    trial = _trial(write_config())
+    first = _run(trial, tmp_path / "t")
+    before = (tmp_path / "t" / "metrics.jsonl").read_bytes()
+    assert _run(trial, tmp_path / "t")["val/mAP"] == pytest.approx(first["val/mAP"])
+    assert (tmp_path / "t" / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_kill_after_the_last_checkpoint_still_gives_the_same_result(write_config: Write, tmp_path: Path) -> None:
+    trial, folder = _trial(write_config()), tmp_path / "t"
+    first = _run(trial, folder)
+    lines = _lines(folder)
+    (folder / "result.json").unlink()
+    again = _run(trial, folder)
+    assert again["AP"] == pytest.approx(first["AP"], nan_ok=True)
+    assert _lines(folder) == lines
+
+
+def test_resume_under_another_configuration_names_the_key_and_both_values(write_config: Write, tmp_path: Path) -> None:
+    stop = StopFlag()
+    with pytest.raises(InterruptedTrial):
+        _run(_trial(write_config()), tmp_path / "t", stop, _stop_at(2, stop))
+    with pytest.raises(CheckpointError, match=r"loss\.gamma: 2\.0, now it is 1\.0.*--fresh"):
+        _run(_trial(write_config(), "loss.gamma=1.0"), tmp_path / "t")
+
+
+def test_resume_with_another_class_order_is_refused(write_config: Write, tmp_path: Path) -> None:
+    stop = StopFlag()
+    with pytest.raises(InterruptedTrial):
+        _run(_trial(write_config()), tmp_path / "t", stop, _stop_at(2, stop))
+    path = list_checkpoints(tmp_path / "t" / "checkpoints")[0]
+    identity = {"config": load_checkpoint(path)["config"], "classes": ["b", "a"], "data": ["x", "y"]}
+    with pytest.raises(CheckpointError, match="classes"):
+        trial_module._require_same(load_checkpoint(path), identity, tmp_path / "t")
+
+
+def test_divergence_stops_the_trial_and_keeps_the_good_checkpoint(write_config: Write, tmp_path: Path) -> None:
+    trial = _trial(write_config(), "optim.lr=1e-3", "optim.clip_norm=null")
+    with pytest.MonkeyPatch.context() as patch:
+        _poison(patch, at_step=4)
+        with pytest.raises(DivergedError, match="diverged at step 4: loss nan"):
+            _run(trial, tmp_path / "t")
+    status = json.loads((tmp_path / "t" / "status.json").read_text())
+    assert status["state"] == "failed"
+    assert "step 4" in status["error"]
+    newest = load_newest(tmp_path / "t" / "checkpoints")
+    assert newest is not None
+    assert newest["step"] == 3
+    assert all(torch.isfinite(v).all() for v in newest["model"].values() if v.is_floating_point())
+
+
+def test_on_divergence_retry_goes_on_at_half_the_rate_and_says_so(write_config: Write, tmp_path: Path) -> None:
+    trial = _trial(write_config(), "run.on_divergence=retry")
+    with pytest.MonkeyPatch.context() as patch:
+        _poison(patch, at_step=4, times=1)
+        result = _run(trial, tmp_path / "t")
+    assert result["lr_scale"] == 0.5
+    assert any("0.5 of the learning rate" in warning for warning in result["warnings"])
+    assert result["step"] == 6
+
+
+def _poison(patch: pytest.MonkeyPatch, *, at_step: int, times: int = 10**9) -> None:
+    """Makes the loss of one step NaN, the first ``times`` times that it is reached."""
+    from focalbench.training import loop
+
+    real, left = loop.train_step, [times]
+
+    def train_step(state: Any, images: Any, targets: Any, settings: Any) -> dict[str, torch.Tensor]:
+        values = real(state, images, targets, settings)
+        if state.step == at_step - 1 and left[0] > 0:
+            left[0] -= 1
+            values["loss"] = torch.tensor(math.nan)
+        return values
+
+    patch.setattr(loop, "train_step", train_step)
+
+
+def test_two_processes_on_one_folder_the_second_is_refused(write_config: Write, tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    (tmp_path / "t").mkdir()
+    with FileLock(tmp_path / "t" / ".lock"), pytest.raises(BusyError, match="another process"):
+        _run(_trial(write_config()), tmp_path / "t")
+
+
+def test_a_stale_lock_file_blocks_nobody(write_config: Write, tmp_path: Path) -> None:
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / ".lock").touch()
+    assert _run(_trial(write_config()), tmp_path / "t")["step"] == 6
+
+
+def test_a_weight_list_of_the_wrong_length_is_the_users_fault(write_config: Write, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="loss: alpha"):
+        _run(_trial(write_config(), "loss.alpha=[0.1, 0.2]"), tmp_path / "t")
+
+
+def test_alpha_auto_is_counted_on_the_training_set(write_config: Write, tmp_path: Path) -> None:
+    _run(_trial(write_config(), "loss.name=balanced_ce", "loss.alpha=auto"), tmp_path / "t")
+    alphas = {line["train/alpha"] for line in read_metrics(tmp_path / "t") if "train/alpha" in line}
+    (alpha,) = alphas
+    assert 0.8 < alpha < 1  # far more background than objects
