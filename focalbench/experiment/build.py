@@ -33,7 +33,8 @@ from focalbench.training.optim import build_optimizer, learning_rate_factor
 # Keys of the model's section that the criterion, the batches or the choice of priors act on.
 _NOT_MODEL_ARGUMENTS = {
     "name", "pos_iou", "neg_iou", "box_weight", "box_beta", "num_priors", "ignore_iou", "object_scale",
-    "noobject_scale", "coord_scale", "class_scale", "rescore", "coord_area_scale", "anneal_images", "multiscale", "multiscale_every",
+    "noobject_scale", "coord_scale", "class_scale", "rescore", "coord_area_scale", "anneal_images", "multiscale",
+    "multiscale_every",
 }  # fmt: skip
 
 
