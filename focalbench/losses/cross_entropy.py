@@ -32,9 +32,17 @@ class SigmoidFamily(ClassificationLoss):
     gamma: Tensor
     alpha: Tensor | None
 
-    def __init__(self, num_classes: int, *, gamma: Any, alpha: Alpha, counts: Counts | None = None) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        gamma: Any,
+        alpha: Alpha,
+        counts: Counts | None = None,
+        gamma_above_zero: bool = False,
+    ) -> None:
         super().__init__(num_classes, counts)
-        self._keep("gamma", gamma)
+        self._keep("gamma", gamma, open_low=gamma_above_zero)
         if alpha == "auto":
             alpha = self._balance()
         if alpha is None:

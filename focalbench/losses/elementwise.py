@@ -34,21 +34,34 @@ class Terms(Protocol):
 
 
 class _FusedSum(torch.autograd.Function):
-    """The sum and, computed with it, the gradient; backward only scales."""
+    """The sum and, computed with it, the gradient; backward only scales.
+
+    A float16 gradient is computed in backward, its scale included, because an unscaled one would underflow; so is the
+    gradient of a second backward through a retained graph.
+    """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor, terms: Terms, weight: Tensor | None) -> Tensor:
-        sum_of = sum_on_cpu if logits.device.type == "cpu" else sum_with_masks
-        total, ctx.grad = sum_of(logits, labels, terms, weight, want_grad=ctx.needs_input_grad[0])
+        now = ctx.needs_input_grad[0] and logits.dtype != torch.float16
+        total, ctx.grad = _sum_on(logits)(logits, labels, terms, weight, want_grad=now)
+        ctx.terms = terms
+        ctx.save_for_backward(logits, labels, weight)
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, None, None, None]:
+        logits, labels, weight = ctx.saved_tensors
         grad, ctx.grad = ctx.grad, None
-        if grad is None:
-            raise RuntimeError("this loss's graph was already used: call it again instead of a second backward")
-        return scale_in_place(grad, grad_output), None, None, None
+        if grad is not None:
+            return scale_in_place(grad, grad_output), None, None, None
+        scale = grad_output.expand(len(logits), 1)
+        scaled = scale if weight is None else weight * scale
+        return _sum_on(logits)(logits, labels, ctx.terms, scaled, want_grad=True)[1], None, None, None
+
+
+def _sum_on(logits: Tensor) -> Any:
+    return sum_on_cpu if logits.device.type == "cpu" else sum_with_masks
 
 
 @torch.compiler.disable
@@ -199,3 +212,18 @@ def sum_with_masks(
     ignored = (labels < 0)[:, None]
     total = loss.masked_fill_(ignored, 0).sum(dtype=torch.float64).to(x.dtype)
     return total, grad.masked_fill_(ignored, 0).to(logits.dtype) if want_grad else None
+
+
+def initial_loss_of_terms(
+    terms: Terms, num_anchors: float, num_positives: float, prior_prob: float | None, *, num_classes: int
+) -> float | None:
+    """The loss per positive anchor when every probability is ``prior_prob`` (None: 1/2), or None without positives."""
+    if num_positives <= 0:
+        return None
+    prior = torch.tensor(0.5 if prior_prob is None else prior_prob, dtype=torch.float64)
+    x = torch.logit(prior).expand(1, num_classes).contiguous()
+    loss, grad, scratch = torch.empty_like(x), torch.empty_like(x), torch.empty_like(x)
+    terms.negative(x, loss, grad, scratch)
+    columns = torch.arange(num_classes)
+    hit = terms.positive(x[0], torch.zeros_like(columns), columns)[0].mean()
+    return float(hit + loss.mean() * (num_anchors * num_classes - num_positives) / num_positives)

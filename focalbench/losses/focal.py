@@ -1,11 +1,19 @@
-"""The focal loss on independent sigmoids (arXiv:1708.02002, sec. 3)."""
+"""The focal loss on independent sigmoids (arXiv:1708.02002, sec. 3): the detector's loss and the library function."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from focalbench.losses.base import Counts
+import torch
+from torch import Tensor
+
+from focalbench.losses.base import Counts, check_class_weights, check_number
 from focalbench.losses.cross_entropy import Alpha, SigmoidFamily
+from focalbench.losses.elementwise import assert_labels_on_device, compute_dtype, split_labels
+from focalbench.losses.focal_op import focal_sum
+from focalbench.losses.focal_terms import soft_target, wrong_side
+from focalbench.losses.reduction import Reduction, check_reduction, divisor, fit_weight, reduce_loss
 
 
 class Focal(SigmoidFamily):
@@ -15,3 +23,131 @@ class Focal(SigmoidFamily):
         self, num_classes: int, *, gamma: Any = 2.0, alpha: Alpha = 0.25, counts: Counts | None = None
     ) -> None:
         super().__init__(num_classes, gamma=gamma, alpha=alpha, counts=counts)
+
+
+def sigmoid_focal_loss(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    gamma: float | Tensor = 2.0,
+    alpha: float | Sequence[float] | Tensor | None = 0.25,
+    weight: Tensor | None = None,
+    reduction: Reduction = "none",
+    avg_factor: float | Tensor | None = None,
+) -> Tensor:
+    """-alpha_t (1 - p_t)^gamma log p_t with p = sigmoid(logits). Source: arXiv:1708.02002, eq. 4-5.
+
+    With class ids and a reduction, nothing of the logits' size is made beside the gradient. The result is float32
+    (float64 for float64 logits) whatever the logits are.
+
+    Args:
+        logits: (N, K), any floating dtype.
+        labels: (N,) integers: class 0..K-1, K background, -1 ignored (loss 0); or (N, K) targets in [0, 1].
+        gamma: focusing exponent, >= 0; 0 is cross entropy. A () tensor keeps torch.compile from recompiling.
+        alpha: weight of positives in [0, 1], negatives get 1 - alpha; K numbers, one per class; None for no weights.
+        weight: (N,) per anchor, (N, K) or (N * K,) per element. It never changes what the sum is divided by.
+        reduction: ``none``; ``mean``, over all N * K elements, or the sum over ``avg_factor``; ``sum``.
+        avg_factor: divisor of ``mean``, usually the number of positives; no effect on ``none``.
+
+    Returns:
+        (N, K) for ``none``, else ().
+
+    Raises:
+        ValueError: shapes that do not fit, a parameter or target out of range, a label outside -1..K (on CUDA labels
+            are checked by a device-side assertion, which surfaces at the next synchronisation), sum with avg_factor.
+    """
+    check_reduction(reduction, avg_factor)
+    soft = _is_soft(logits, labels)
+    dtype = compute_dtype(logits.dtype)
+    gamma, on_positives, on_negatives = _parameters(gamma, alpha, logits, dtype)
+    fitted = None if weight is None else fit_weight(weight, logits.shape)
+    if reduction == "none" or soft or (fitted is not None and fitted.requires_grad):
+        loss = _ElementwiseFocal.apply(logits, labels, gamma, on_positives, on_negatives)
+        return reduce_loss(loss, fitted, reduction, avg_factor)
+    # dividing the weights instead of the sum spares backward a pass over the gradient
+    scale = 1.0 / divisor(reduction, avg_factor, logits.numel())
+    return focal_sum(logits, labels, gamma, on_positives * scale, on_negatives * scale, fitted)
+
+
+def _is_soft(logits: Tensor, labels: Tensor) -> bool:
+    """Whether ``labels`` are targets for every element, after a check of shapes and dtypes."""
+    if logits.ndim != 2 or not logits.is_floating_point():
+        raise ValueError(f"logits must be (N, K) of a floating dtype, got {tuple(logits.shape)} {logits.dtype}")
+    if labels.shape == logits.shape:
+        if labels.device.type == "cpu" and labels.numel() and not bool(((labels >= 0) & (labels <= 1)).all()):
+            raise ValueError("targets of the logits' shape must lie in [0, 1]")
+        return True
+    if labels.shape != logits.shape[:1]:
+        raise ValueError(
+            f"labels must be (N,) class ids or (N, K) targets for logits {tuple(logits.shape)}, "
+            f"got {tuple(labels.shape)}"
+        )
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(f"class ids must be integers, got {labels.dtype}")
+    return False
+
+
+def _parameters(
+    gamma: float | Tensor, alpha: float | Sequence[float] | Tensor | None, logits: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """gamma and the weights of positives and negatives as tensors on the logits' device, after a check of numbers."""
+    if not isinstance(gamma, Tensor):
+        check_number("gamma", gamma)
+    gamma = torch.as_tensor(gamma, dtype=dtype, device=logits.device)
+    if alpha is None:
+        one = torch.ones((), dtype=dtype, device=logits.device)
+        return gamma, one, one
+    if isinstance(alpha, Sequence):
+        check_class_weights("alpha", alpha, logits.shape[1], high=1.0)
+    elif not isinstance(alpha, Tensor):
+        check_number("alpha", alpha, high=1.0)
+    elif alpha.ndim and alpha.shape != logits.shape[1:]:
+        raise ValueError(f"alpha has {alpha.numel()} entries, but {logits.shape[1]} are needed: one per class")
+    alpha = torch.as_tensor(alpha, dtype=dtype, device=logits.device)
+    return gamma, alpha, 1 - alpha
+
+
+class _ElementwiseFocal(torch.autograd.Function):
+    """(N, K) losses; the derivative is computed with them and is all that is kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, labels: Tensor, gamma: Tensor, alpha_pos: Tensor, alpha_neg: Tensor
+    ) -> Tensor:
+        if labels.ndim == 1:
+            if labels.device.type == "cpu":
+                split_labels(labels, logits.shape[1])
+            else:
+                assert_labels_on_device(labels, logits.shape[1])
+        value, derivative = _elementwise(logits, labels, gamma, alpha_pos, alpha_neg)
+        ctx.save_for_backward(derivative, logits, labels, gamma, alpha_pos, alpha_neg)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        derivative, logits, *others = ctx.saved_tensors
+        if torch.is_grad_enabled() and (logits.requires_grad or grad_output.requires_grad):  # create_graph
+            derivative = _elementwise(logits, *others, differentiable=True)[1]
+        return (derivative * grad_output).to(logits.dtype), None, None, None, None
+
+
+def _elementwise(
+    logits: Tensor,
+    labels: Tensor,
+    gamma: Tensor,
+    alpha_pos: Tensor,
+    alpha_neg: Tensor,
+    *,
+    differentiable: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """(N, K) losses and derivatives for class ids or targets."""
+    x = logits.to(compute_dtype(logits.dtype))
+    if labels.ndim == 2:
+        return soft_target(x, labels.to(x.dtype), gamma, alpha_pos, alpha_neg, differentiable=differentiable)
+    is_positive = labels[:, None] == torch.arange(x.shape[1], device=x.device)
+    ignored = (labels < 0)[:, None]
+    alpha = torch.where(is_positive, alpha_pos, alpha_neg)
+    z = torch.where(is_positive, -x, x)
+    value, slope = wrong_side(z, gamma, alpha, differentiable=differentiable)
+    slope = torch.where(is_positive, -slope, slope)
+    return torch.where(ignored, 0.0, value), torch.where(ignored, 0.0, slope)

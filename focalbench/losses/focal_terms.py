@@ -104,7 +104,7 @@ def negative_on_cpu(x: Tensor, loss: Tensor, grad: Tensor, scratch: Tensor, *, g
     if gamma > 2:  # the power would reach denormals at ordinary logits
         x = torch.clamp(x, min=-_DENORMAL_EXPONENT / (gamma + 1))
     torch.sigmoid(x, out=scratch)
-    torch._C._nn.softplus(x, out=loss)  # type: ignore[call-arg]
+    torch._C._nn.softplus(x, 1, 40, out=loss)  # type: ignore[call-arg]
     if gamma == 0:
         torch.mul(scratch, alpha, out=grad)
     else:

@@ -44,10 +44,14 @@ def _focal_kernel(
     block: tl.constexpr,
 ):
     program = tl.program_id(0).to(tl.int64)
-    index = program * block + tl.arange(0, block)
+    start = program * block
+    offset = tl.arange(0, block)
+    index = start + offset
     inside = index < num_elements
-    row = index // num_columns
-    column = (index - row * num_columns).to(tl.int32)
+    first_row = start // num_columns
+    offset += (start - first_row * num_columns).to(tl.int32)  # from the start of that row: divisions in 32 bits
+    row = first_row + offset // num_columns
+    column = offset % num_columns
     x = tl.load(logits + index, mask=inside, other=0.0).to(tl.float32)
     label = tl.load(labels + row, mask=inside, other=-1).to(tl.int64)
     is_positive = label == column

@@ -1,0 +1,116 @@
+"""Online hard example mining: cross entropy on the hardest anchors only (arXiv:1604.03540; 1708.02002, table 1d)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from focalbench.losses.base import ClassificationLoss, Counts, check_number
+from focalbench.losses.elementwise import compute_dtype
+from focalbench.losses.focal_op import focal_sum
+
+_CHUNK = 65536  # elements
+_CANDIDATES_PER_KEPT = 16
+_MIN_CANDIDATES = 1024
+
+
+class OHEM(ClassificationLoss):
+    """Sigmoid cross entropy of the B hardest anchors of each image, after NMS with the loss as the score.
+
+    NMS looks at the max(1024, 16 B) hardest anchors of an image (and all its positives in the 1:3 variant), which is
+    exact unless it suppresses more than 15 in 16 of them. Counting the survivors waits for the device.
+
+    Source: arXiv:1604.03540, sec. 4; arXiv:1708.02002, sec. 5.1 and table 1d (B 128, 256, 512; NMS .5, .7; 1:3).
+
+    Args:
+        num_classes: K.
+        num_hardest: B, anchors kept per image.
+        nms_thresh: IoU above which the easier of two anchors' predicted boxes is dropped; None for no NMS.
+        negatives_per_positive: at most this many negatives for each kept positive (3 is the 1:3 variant; an image
+            without positives counts as one); None takes the hardest of either kind.
+        counts: unused.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        num_hardest: int = 128,
+        nms_thresh: float | None = 0.5,
+        negatives_per_positive: float | None = None,
+        counts: Counts | None = None,
+    ) -> None:
+        super().__init__(num_classes, counts)
+        check_number("num_hardest", num_hardest, low=1)
+        if nms_thresh is not None:
+            check_number("nms_thresh", nms_thresh, high=1.0)
+        if negatives_per_positive is not None:
+            check_number("negatives_per_positive", negatives_per_positive, open_low=True)
+        self.num_hardest = int(num_hardest)
+        self.nms_thresh = nms_thresh
+        self.negatives_per_positive = negatives_per_positive
+        self.needs_boxes = nms_thresh is not None
+
+    def forward(
+        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
+    ) -> Tensor:
+        """See ``ClassificationLoss.forward``; ``boxes`` are needed with NMS."""
+        flat_logits, flat_labels = self._flat(logits, labels)
+        if self.needs_boxes and (boxes is None or boxes.shape != (*labels.shape, 4)):
+            shape = None if boxes is None else tuple(boxes.shape)
+            raise ValueError(f"ohem with NMS needs the predicted boxes {(*labels.shape, 4)}, got {shape}")
+        hardness = anchor_cross_entropy(flat_logits.detach(), flat_labels).view(labels.shape)
+        image_boxes = None if boxes is None else boxes.detach().reshape(*hardness.shape, 4)
+        kept = [
+            self._hardest(hardness[i], labels[i], None if image_boxes is None else image_boxes[i])
+            + i * labels.shape[-1]
+            for i in range(len(hardness))
+        ]
+        index = torch.cat(kept) if kept else flat_labels.new_zeros(0)
+        zero, one = torch.zeros((), device=logits.device), torch.ones((), device=logits.device)
+        return focal_sum(flat_logits[index], flat_labels[index], zero, one, one)
+
+    @torch.no_grad()
+    def _hardest(self, hardness: Tensor, labels: Tensor, boxes: Tensor | None) -> Tensor:
+        """Indices of the anchors of one image that count, hardest first."""
+        order = hardness.argsort(descending=True, stable=True)
+        order = order[labels[order] >= 0]
+        if self.nms_thresh is not None and boxes is not None:
+            order = self._suppress(order, hardness, labels, boxes)
+        if self.negatives_per_positive is None:
+            return order[: self.num_hardest]
+        is_positive = labels[order] < self.num_classes
+        num_positives = min(int(is_positive.sum()), max(1, int(self.num_hardest / (1 + self.negatives_per_positive))))
+        num_negatives = min(self.num_hardest - num_positives, int(self.negatives_per_positive * max(num_positives, 1)))
+        return torch.cat([order[is_positive][:num_positives], order[~is_positive][:num_negatives]])
+
+    def _suppress(self, order: Tensor, hardness: Tensor, labels: Tensor, boxes: Tensor) -> Tensor:
+        """What of ``order`` survives NMS on the loss, hardest first."""
+        from torchvision.ops import nms
+
+        limit = max(_MIN_CANDIDATES, _CANDIDATES_PER_KEPT * self.num_hardest)
+        candidates = order[:limit]
+        if self.negatives_per_positive is not None:
+            rest = order[limit:]
+            candidates = torch.cat([candidates, rest[labels[rest] < self.num_classes]])
+        return candidates[nms(boxes[candidates].float(), hardness[candidates].float(), self.nms_thresh)]
+
+
+@torch.no_grad()
+def anchor_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """(A,) float32 sigmoid cross entropy of each anchor, summed over its classes; 0 where ignored.
+
+    Args:
+        logits: (A, K).
+        labels: (A,) 0..K-1, K background, -1 ignored.
+    """
+    num_columns = logits.shape[1]
+    step = max(1, _CHUNK // num_columns) if logits.device.type == "cpu" else max(1, len(logits))
+    result = torch.empty(len(logits), dtype=compute_dtype(logits.dtype), device=logits.device)
+    for start in range(0, len(logits), step):
+        x, label = logits[start : start + step].to(result.dtype), labels[start : start + step]
+        at_label = x.gather(1, label.long().clamp(0, num_columns - 1)[:, None]).squeeze(1)
+        is_positive = (label >= 0) & (label < num_columns)
+        # softplus(-x) = softplus(x) - x
+        result[start : start + step] = torch.nn.functional.softplus(x).sum(1) - torch.where(is_positive, at_label, 0.0)
+    return result.masked_fill_(labels < 0, 0)

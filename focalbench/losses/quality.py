@@ -1,0 +1,130 @@
+"""Losses whose target for a positive is the quality of its box: quality focal and varifocal loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from focalbench.losses.base import ClassificationLoss, Counts, check_number
+from focalbench.losses.elementwise import fused_sum
+from focalbench.losses.focal_terms import FocalTerms
+
+
+def _cross_entropy_to(x: Tensor, q: Tensor) -> Tensor:
+    """-(q log p + (1 - q) log(1 - p)), the cross entropy to the target ``q``."""
+    return -(q * F.logsigmoid(x) + (1 - q) * F.logsigmoid(-x))
+
+
+@dataclass(frozen=True)
+class _QualityFocalTerms:
+    """Positives: |q - p|^beta CE(p, q). Negatives: the same with q = 0, a focal loss of gamma beta."""
+
+    beta: float
+    quality: Tensor
+
+    def negative(self, x: Tensor, loss: Tensor, grad: Tensor, scratch: Tensor) -> None:
+        """See ``elementwise.Terms``."""
+        beta, one = torch.tensor(self.beta, device=x.device), torch.ones((), device=x.device)
+        FocalTerms(beta, one, one).negative(x, loss, grad, scratch)
+
+    def positive(self, x: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``elementwise.Terms``."""
+        q = self.quality[rows].to(x.dtype)
+        p = torch.sigmoid(x)
+        difference = p - q
+        distance = difference.abs()
+        cross_entropy = _cross_entropy_to(x, q)
+        # for beta below 1 the slope is infinite at p = q, the minimum over beta: take 0 there
+        pull = torch.where(distance > 0, distance.clamp(min=1e-300 if x.dtype == torch.float64 else 1e-38), 1.0)
+        slope = self.beta * pull.pow(self.beta - 1) * difference.sign() * p * torch.sigmoid(-x) * cross_entropy
+        return distance.pow(self.beta) * cross_entropy, distance.pow(self.beta) * difference + slope
+
+
+class QualityFocal(ClassificationLoss):
+    """Quality focal loss: |y - p|^beta CE(p, y), y the predicted box's IoU in a positive's class and 0 elsewhere.
+
+    Source: arXiv:2006.04388, eq. 3 (beta 2 there).
+
+    Args:
+        num_classes: K.
+        beta: exponent, >= 0.
+        counts: unused.
+    """
+
+    needs_quality = True
+
+    def __init__(self, num_classes: int, *, beta: float = 2.0, counts: Counts | None = None) -> None:
+        super().__init__(num_classes, counts)
+        check_number("beta", beta)
+        self.beta = float(beta)
+
+    def forward(
+        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
+    ) -> Tensor:
+        """See ``ClassificationLoss.forward``; ``quality`` is needed."""
+        return fused_sum(*self._flat(logits, labels), _QualityFocalTerms(self.beta, flat_quality(quality, labels)))
+
+
+@dataclass(frozen=True)
+class _VarifocalTerms:
+    """Positives: q CE(p, q), but a positive of quality 0 counts as a negative. Negatives: alpha p^gamma softplus(x)."""
+
+    gamma: Tensor
+    alpha: Tensor
+    quality: Tensor
+
+    def negative(self, x: Tensor, loss: Tensor, grad: Tensor, scratch: Tensor) -> None:
+        """See ``elementwise.Terms``."""
+        FocalTerms(self.gamma, self.alpha, self.alpha).negative(x, loss, grad, scratch)
+
+    def positive(self, x: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``elementwise.Terms``."""
+        q = self.quality[rows].to(x.dtype)
+        missed, missed_slope = FocalTerms(self.gamma, self.alpha, self.alpha).positive(-x, rows, columns)
+        value = torch.where(q > 0, q * _cross_entropy_to(x, q), missed)
+        return value, torch.where(q > 0, q * (torch.sigmoid(x) - q), -missed_slope)
+
+
+class Varifocal(ClassificationLoss):
+    """Varifocal loss: q CE(p, q) for positives of quality q, alpha p^gamma (-log(1 - p)) for negatives.
+
+    Source: arXiv:2008.13367, eq. 2 (alpha .75, gamma 2 there).
+
+    Args:
+        num_classes: K.
+        gamma: focusing exponent of negatives, >= 0, a number or a schedule.
+        alpha: weight of NEGATIVES, in [0, 1], a number or a schedule.
+        counts: unused.
+    """
+
+    needs_quality = True
+    gamma: Tensor
+    alpha: Tensor
+
+    def __init__(self, num_classes: int, *, gamma: Any = 2.0, alpha: Any = 0.75, counts: Counts | None = None) -> None:
+        super().__init__(num_classes, counts)
+        self._keep("gamma", gamma)
+        self._keep("alpha", alpha, high=1.0)
+
+    def forward(
+        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
+    ) -> Tensor:
+        """See ``ClassificationLoss.forward``; ``quality`` is needed."""
+        terms = _VarifocalTerms(self.gamma, self.alpha, flat_quality(quality, labels))
+        return fused_sum(*self._flat(logits, labels), terms)
+
+
+def flat_quality(quality: Tensor | None, labels: Tensor) -> Tensor:
+    """(A,) qualities within [0, 1], a constant for the gradient.
+
+    Raises:
+        ValueError: there are none, or their shape is not the labels'.
+    """
+    if quality is None or quality.shape != labels.shape:
+        shape = None if quality is None else tuple(quality.shape)
+        raise ValueError(f"this loss needs quality (N, R) {tuple(labels.shape)}: the predicted boxes' IoU; got {shape}")
+    return quality.detach().reshape(-1).clamp(0, 1)

@@ -1,0 +1,65 @@
+"""Weights, reductions and normalisers, with MMDetection's conventions."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Reduction = Literal["none", "mean", "sum"]
+_SMALLEST = torch.finfo(torch.float32).eps
+
+
+def check_reduction(reduction: str, avg_factor: float | Tensor | None) -> None:
+    """Raise ValueError for an unknown reduction, or for ``sum`` with an ``avg_factor``: a sum is not averaged."""
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"reduction is 'none', 'mean' or 'sum', got {reduction!r}")
+    if reduction == "sum" and avg_factor is not None:
+        raise ValueError("avg_factor can not be used with reduction='sum': use 'mean', which divides by it")
+
+
+def divisor(reduction: str, avg_factor: float | Tensor | None, num_elements: int) -> float | Tensor:
+    """What the sum is divided by: ``avg_factor`` if given, the number of elements for a plain mean, else 1.
+
+    Weights never change it. An ``avg_factor`` of 0 counts as the smallest step above 0, so that an empty batch gives 0.
+    """
+    if reduction == "sum":
+        return 1.0
+    if avg_factor is None:
+        return float(max(num_elements, 1))
+    if isinstance(avg_factor, Tensor):
+        return avg_factor.clamp(min=_SMALLEST)
+    return max(float(avg_factor), _SMALLEST)
+
+
+def fit_weight(weight: Tensor, shape: torch.Size) -> Tensor:
+    """``weight`` as something that broadcasts against a loss of ``shape``.
+
+    Args:
+        weight: (N,) per anchor, (N, K) per element, or (N * K,) per element in rows.
+        shape: (N, K).
+
+    Raises:
+        ValueError: any other shape.
+    """
+    if weight.shape == shape:
+        return weight
+    if weight.ndim == 1 and len(weight) == shape[0]:
+        return weight[:, None]
+    if weight.ndim == 1 and weight.numel() == shape.numel():
+        return weight.view(shape)
+    rows, columns = shape
+    raise ValueError(
+        f"weight has the shape {tuple(weight.shape)}; expected ({rows},) per anchor, ({rows}, {columns}) or "
+        f"({rows * columns},) per element"
+    )
+
+
+def reduce_loss(loss: Tensor, weight: Tensor | None, reduction: str, avg_factor: float | Tensor | None) -> Tensor:
+    """``loss`` weighted and reduced; with ``none`` its shape is kept and ``avg_factor`` has no effect."""
+    if weight is not None:
+        loss = loss * weight
+    if reduction == "none":
+        return loss
+    return loss.sum() / divisor(reduction, avg_factor, loss.numel())

@@ -1,0 +1,341 @@
+"""Losses on a softmax over the classes and the background, which is the LAST output.
+
+With d = log sum_{j != y} exp(x_j) - x_y the softmax's p_y is sigmoid(-d), so every one of them is the sigmoid form in
+d: 1 - p_y = sigmoid(d) and -log p_y = softplus(d), both exact where p_y rounds to 1, and with r the softmax over the
+other outputs dd/dx_j = r_j, dd/dx_y = -1. The largest of the others is taken out first: no exponential overflows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from focalbench.losses.base import (
+    ClassificationLoss,
+    Counts,
+    balance_from_counts,
+    check_class_weights,
+    check_number,
+)
+from focalbench.losses.elementwise import assert_labels_on_device, compute_dtype, scale_in_place, split_labels
+from focalbench.losses.focal_terms import wrong_side
+from focalbench.losses.oracle import initial_softmax_loss
+from focalbench.losses.reduction import Reduction, check_reduction, divisor, reduce_loss
+
+AlphaOn = Literal["positives", "background"]
+_CHUNK = 65536  # elements; a chunk and its temporaries stay in a core's second-level cache
+
+
+class SoftmaxFamily(ClassificationLoss):
+    """-alpha[y] (1 - p_y)^gamma log p_y on a softmax over K + 1 outputs; the losses of the family fix gamma or alpha.
+
+    Args:
+        num_classes: K; the head has K + 1 outputs.
+        gamma: focusing exponent >= 0, a number or a schedule.
+        alpha: None (1 everywhere); K + 1 weights >= 0, background last; a number or schedule in [0, 1] for the side
+            that ``alpha_on`` names, the other gets 1 - alpha; ``auto`` gives both sides the same total weight.
+        alpha_on: ``positives`` (as in the focal loss paper) or ``background`` (its reverse, met in public code).
+        counts: anchors counted after matching; for ``auto``.
+
+    Raises:
+        ValueError: a parameter outside its range, a list of another length, or ``auto`` without counts.
+    """
+
+    activation = "softmax"
+    gamma: Tensor
+    alpha: Tensor | None
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        gamma: Any,
+        alpha: Any,
+        alpha_on: AlphaOn = "positives",
+        counts: Counts | None = None,
+    ) -> None:
+        super().__init__(num_classes, counts)
+        if alpha_on not in ("positives", "background"):
+            raise ValueError(f"alpha_on is 'positives' or 'background', got {alpha_on!r}")
+        self.alpha_on = alpha_on
+        self._keep("gamma", gamma)
+        if alpha == "auto":
+            alpha = self._balance()
+        if alpha is None:
+            self.register_buffer("alpha", None)
+        elif isinstance(alpha, Sequence) and not isinstance(alpha, str):
+            self.register_buffer("alpha", check_class_weights("alpha", alpha, num_classes + 1))
+        else:
+            self._keep("alpha", alpha, high=1.0)
+
+    def _balance(self) -> float:
+        if self.counts is None:
+            raise ValueError("alpha: auto needs the anchors counted after matching (counts)")
+        on_positives = balance_from_counts(self.counts.positives, self.counts.negatives)
+        return on_positives if self.alpha_on == "positives" else 1 - on_positives
+
+    def class_weights(self) -> Tensor | None:
+        """(K + 1,) weights in force, background last, or None."""
+        if self.alpha is None or self.alpha.ndim:
+            return self.alpha
+        return side_weights(self.alpha, self.alpha_on, self.num_classes + 1)
+
+    def forward(
+        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
+    ) -> Tensor:
+        """See ``ClassificationLoss.forward``; logits are (N, R, K + 1)."""
+        return softmax_sum(*self._flat(logits, labels), self.gamma, self.class_weights())
+
+    def initial_loss(self, num_anchors_per_image: int, num_positives: float, prior_prob: float | None) -> float | None:
+        """See ``ClassificationLoss.initial_loss``."""
+        weights = self.class_weights()
+        on_positives, on_background = (
+            (1.0, 1.0) if weights is None else (float(weights[:-1].mean()), float(weights[-1]))
+        )
+        return initial_softmax_loss(
+            num_anchors_per_image,
+            num_positives,
+            prior_prob,
+            num_classes=self.num_classes,
+            gamma=float(self.gamma),
+            weights=(on_positives, on_background),
+        )
+
+
+class SoftmaxCrossEntropy(SoftmaxFamily):
+    """Softmax cross entropy: -log softmax(x)_y over K + 1 outputs."""
+
+    def __init__(self, num_classes: int, *, counts: Counts | None = None) -> None:
+        super().__init__(num_classes, gamma=0.0, alpha=None, counts=counts)
+        self._logged.clear()
+
+
+class SoftmaxBalancedCrossEntropy(SoftmaxFamily):
+    """Weighted softmax cross entropy: -alpha[y] log softmax(x)_y; see ``SoftmaxFamily`` for alpha."""
+
+    def __init__(
+        self, num_classes: int, *, alpha: Any = 0.75, alpha_on: AlphaOn = "positives", counts: Counts | None = None
+    ) -> None:
+        super().__init__(num_classes, gamma=0.0, alpha=alpha, alpha_on=alpha_on, counts=counts)
+        self._logged.remove("gamma")
+
+
+class SoftmaxFocal(SoftmaxFamily):
+    """Softmax focal loss: -alpha[y] (1 - p_y)^gamma log p_y; arXiv:1708.02002, eq. 5, with the softmax's p_y as p_t."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        gamma: Any = 2.0,
+        alpha: Any = None,
+        alpha_on: AlphaOn = "positives",
+        counts: Counts | None = None,
+    ) -> None:
+        super().__init__(num_classes, gamma=gamma, alpha=alpha, alpha_on=alpha_on, counts=counts)
+
+
+def side_weights(alpha: Tensor, alpha_on: AlphaOn, num_outputs: int) -> Tensor:
+    """(C,) weights: the () ``alpha`` on the side that ``alpha_on`` names, 1 - alpha on the other; background last."""
+    classes, background = (alpha, 1 - alpha) if alpha_on == "positives" else (1 - alpha, alpha)
+    return torch.cat([classes.expand(num_outputs - 1), background.reshape(1)])
+
+
+def softmax_focal_loss(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    gamma: float | Tensor = 2.0,
+    alpha: float | Sequence[float] | Tensor | None = None,
+    alpha_on: AlphaOn = "positives",
+    weight: Tensor | None = None,
+    reduction: Reduction = "none",
+    avg_factor: float | Tensor | None = None,
+) -> Tensor:
+    """-alpha[y] (1 - p_y)^gamma log p_y with p = softmax(logits); one loss per row.
+
+    Args:
+        logits: (N, C), any floating dtype; in detection C = K + 1 with the background LAST.
+        labels: (N,) integers 0..C-1, so that K is the background, -1 ignored (loss 0); or (N, C) targets t in [0, 1],
+            for which the loss is the sum of -t_j alpha_j (1 - p_j)^gamma log p_j over j.
+        gamma: focusing exponent, >= 0; 0 is cross entropy.
+        alpha: None; C weights >= 0; or one number in [0, 1] for the side that ``alpha_on`` names.
+        alpha_on: where a single alpha goes; ``background`` is the reverse of the paper.
+        weight: (N,) per row.
+        reduction: ``none``; ``mean``, over N rows, or the sum over ``avg_factor``; ``sum``.
+        avg_factor: divisor of ``mean``; no effect on ``none``.
+
+    Returns:
+        (N,) for ``none``, else (); float32, or float64 for float64 logits.
+
+    Raises:
+        ValueError: shapes that do not fit, a parameter or target out of range, a label outside -1..C-1 (on CUDA by a
+            device-side assertion), sum with avg_factor.
+    """
+    check_reduction(reduction, avg_factor)
+    if logits.ndim != 2 or logits.shape[1] < 2 or not logits.is_floating_point():
+        raise ValueError(f"logits must be (N, C >= 2) of a floating dtype, got {tuple(logits.shape)} {logits.dtype}")
+    if labels.shape != logits.shape and (labels.shape != logits.shape[:1] or labels.is_floating_point()):
+        raise ValueError(
+            f"labels must be (N,) integers or (N, C) targets for logits {tuple(logits.shape)}, "
+            f"got {tuple(labels.shape)} {labels.dtype}"
+        )
+    if weight is not None and weight.shape != logits.shape[:1]:
+        raise ValueError(f"weight has the shape {tuple(weight.shape)}; expected ({len(logits)},), one per row")
+    gamma, weights = _parameters(gamma, alpha, alpha_on, logits)
+    if labels.shape == logits.shape:
+        return reduce_loss(_soft_rows(logits, labels, gamma, weights), weight, reduction, avg_factor)
+    if reduction == "none" or (weight is not None and weight.requires_grad):
+        return reduce_loss(_SoftmaxRows.apply(logits, labels, gamma, weights), weight, reduction, avg_factor)
+    scale = 1.0 / divisor(reduction, avg_factor, len(logits))
+    row_weight = weight.to(weights.dtype) * scale if weight is not None else None
+    return softmax_sum(logits, labels, gamma, weights if weight is not None else weights * scale, row_weight)
+
+
+def _parameters(
+    gamma: float | Tensor, alpha: float | Sequence[float] | Tensor | None, alpha_on: AlphaOn, logits: Tensor
+) -> tuple[Tensor, Tensor]:
+    """gamma and the (C,) weights as tensors on the logits' device, after a check of numbers."""
+    dtype, num_outputs = compute_dtype(logits.dtype), logits.shape[1]
+    if not isinstance(gamma, Tensor):
+        check_number("gamma", gamma)
+    gamma = torch.as_tensor(gamma, dtype=dtype, device=logits.device)
+    if alpha is None:
+        return gamma, torch.ones(num_outputs, dtype=dtype, device=logits.device)
+    if isinstance(alpha, Sequence):
+        check_class_weights("alpha", alpha, num_outputs)
+    elif not isinstance(alpha, Tensor):
+        check_number("alpha", alpha, high=1.0)
+    elif alpha.ndim and len(alpha) != num_outputs:
+        raise ValueError(f"alpha has {len(alpha)} entries, but {num_outputs} are needed: one per output")
+    alpha = torch.as_tensor(alpha, dtype=dtype, device=logits.device)
+    return gamma, alpha if alpha.ndim else side_weights(alpha, alpha_on, num_outputs)
+
+
+def softmax_sum(
+    logits: Tensor, labels: Tensor, gamma: Tensor, weights: Tensor | None, row_weight: Tensor | None = None
+) -> Tensor:
+    """The sum of -weights[y] (1 - p_y)^gamma log p_y over all rows that are not ignored; can be differentiated twice.
+
+    Args:
+        logits: (A, C), any floating dtype.
+        labels: (A,) integers 0..C-1, -1 ignored.
+        gamma: () float.
+        weights: (C,) float, or None for 1.
+        row_weight: (A,) float, or None.
+
+    Returns:
+        () float32, or float64 for float64 logits.
+
+    Raises:
+        ValueError: a label outside -1..C-1 (on CUDA a device-side assertion).
+    """
+    if weights is None:
+        weights = torch.ones(logits.shape[1], device=logits.device)
+    return _SoftmaxSum.apply(logits, labels, gamma, weights, row_weight)
+
+
+def _check(labels: Tensor, num_outputs: int) -> None:
+    if labels.device.type == "cpu":
+        split_labels(labels, num_outputs - 1)
+    else:
+        assert_labels_on_device(labels, num_outputs - 1)
+
+
+def _rows(
+    logits: Tensor, labels: Tensor, gamma: Tensor, weights: Tensor, *, differentiable: bool = False
+) -> tuple[Tensor, Tensor]:
+    """(B,) losses and their (B, C) derivatives, in the compute dtype."""
+    x = logits.to(compute_dtype(logits.dtype))
+    target = labels.long().clamp(min=0)[:, None]
+    others = x.scatter(1, target, -torch.inf)
+    top = others.amax(1, keepdim=True).detach()
+    powers = torch.exp(others - top)
+    total = powers.sum(1, keepdim=True)
+    d = (top - x.gather(1, target) + torch.log(total)).squeeze(1)
+    value, slope = wrong_side(
+        d, gamma.to(x.dtype), weights.to(x.dtype)[target.squeeze(1)], differentiable=differentiable
+    )
+    ignored = labels < 0
+    value, slope = torch.where(ignored, 0.0, value), torch.where(ignored, 0.0, slope)[:, None]
+    derivative = torch.where(ignored[:, None], 0.0, powers / total * slope).scatter(1, target, -slope)
+    return value, derivative
+
+
+class _SoftmaxRows(torch.autograd.Function):
+    """(A,) losses; the derivative is computed with them."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, gamma: Tensor, weights: Tensor) -> Tensor:
+        _check(labels, logits.shape[1])
+        value, derivative = _rows(logits, labels, gamma, weights)
+        ctx.save_for_backward(derivative, logits, labels, gamma, weights)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        derivative, logits, *others = ctx.saved_tensors
+        if torch.is_grad_enabled() and (logits.requires_grad or grad_output.requires_grad):  # create_graph
+            derivative = _rows(logits, *others, differentiable=True)[1]
+        return (derivative * grad_output[:, None]).to(logits.dtype), None, None, None
+
+
+class _SoftmaxSum(torch.autograd.Function):
+    """The sum in chunks of rows, the gradient written as they pass; float16 waits for its scale in backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, labels: Tensor, gamma: Tensor, weights: Tensor, row_weight: Tensor | None
+    ) -> Tensor:
+        _check(labels, logits.shape[1])
+        now = ctx.needs_input_grad[0] and logits.dtype != torch.float16
+        total, ctx.grad = _sum_in_chunks(logits, labels, gamma, weights, row_weight, want_grad=now)
+        ctx.save_for_backward(logits, labels, gamma.clone(), weights, row_weight)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        logits, labels, gamma, weights, row_weight = ctx.saved_tensors
+        nothing = (None,) * 4
+        if torch.is_grad_enabled() and (logits.requires_grad or grad_output.requires_grad):  # create_graph
+            derivative = _rows(logits, labels, gamma, weights, differentiable=True)[1]
+            derivative = derivative if row_weight is None else derivative * row_weight[:, None]
+            return (derivative * grad_output).to(logits.dtype), *nothing
+        grad, ctx.grad = ctx.grad, None
+        if grad is None:
+            return _sum_in_chunks(logits, labels, gamma, weights * grad_output, row_weight, want_grad=True)[1], *nothing
+        return scale_in_place(grad, grad_output), *nothing
+
+
+@torch.compiler.disable
+def _sum_in_chunks(
+    logits: Tensor, labels: Tensor, gamma: Tensor, weights: Tensor, row_weight: Tensor | None, *, want_grad: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The sum and, if wanted, its gradient. On a GPU one chunk: it is launches that cost there, not temporaries."""
+    dtype = compute_dtype(logits.dtype)
+    grad = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device) if want_grad else None
+    step = max(1, _CHUNK // logits.shape[1]) if logits.device.type == "cpu" else max(1, len(logits))
+    total = torch.zeros((), dtype=torch.float64, device=logits.device)
+    for start in range(0, len(logits), step):
+        part = slice(start, start + step)
+        value, derivative = _rows(logits[part], labels[part], gamma, weights)
+        if row_weight is not None:
+            value, derivative = value * row_weight[part], derivative * row_weight[part, None]
+        total += value.sum(dtype=torch.float64)
+        if grad is not None:
+            grad[part] = derivative
+    return total.to(dtype), grad
+
+
+def _soft_rows(logits: Tensor, target: Tensor, gamma: Tensor, weights: Tensor) -> Tensor:
+    """(N,) losses for targets in [0, 1], by autograd."""
+    if target.device.type == "cpu" and target.numel() and not bool(((target >= 0) & (target <= 1)).all()):
+        raise ValueError("targets of the logits' shape must lie in [0, 1]")
+    x = logits.to(compute_dtype(logits.dtype))
+    log_p = F.log_softmax(x, dim=1)
+    rest = (-torch.expm1(log_p)).clamp(min=torch.finfo(x.dtype).tiny)
+    return -(target.to(x.dtype) * weights * torch.exp(gamma * torch.log(rest)) * log_p).sum(1)
