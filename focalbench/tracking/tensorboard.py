@@ -6,6 +6,7 @@ needs TensorFlow; here the hparams messages go to the trial's own writer. Import
 
 from __future__ import annotations
 
+import io
 import math
 import time
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from tensorboard.plugins.hparams.summary_v2 import Metric, hparams_pb
@@ -134,7 +136,7 @@ class TensorBoardTracker:
     def images(self, step: int, tag: str, image: NDArray[np.uint8]) -> None:
         """One uint8 picture (H, W, 3); TensorBoard shows the last ten of a tag."""
         with storage_faults(self._folder):
-            self._events.add(summaries.image(tag, image, dataformats="HWC"), step)
+            self._events.add(_picture(tag, image), step)
 
     def pr_curves(self, step: int, curves: Mapping[str, ScoredHits]) -> None:
         """One curve a class under ``PR/<class>``; a class without objects has none."""
@@ -179,6 +181,15 @@ def precision_recall_rows(curve: ScoredHits) -> NDArray[np.float64]:
     precision = true / np.maximum(true + false, 1)
     no_negatives = np.zeros_like(true)
     return np.stack([true, false, no_negatives, curve.num_objects - true, precision, true / curve.num_objects])
+
+
+def _picture(tag: str, image: NDArray[np.uint8]) -> Summary:
+    """One JPEG: a fifth of a PNG's bytes and a seventh of its time, for TensorBoard's checksum is plain Python."""
+    encoded = io.BytesIO()
+    Image.fromarray(image).save(encoded, format="JPEG", quality=90, subsampling=0)  # full colour keeps names legible
+    height, width = image.shape[:2]
+    picture = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded.getvalue())
+    return Summary(value=[Summary.Value(tag=tag, image=picture)])
 
 
 def _experiment(columns: Mapping[str, Column]) -> Summary:

@@ -13,6 +13,7 @@ import urllib.request
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from focalbench.errors import StorageError
 from focalbench.tracking.hparams import Column
@@ -236,6 +237,10 @@ def test_scalars_images_curves_and_layout_are_there(client):
     assert {"train/loss", "train/cls", "train/box", "val/mAP", "val/mAP_best", "AP/cat"} <= tags
     assert "AP/dog" not in tags  # undefined
     assert set(client.get("plugin/images/tags")[run]) == {"val/0"}
+    (picture,) = client.get("plugin/images/images", run=run, tag="val/0", sample=0)
+    with urllib.request.urlopen(f"{client.base}plugin/images/individualImage?{picture['query']}") as response:
+        assert response.headers["Content-Type"] == "image/jpeg"
+        assert abs(np.asarray(Image.open(response)).astype(int) - 200).max() <= 2
     assert set(client.get("plugin/pr_curves/tags")[run]) == {"PR/cat"}
     layout = client.get("plugin/custom_scalars/layout")
     titles = [chart["title"] for category in layout["category"] for chart in category["chart"]]
