@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from focalbench.data.cache import choose_cache_dir, compute_key
-from focalbench.data.faults import Fault, count_kinds, raise_for_faults
+from focalbench.data.faults import MAX_LINES, Fault, count_kinds, raise_for_faults
 from focalbench.data.files import YearFolder, open_root
 from focalbench.data.images import decode, open_image
 from focalbench.data.scanning import Listing, Scan, list_samples, scan_samples
@@ -65,9 +65,9 @@ class CheckReport:
         )
 
 
-def raise_for_errors(report: CheckReport) -> None:
-    """Raises a DataError that accounts for all errors of ``report`` in at most 20 lines; nothing without errors."""
-    raise_for_faults(report.errors)
+def raise_for_errors(report: CheckReport, limit: int = MAX_LINES) -> None:
+    """Raises a DataError that accounts for all errors of ``report`` in ``limit`` lines at most, if there are any."""
+    raise_for_faults(report.errors, limit)
 
 
 def check_data(
@@ -202,7 +202,8 @@ def _find_overlap(train: Sequence[Scan], val: Sequence[Scan]) -> list[Fault]:
             reason = "is in train and in val: kept in both, and val/mAP is flattered"
             faults.append(Fault("train-val-overlap", shown, None, reason))
         elif scan.digest in owners:
-            reason = f"is the same image as {owners[scan.digest]} of train: kept, and val/mAP is flattered"
+            twin = owners[scan.digest]
+            reason = f"is the same file as {twin} of train: kept in both, and val/mAP is flattered"
             faults.append(Fault("train-val-overlap", shown, None, reason))
     return faults
 
@@ -215,7 +216,7 @@ def _load_report(path: Path) -> CheckReport | None:
 
 
 def _keep_report(path: Path, report: CheckReport) -> None:
-    """Saves the report; a cache folder that cannot be written costs the next check some time, not this one its result."""
+    """Saves the report; a cache folder that cannot be written costs the next check time, not this one its result."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")

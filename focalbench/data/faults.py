@@ -66,11 +66,11 @@ def summarise(faults: Sequence[Fault], noun: str, limit: int = MAX_LINES) -> lis
     return lines
 
 
-def raise_for_faults(faults: Sequence[Fault]) -> None:
-    """Raises one DataError that accounts for all of ``faults``; nothing when there are none.
+def raise_for_faults(faults: Sequence[Fault], limit: int = MAX_LINES) -> None:
+    """Raises one DataError that accounts for all of ``faults`` in ``limit`` lines; nothing when there are none.
 
     Raises:
         DataError: if there is a fault.
     """
     if faults:
-        raise DataError("\n".join(summarise(faults, "error in the data set" if len(faults) == 1 else "data error")))
+        raise DataError("\n".join(summarise(faults, "data error", limit)))

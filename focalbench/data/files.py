@@ -158,6 +158,27 @@ def list_splits(root: Path, year: str) -> list[str]:
     return sorted(name for name in names if not any(name.endswith(f"_{other}") for other in names))
 
 
+def default_splits(root: str | os.PathLike[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What to train and to evaluate on where nobody said: of each year trainval and test, else train and val.
+
+    Raises:
+        DataError: if no year has one of these lists.
+    """
+    path = open_root(Path(root))
+    train: list[str] = []
+    val: list[str] = []
+    for year in list_years(path):
+        splits = list_splits(path, year)
+        learnt = next((name for name in ("trainval", "train") if name in splits), None)
+        held_out = next((name for name in ("test", "val") if name in splits), None)
+        train += [f"{year}/{learnt}"] if learnt else []
+        # trainval contains val: beside it only test is held out.
+        val += [f"{year}/{held_out}"] if held_out and (held_out, learnt) != ("val", "trainval") else []
+    if not train and not val:
+        raise DataError(f"{path}: no year has a list named trainval, train, val or test; name the splits")
+    return tuple(train), tuple(val)
+
+
 def open_year(root: Path, year: str) -> YearFolder:
     """Lists ``root/VOC<year>``.
 

@@ -1,0 +1,232 @@
+"""``focalbench data``: check, count, cluster and generate data sets in VOC's layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from focalbench.errors import DataError
+
+if TYPE_CHECKING:
+    from focalbench.data.stats import SplitStats
+
+# Warnings and facts beside them keep a report with errors within 20 lines.
+_ERROR_LINES = 16
+_WARNING_LINES = 20
+_STRIDE = 32  # YOLOv2's cells, in pixels
+
+Root = Annotated[
+    Path, typer.Argument(metavar="ROOT", help="Folder that holds VOC2007, VOC2012, ...", show_default=False)
+]
+ClassOption = Annotated[
+    str | None,
+    typer.Option("--classes", metavar="a,b,c", help="Class names, or voc. Default: the names found in training."),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+data_app = typer.Typer(name="data", help="Check, count, generate and download data sets.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the group of commands to ``app``."""
+    app.add_typer(data_app)
+
+
+def _parse_classes(text: str | None) -> Literal["auto", "voc"] | tuple[str, ...]:
+    if text is None or text.strip() == "auto":
+        return "auto"
+    if text.strip() == "voc":
+        return "voc"
+    names = tuple(name.strip() for name in text.split(","))
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if not all(names) or repeated:
+        raise DataError(f"--classes: {'names ' + ', '.join(repeated) + ' twice' if repeated else 'has an empty name'}")
+    return names
+
+
+@data_app.command()
+def check(
+    root: Root,
+    train: Annotated[
+        list[str] | None, typer.Option("--train", metavar="YEAR/SPLIT", help="Training split; may be repeated.")
+    ] = None,
+    val: Annotated[
+        list[str] | None, typer.Option("--val", metavar="YEAR/SPLIT", help="Split to evaluate on; may be repeated.")
+    ] = None,
+    classes: ClassOption = None,
+    as_json: Json = False,
+) -> None:
+    """Read every image and annotation and list all faults at once; exit code 2 if any is an error.
+
+    Without --train and --val: trainval and test of every year, else train and val.
+    """
+    from focalbench import console
+    from focalbench.data.check import CheckReport, check_data, raise_for_errors
+    from focalbench.data.faults import Fault, summarise
+    from focalbench.data.files import default_splits
+
+    names = _parse_classes(classes)
+    try:
+        chosen = (tuple(train or ()), tuple(val or ())) if train or val else default_splits(root)
+        report = check_data(root, *chosen, names)
+    except DataError as error:
+        report = CheckReport((Fault("bad-root", str(root), None, str(error)),), (), {}, ())
+        if not as_json:
+            raise
+    if as_json:
+        console.print_json(report.to_json())
+        raise typer.Exit(2 if report.errors else 0)
+    if report.facts:
+        sides = zip(("train", "val"), chosen, strict=True)
+        console.print_text("\n".join(_describe(side, splits, report.facts) for side, splits in sides if splits))
+    if report.warnings:
+        limit = 2 if report.errors else _WARNING_LINES
+        console.print_text("\n".join(summarise(report.warnings, "warning", limit)))
+    raise_for_errors(report, _ERROR_LINES)
+    console.print_text(f"no errors; {len(report.classes)} classes: {', '.join(report.classes)}")
+
+
+def _describe(side: str, splits: tuple[str, ...], facts: dict[str, int]) -> str:
+    difficult = facts[f"{side}_difficult"]
+    apart = f" and {difficult:,} difficult" if difficult else ""
+    objects = f"{facts[f'{side}_objects']:,} objects{apart}"
+    return f"{side} ({', '.join(splits)}): {facts[f'{side}_images']:,} images, {objects}"
+
+
+@data_app.command()
+def stats(
+    root: Root,
+    split: Annotated[
+        list[str] | None,
+        typer.Option("--split", metavar="YEAR/SPLIT", help="Split to count; may be repeated. Default: all used."),
+    ] = None,
+    classes: ClassOption = None,
+    as_json: Json = False,
+) -> None:
+    """Count classes, imbalance, object sizes and image sizes of each split."""
+    from focalbench import console
+    from focalbench.data.files import default_splits
+    from focalbench.data.stats import measure_records
+    from focalbench.data.voc import read_records
+
+    names = _parse_classes(classes)
+    train, val = default_splits(root) if not split else (tuple(split), ())
+    found: dict[str, SplitStats] = {}
+    for name in (*train, *val):
+        part = read_records(root, (name,), names)
+        found[name] = measure_records(part.records, part.classes)
+    if as_json:
+        console.print_json({"splits": {name: entry.to_json() for name, entry in found.items()}})
+        return
+    for name, entry in found.items():
+        _print_stats(name, entry)
+
+
+def _print_stats(name: str, entry: SplitStats) -> None:
+    from focalbench import console
+
+    mean, median, largest = entry.objects_per_image
+    sizes = ", ".join(f"{width} x {height} ({count})" for (width, height), count in entry.image_sizes[:3])
+    more = f" and {len(entry.image_sizes) - 3} other sizes" if len(entry.image_sizes) > 3 else ""
+    lines = [
+        f"images: {sizes}{more}; {entry.num_empty} without objects",
+        f"objects an image: mean {mean:.1f}, median {median:g}, most {largest}",
+        f"imbalance: {entry.imbalance:.1f} to 1 between the most and the least frequent class",
+        f"small / medium / large (32 and 96 px): {entry.num_small} / {entry.num_medium} / {entry.num_large}",
+    ]
+    for title, values in (
+        ("side, px", entry.side),
+        ("side, share of the image's", entry.relative_side),
+        ("width / height", entry.aspect),
+    ):
+        lines.append(f"{title}: " + ", ".join(f"{value:.3g}" for value in values) + " (5, 25, 50, 75, 95 %)")
+    rows = [
+        (
+            item.name,
+            item.num_objects,
+            f"{100 * item.share:.1f}%",
+            item.num_difficult,
+            item.num_images,
+            f"{item.median_side:.0f}" if item.num_objects else "-",
+        )
+        for item in sorted(entry.classes, key=lambda item: -item.num_objects)
+    ]
+    columns = ("class", "objects", "share", "difficult", "images", "median side, px")
+    console.print_table(columns, rows, title=f"{name}: {entry.num_images} images", note="\n".join(lines) + "\n")
+
+
+@data_app.command()
+def anchors(
+    root: Root,
+    num_priors: Annotated[int, typer.Option("-k", min=1, max=50, help="Number of priors.")] = 5,
+    split: Annotated[
+        list[str] | None,
+        typer.Option("--split", metavar="YEAR/SPLIT", help="Split to cluster; may be repeated. Default: training."),
+    ] = None,
+    image_size: Annotated[
+        int, typer.Option("--image-size", min=32, max=4096, help="Side of the square canvas in pixels.")
+    ] = 416,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the clustering's starts.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Cluster the objects' sizes into prior boxes for YOLOv2: k-means with 1 - IoU."""
+    from focalbench import console
+    from focalbench.boxes.priors import VOC_PRIORS, average_best_iou, fit_priors
+    from focalbench.data.files import default_splits
+    from focalbench.data.stats import canvas_sizes
+    from focalbench.data.voc import read_records
+
+    splits = tuple(split) if split else default_splits(root)[0]
+    part = read_records(root, splits, "auto")
+    cells = canvas_sizes(part.records, (image_size, image_size)) / _STRIDE
+    try:
+        priors = fit_priors(cells, num_priors, seed=seed)
+    except ValueError as error:
+        raise DataError(f"{root}: {', '.join(splits)}: {error}") from None
+    published = average_best_iou(cells, VOC_PRIORS)
+    if as_json:
+        document = {
+            "priors": priors.sizes.round(4).tolist(),
+            "unit": f"cells of {_STRIDE} px on a {image_size} px canvas",
+            "shares": priors.shares.tolist(),
+            "average_iou": priors.average_iou,
+            "average_iou_voc_priors": published,
+            "objects": len(cells),
+        }
+        console.print_json(document)
+        return
+    rows = [
+        (f"{width:.3f}", f"{height:.3f}", f"{width * _STRIDE:.0f}", f"{height * _STRIDE:.0f}", f"{100 * share:.1f}%")
+        for (width, height), share in zip(priors.sizes, priors.shares, strict=True)
+    ]
+    values = ", ".join(f"[{width:.3f}, {height:.3f}]" for width, height in priors.sizes)
+    console.print_table(
+        ("width, cells", "height, cells", "width, px", "height, px", "objects"),
+        rows,
+        title=f"{num_priors} priors of {len(cells):,} objects on a {image_size} px canvas",
+        note=f"average best IoU {priors.average_iou:.4f} (VOC's five published priors: {published:.4f})\n"
+        f"model.priors: [{values}]",
+    )
+
+
+@data_app.command()
+def synthesize(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where VOCdevkit is made.", show_default=False)],
+    num_train: Annotated[int, typer.Option(min=1, max=100_000, help="Images in split train.")] = 500,
+    num_val: Annotated[int, typer.Option(min=1, max=100_000, help="Images in split val.")] = 150,
+    image_size: Annotated[int, typer.Option(min=32, max=1024, help="Side in pixels.")] = 128,
+    seed: Annotated[int, typer.Option(min=0, help="Which set; equal seeds give equal pixels.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Generate a small imbalanced set of shapes: DIR/VOCdevkit/VOC2007 with the splits train and val."""
+    from focalbench import console
+    from focalbench.data.synthetic import synthesize as generate
+
+    root = generate(folder, num_train, num_val, image_size, seed)
+    if as_json:
+        facts = {"root": str(root), "train_images": num_train, "val_images": num_val, "image_size": image_size}
+        console.print_json(facts | {"seed": seed})
+        return
+    console.print_text(f"{root}: {num_train} images in 2007/train, {num_val} in 2007/val")
