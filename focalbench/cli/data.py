@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from focalbench.cli import download
 from focalbench.errors import DataError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ data_app = typer.Typer(name="data", help="Check, count, generate and download da
 
 def register(app: typer.Typer) -> None:
     """Adds the group of commands to ``app``."""
+    download.register(data_app)
     app.add_typer(data_app)
 
 
