@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -48,11 +48,12 @@ def compare(
     if csv is not None:
         _write_csv(comparison, csv)
     if as_json:
-        console.print_json(comparison.as_document())
+        console.print_json(comparison.as_document() | {"reproduction": _reproduction(comparison)})
         return
     _print_verdicts(comparison)
     _print_resolution(comparison)
     _print_swept(comparison)
+    _print_reproduction(comparison)
     _print_unfinished(comparison)
     for warning in comparison.warnings:
         console.warn(warning)
@@ -170,12 +171,47 @@ def _print_heat_map(grid: SweptGrid, metric: str) -> None:
     )
 
 
+def _reproduction(comparison: Comparison) -> list[dict[str, Any]]:
+    """The published curves that the sweep can be held against; they are of mAP only."""
+    from focalbench.analysis.published import reproduction_cards
+
+    if comparison.metric != "val/mAP":
+        return []
+    return [card.as_document() for card in reproduction_cards(comparison.arms)]
+
+
+def _print_reproduction(comparison: Comparison) -> None:
+    from focalbench import console
+
+    cards = _reproduction(comparison)
+    if not cards:
+        return
+    rows = [
+        [
+            card["published"],
+            card["group"],
+            len(card["values"]),
+            len(card["seeds"]),
+            _signed(card["correlation"]),
+            _p(card["p"]),
+            card["verdict"],
+        ]
+        for card in cards
+    ]
+    console.print_text("")
+    console.print_table(
+        ["published curve", "arms", "values", "seeds", "rank correlation", "p", "verdict"],
+        rows,
+        title="Beside the published figures",
+    )
+
+
 def _print_unfinished(comparison: Comparison) -> None:
     from focalbench import console
 
     if not comparison.unfinished:
         return
-    console.print_text(f"\nNot counted, {len(comparison.unfinished)} trials:")
+    console.print_text(f"\nNot counted ({len(comparison.unfinished)}):")
     for trial in comparison.unfinished[:_MAX_UNFINISHED]:
         console.print_text(f"  {trial.folder.name}: {trial.reason or trial.state}")
     if len(comparison.unfinished) > _MAX_UNFINISHED:

@@ -1,0 +1,200 @@
+"""The papers' figures, and the reproduction card: does the user's curve rise and fall where the published one does?
+
+Levels cannot be compared (another data set, detector or training), ranks can. The card takes the rank correlation with
+the published curve for each seed on its own; if a curve had no effect, these correlations would scatter around 0 alike
+on both sides, so the verdict's rule for paired differences (``statistics.verdict``) applies to them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from scipy import stats
+
+from focalbench.analysis.comparison import ArmResult
+from focalbench.analysis.statistics import paired_t_p, verdict
+from focalbench.analysis.swept_keys import SweptGrid, swept_grids
+
+MIN_POINTS = 3
+"""Fewest shared values of the swept key: with two, any curve agrees or disagrees."""
+CardVerdict = Literal["agrees", "disagrees", "underpowered"]
+
+
+@dataclass(frozen=True)
+class PublishedCurve:
+    """One published series.
+
+    Attributes:
+        name: short name.
+        source: paper or note, table, data set and detector.
+        loss: the loss it belongs to, as named here.
+        key: the swept configuration key.
+        metric: what the figures are, in per cent.
+        points: value of the key -> figure.
+    """
+
+    name: str
+    source: str
+    loss: str
+    key: str
+    metric: str
+    points: dict[float, float]
+
+
+PUBLISHED_CURVES = (
+    PublishedCurve(
+        "balanced CE by alpha",
+        "arXiv:1708.02002, table 1a: RetinaNet R50-FPN, 600 px, COCO minival",
+        "balanced_ce",
+        "loss.alpha",
+        "COCO AP",
+        {0.1: 0.0, 0.25: 10.8, 0.5: 30.2, 0.75: 31.1, 0.9: 30.8, 0.99: 28.7, 0.999: 25.1},
+    ),
+    PublishedCurve(
+        "focal loss by gamma, best alpha each",
+        "arXiv:1708.02002, table 1b: RetinaNet R50-FPN, 600 px, COCO minival",
+        "focal",
+        "loss.gamma",
+        "COCO AP",
+        {0.0: 31.1, 0.1: 31.4, 0.2: 31.9, 0.5: 32.9, 1.0: 33.7, 2.0: 34.0, 5.0: 32.2},
+    ),
+    PublishedCurve(
+        "softmax focal loss by gamma, YOLOv2 416 px",
+        "second note (pytorch-yolo2): VOC07+12 -> VOC07 test, single runs, no seeds",
+        "softmax_focal",
+        "loss.gamma",
+        "VOC07 mAP",
+        {0.0: 73.05, 1.0: 73.63, 2.0: 74.08, 3.0: 73.73, 4.0: 73.53},
+    ),
+    PublishedCurve(
+        "softmax focal loss by gamma, YOLOv2 544 px",
+        "second note (pytorch-yolo2): VOC07+12 -> VOC07 test, single runs, no seeds",
+        "softmax_focal",
+        "loss.gamma",
+        "VOC07 mAP",
+        {0.0: 74.69, 1.0: 75.26, 2.0: 75.49, 3.0: 75.20, 4.0: 74.95},
+    ),
+)
+
+PUBLISHED_FIGURES = (
+    ("CE without the prior, RetinaNet R50", "COCO AP", "diverges", "arXiv:1708.02002, sec. 4.1"),
+    ("CE with prior .01, RetinaNet R50", "COCO AP", "30.2", "arXiv:1708.02002, table 1a (alpha .5)"),
+    ("OHEM best (128, NMS .5), R101", "COCO AP", "32.8", "arXiv:1708.02002, table 1d"),
+    ("OHEM 1:3, R101", "COCO AP", "31.1", "arXiv:1708.02002, table 1d"),
+    ("focal loss, R101", "COCO AP", "36.0", "arXiv:1708.02002, table 1d"),
+    ("YOLOv2 416 px", "VOC07 mAP", "76.8", "YOLOv2 paper"),
+    ("YOLOv2 544 px", "VOC07 mAP", "78.6", "YOLOv2 paper"),
+    ("RetinaNet R50, VOC07+12", "VOC07 mAP", "79.2 (others 64 to 81.6)", "MMDetection"),
+    ("run-to-run sd of one VOC07+12 configuration", "VOC07 mAP", "0.4 to 0.5", "MMDetection issue 2773"),
+    ("GHM-C over focal", "COCO AP", "+0.1 to +0.3", "RetinaNet R50"),
+    ("quality focal over focal", "COCO AP", "+0.8", "RetinaNet R50"),
+    ("varifocal over focal", "COCO AP", "+0.9", "RetinaNet R50"),
+)
+"""Single published figures: what, metric, value, where."""
+
+
+@dataclass(frozen=True)
+class ReproductionCard:
+    """The user's curve beside a published one.
+
+    Attributes:
+        published: name of the published curve.
+        source: where it was published.
+        key: the swept key.
+        group: which of the user's arms: loss and fixed switches.
+        values: values of the key that both have, rising.
+        ours: the user's mean at each; where a second key was swept, the best arm's.
+        theirs: the published figure at each.
+        correlation: Spearman's rank correlation of the two; nan if ours does not vary.
+        seeds: seeds that all of the user's points have.
+        mean_correlation: mean over the seeds of each seed's own rank correlation.
+        p: two-sided t test of those correlations against 0; nan for fewer than two seeds.
+        verdict: agrees / disagrees beyond the scatter of the seeds, or underpowered.
+    """
+
+    published: str
+    source: str
+    key: str
+    group: str
+    values: tuple[float, ...]
+    ours: tuple[float, ...]
+    theirs: tuple[float, ...]
+    correlation: float
+    seeds: tuple[int, ...]
+    mean_correlation: float
+    p: float
+    verdict: CardVerdict
+
+    def as_document(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+def reproduction_cards(results: Sequence[ArmResult]) -> list[ReproductionCard]:
+    """A card for each published curve that the arms' sweep shares at least ``MIN_POINTS`` values with."""
+    cards = []
+    for grid in swept_grids(results):
+        for curve in PUBLISHED_CURVES:
+            if curve.loss == grid.loss and curve.key in grid.keys:
+                card = _card(curve, grid)
+                if card is not None:
+                    cards.append(card)
+    return cards
+
+
+def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
+    """Spearman's rho, ties by mean rank; nan where one of the two does not vary."""
+    ranks = np.stack([stats.rankdata(a), stats.rankdata(b)])
+    if any(len(set(row)) == 1 for row in ranks):
+        return math.nan
+    own, other = ranks - ranks.mean(axis=1, keepdims=True)
+    return float(own @ other / math.sqrt((own @ own) * (other @ other)))
+
+
+def _card(curve: PublishedCurve, grid: SweptGrid) -> ReproductionCard | None:
+    best = _best_by_value(grid, grid.keys.index(curve.key))
+    values = [value for value in sorted(best) if value in curve.points]
+    if len(values) < MIN_POINTS:
+        return None
+    arms = [best[value] for value in values]
+    theirs = [curve.points[value] for value in values]
+    seeds = sorted(set.intersection(*(set(arm.values) for arm in arms)))
+    of_seeds = np.array([rank_correlation([arm.values[seed] for arm in arms], theirs) for seed in seeds])
+    of_seeds = of_seeds[~np.isnan(of_seeds)]
+    p = paired_t_p(of_seeds) if len(of_seeds) > 1 else math.nan
+    mean = float(of_seeds.mean()) if len(of_seeds) else math.nan
+    return ReproductionCard(
+        published=curve.name,
+        source=curve.source,
+        key=curve.key,
+        group=grid.title,
+        values=tuple(values),
+        ours=tuple(arm.summary.mean for arm in arms),
+        theirs=tuple(theirs),
+        correlation=rank_correlation([arm.summary.mean for arm in arms], theirs),
+        seeds=tuple(seeds),
+        mean_correlation=mean,
+        p=p,
+        verdict=_card_verdict(len(of_seeds), mean, p),
+    )
+
+
+def _best_by_value(grid: SweptGrid, axis: int) -> dict[float, ArmResult]:
+    """Value of one key -> the arm with the highest mean there, as the paper chose the best alpha for each gamma."""
+    best: dict[float, ArmResult] = {}
+    for cell, arm in grid.cells.items():
+        kept = best.get(cell[axis])
+        if kept is None or arm.summary.mean > kept.summary.mean:
+            best[cell[axis]] = arm
+    return best
+
+
+def _card_verdict(num_seeds: int, mean_correlation: float, p: float) -> CardVerdict:
+    words = verdict(num_seeds, mean_correlation, p)
+    if words == "better":
+        return "agrees"
+    return "disagrees" if words == "worse" else "underpowered"

@@ -1,0 +1,97 @@
+"""The reproduction card: rank correlation with the published curves, and what it may say."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from focalbench.analysis.comparison import compare_trials
+from focalbench.analysis.published import PUBLISHED_CURVES, ReproductionCard, rank_correlation, reproduction_cards
+from focalbench.analysis.runs import read_trials
+
+Write = Callable[..., Path]
+GAMMA_CURVE = next(curve for curve in PUBLISHED_CURVES if curve.loss == "focal")
+
+
+def cards_of(tmp_path: Path) -> list[ReproductionCard]:
+    return reproduction_cards(compare_trials(read_trials([tmp_path]), with_test_set_noise=False).arms)
+
+
+def write_curve(
+    write_trial: Write, curve: dict[float, float], *, seeds: int, noise: float = 0.001, name: str = "focal"
+) -> None:
+    rng = np.random.default_rng(0)
+    for gamma, value in curve.items():
+        for seed in range(seeds):
+            loss = {"name": name, "gamma": gamma}
+            value_here = value / 100 + noise * rng.normal()
+            write_trial(f"runs/{name}/g{gamma}-s{seed}", arm=f"gamma={gamma}", seed=seed, value=value_here, loss=loss)
+
+
+@pytest.mark.parametrize(("a", "b"), [([1, 2, 3, 4], [1, 3, 2, 4]), ([1, 1, 2, 5, 4], [3, 2, 2, 9, 1])])
+def test_rank_correlation_equals_scipy(a: list[float], b: list[float]) -> None:
+    assert rank_correlation(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)
+
+
+def test_a_flat_curve_has_no_rank_correlation() -> None:
+    assert math.isnan(rank_correlation([1, 1, 1], [1, 2, 3]))
+
+
+def test_the_published_curve_itself_agrees_and_its_mirror_disagrees(write_trial: Write, tmp_path: Path) -> None:
+    write_curve(write_trial, GAMMA_CURVE.points, seeds=6)
+    (card,) = cards_of(tmp_path)
+    assert card.verdict == "agrees"
+    assert card.correlation > 0.9
+    assert card.values == tuple(GAMMA_CURVE.points)
+    assert card.theirs == tuple(GAMMA_CURVE.points.values())
+
+
+def test_the_mirrored_curve_disagrees(write_trial: Write, tmp_path: Path) -> None:
+    write_curve(write_trial, {gamma: 60 - value for gamma, value in GAMMA_CURVE.points.items()}, seeds=6)
+    (card,) = cards_of(tmp_path)
+    assert card.verdict == "disagrees"
+
+
+@pytest.mark.parametrize(("seeds", "noise"), [(3, 0.0), (1, 0.0), (6, 0.5)])
+def test_few_seeds_or_much_noise_are_underpowered(write_trial: Write, tmp_path: Path, seeds: int, noise: float) -> None:
+    write_curve(write_trial, GAMMA_CURVE.points, seeds=seeds, noise=noise)
+    (card,) = cards_of(tmp_path)
+    assert card.verdict == "underpowered"
+
+
+def test_only_shared_values_count_and_two_are_no_curve(write_trial: Write, tmp_path: Path) -> None:
+    write_curve(write_trial, {0.5: 30, 2.0: 31, 3.0: 32, 7.0: 33}, seeds=2)
+    assert cards_of(tmp_path) == []
+
+
+def test_each_loss_has_its_own_curves(write_trial: Write, tmp_path: Path) -> None:
+    write_curve(write_trial, {0.0: 73, 1.0: 74, 2.0: 75}, seeds=2, name="softmax_focal")
+    assert [card.published for card in cards_of(tmp_path)] == [
+        "softmax focal loss by gamma, YOLOv2 416 px",
+        "softmax focal loss by gamma, YOLOv2 544 px",
+    ]
+
+
+def test_with_a_second_key_the_best_arm_stands_for_each_value(write_trial: Write, tmp_path: Path) -> None:
+    for gamma in (0.5, 1.0, 2.0):
+        for alpha in (0.25, 0.5):
+            loss = {"name": "focal", "gamma": gamma, "alpha": alpha}
+            write_trial(f"runs/{gamma}-{alpha}", arm=f"{gamma}-{alpha}", value=gamma * (1 + alpha) / 10, loss=loss)
+    (card,) = cards_of(tmp_path)
+    assert card.ours == pytest.approx([0.075, 0.15, 0.3])
+    assert card.as_document()["values"] == (0.5, 1.0, 2.0)
+
+
+def test_no_effect_is_rarely_called_one() -> None:
+    from focalbench.analysis.statistics import paired_t_p, verdict
+
+    rng = np.random.default_rng(0)
+    theirs = list(GAMMA_CURVE.points.values())
+    claims = 0
+    for _ in range(500):
+        of_seeds = np.array([rank_correlation(list(rng.normal(size=7)), theirs) for _ in range(6)])
+        claims += verdict(6, of_seeds.mean(), paired_t_p(of_seeds)) != "no difference shown"
+    assert claims / 500 <= 0.06
