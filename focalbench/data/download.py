@@ -7,6 +7,7 @@ cut off or serving something else; the bytes are trusted for their checksum alon
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import os
@@ -164,11 +165,14 @@ def download(
     if year.is_complete_in(devkit):
         return devkit
     work = Path(folder) / f".{dataset}-download"
+    made = not Path(folder).exists()
     try:
         work.mkdir(parents=True, exist_ok=True)
         with FileLock(work / "lock", timeout=0):
-            _fetch_and_install(year, work, devkit, progress, patience)
-        shutil.rmtree(work, ignore_errors=True)
+            try:
+                _fetch_and_install(year, work, devkit, progress, patience)
+            finally:
+                _clear(work, with_parent=made)
     except Timeout as fault:
         raise StorageError(f"{work}: another download into this folder is running; wait for it to end") from fault
     except OSError as fault:
@@ -186,6 +190,18 @@ def _fetch_and_install(year: VocYear, work: Path, devkit: Path, progress: Progre
     _check_space(work, year.archives)
     files = [_fetch(archive, work, progress, patience) for archive in year.archives]
     _install(year, files, work / "unpacked", devkit)
+    for file in files:
+        file.unlink()
+
+
+def _clear(work: Path, *, with_parent: bool) -> None:
+    """Removes ``work`` unless it holds bytes to go on from; the folder made for it goes too while it is empty."""
+    if any(_size(path) for path in work.glob("*.tar*")):
+        return
+    shutil.rmtree(work, ignore_errors=True)
+    if with_parent:
+        with contextlib.suppress(OSError):  # not empty: the data are in it
+            work.parent.rmdir()
 
 
 def _check_space(work: Path, archives: tuple[Archive, ...]) -> None:
