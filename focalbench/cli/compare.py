@@ -34,6 +34,9 @@ def compare(
     metric: Annotated[
         str, typer.Option(metavar="NAME", help="val/mAP, AP/CLASS, time, or any other logged number.")
     ] = "val/mAP",
+    test_noise: Annotated[
+        bool, typer.Option("--test-noise/--no-test-noise", help="Resample the test images too (some seconds).")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     csv: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Also write one row an arm.", show_default=False)
@@ -44,7 +47,7 @@ def compare(
     from focalbench.analysis.comparison import compare_trials
     from focalbench.analysis.runs import read_trials
 
-    comparison = compare_trials(read_trials(paths), baseline=baseline, metric=metric)
+    comparison = compare_trials(read_trials(paths), baseline=baseline, metric=metric, with_test_set_noise=test_noise)
     if csv is not None:
         _write_csv(comparison, csv)
     if as_json:
@@ -94,7 +97,11 @@ def _print_resolution(comparison: Comparison) -> None:
     """What the sweep could have found at all, and the other tests."""
     from focalbench import console
 
-    paired = [entry for entry in comparison.comparisons if entry.paired is not None and entry.paired.n > 1]
+    paired = [
+        entry
+        for entry in comparison.comparisons
+        if entry.paired is not None and (entry.paired.n > 1 or entry.noise is not None)
+    ]
     if not paired:
         return
     is_ap = comparison.metric.startswith(("val/mAP", "AP/"))
@@ -105,8 +112,9 @@ def _print_resolution(comparison: Comparison) -> None:
         pair, noise = entry.paired, entry.noise
         assert pair is not None
         low, high = pair.ci_bootstrap
+        interval = "-" if math.isnan(low) else f"{_signed(low)} to {_signed(high)}"
         row = [entry.arm, str(pair.n), _number(pair.sd), _p(pair.p_exact), _p(pair.smallest_p)]
-        row += [f"{_signed(low)} to {_signed(high)}", _number(pair.detectable)]
+        row += [interval, _number(pair.detectable)]
         if is_ap:
             row += [str(pair.seeds_for_one_point or "-"), "-" if noise is None else f"sd {_number(noise.sd)}"]
         rows.append(row)

@@ -64,6 +64,8 @@ def test_table_verdicts_and_heat_map(
     assert "late-s0-0badcafe: failed at step 4: loss is nan" in out
     assert "false alarms" in out
     assert "test-set noise was not measured" in err
+    assert compare(monkeypatch, run_folder, "--no-test-noise") == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_json_is_one_document_and_nothing_else(
