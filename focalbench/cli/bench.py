@@ -1,0 +1,123 @@
+"""``bench``: what focalbench's parts cost against the public references, measured here and now, in one run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+bench_app = typer.Typer(help="Time the parts against the public references, in one run.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the group to ``app``."""
+    app.add_typer(bench_app, name="bench")
+
+
+@bench_app.command("loss")
+def loss(
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: the CPU, and the GPU where there is one.")] = "auto",
+    size: Annotated[str, typer.Option(help="small (96k x 20), large (786k x 20) or all.")] = "all",
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds; every contestant runs once in each.")] = 9,
+    as_json: Json = False,
+) -> None:
+    """Focal loss, forward and backward: against a MMDetection-style operation, torchvision's and a plain copy."""
+    from focalbench import console
+    from focalbench.benchmarks.loss import SIZES, bench_loss
+    from focalbench.errors import ConfigError
+
+    if size != "all" and size not in SIZES:
+        raise ConfigError(f"--size is small, large or all, got {size!r}")
+    results = []
+    for name in _devices(device):
+        sizes = None if name == "cuda" or size == "all" else {size: SIZES[size]}
+        results.append(bench_loss(sizes=sizes, repeats=repeats, device=name))
+    if as_json:
+        console.print_json({"runs": results})
+        return
+    for result in results:
+        _print_loss(result)
+
+
+def _devices(device: str) -> list[str]:
+    """The devices to measure on.
+
+    Raises:
+        ConfigError: an unknown device, or a GPU where there is none.
+    """
+    import torch
+
+    from focalbench.errors import ConfigError
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"--device is auto, cpu or cuda, got {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: this machine has no usable GPU; --device cpu measures the CPU")
+    if device == "auto":
+        return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    return [device]
+
+
+def _print_loss(result: dict[str, Any]) -> None:
+    from focalbench import console
+
+    console.print_text(f"{result['device']}, {result['threads']} threads, load {result['load_average']:.1f}")
+    rows = []
+    for case in result["cases"]:
+        for contestant, milliseconds in case["ms"].items():
+            ratio = case["ratios"].get(contestant)
+            rows.append(
+                (
+                    f"{case['name']} {case['anchors']} x {case['classes']} {case['dtype']}",
+                    contestant,
+                    f"{milliseconds:.2f}",
+                    f"{milliseconds / case['ms']['copy']:.1f}",
+                    "" if ratio is None else f"{ratio:.1f}",
+                    f"{case['extra_memory'][contestant]:.2f}",
+                )
+            )
+    console.print_table(["case", "", "ms", "x copy", "x focalbench", "extra memory / logits"], rows)
+    for case in result["cases"]:
+        wanted = case["wanted"].get("mmdetection style")
+        if wanted is not None:
+            console.print_text(
+                f"{case['name']}: {case['ratios']['mmdetection style']:.1f}x the MMDetection style's speed "
+                f"(wanted {wanted:g}), {case['extra_memory']['focalbench']:.2f} units of extra memory "
+                f"(wanted at most {case['wanted']['extra_memory']:g})"
+            )
+    if result["device"] == "cpu":
+        console.print_text("GPU: not measured.")
+
+
+@bench_app.command("evaluate")
+def evaluate(
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds; every evaluator runs once in each.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """VOC mAP at the size of VOC07 test: against the classic loop (bit for bit) and faster-coco-eval."""
+    from focalbench import console
+    from focalbench.benchmarks.evaluate import bench_evaluate
+
+    result = bench_evaluate(repeats=repeats)
+    if as_json:
+        console.print_json(result)
+    else:
+        _print_evaluate(result)
+
+
+def _print_evaluate(result: dict[str, Any]) -> None:
+    from focalbench import console
+
+    case, ratios, wanted = result["case"], result["ratios"], result["wanted"]
+    rows = [
+        [name, f"{seconds:.3f}", *(f"{table[name]:.1f}" if name in table else "" for table in (ratios, wanted))]
+        for name, seconds in result["seconds"].items()
+    ]
+    console.print_table(
+        ["evaluator", "seconds", "x focalbench", "wanted at least"],
+        rows,
+        title=", ".join(f"{number} {name}" for name, number in case.items()),
+        note="equal to the classic loop, bit for bit: " + ("yes" if result["equal_to_classic_loop"] else "NO"),
+    )
