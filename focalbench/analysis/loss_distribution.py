@@ -1,0 +1,200 @@
+"""One pass of a trained network over images: where its classification loss comes from. Opens the network, needs torch.
+
+Images are taken without augmentation, and the elements are those that the training's criterion asks its loss about
+(for YOLOv2 what ``loss.apply_to`` names), in histograms of a fixed size: memory does not grow with the set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from focalbench.analysis.hard_tail import Candidates, HardTail
+from focalbench.data.dataset import DetectionData
+from focalbench.experiment.batches import PlainImages
+from focalbench.experiment.margins import count_margins, element_margins
+from focalbench.experiment.trained import TrainedTrial
+from focalbench.losses.detection import ClassProblem
+from focalbench.metrics.loss_histogram import (
+    MarginHistogram,
+    cumulative_loss,
+    gradient_norm_counts,
+    total_loss,
+)
+from focalbench.structures import HeadOutputs
+
+GAMMAS = (0.0, 0.5, 1.0, 2.0)
+"""The lines of the paper's figure 4."""
+_BALANCED = ("balanced_ce", "focal")
+HARDEST = (0.001, 0.01, 0.2)
+_CURVE = np.concatenate([np.linspace(0, 0.9, 91), np.linspace(0.9, 1, 101)[1:]])
+
+
+@dataclass(frozen=True)
+class LossDistribution:
+    """What the pass found.
+
+    Attributes:
+        histogram: all elements by margin.
+        tail: the hardest negatives, as regions of images.
+        detections: flat arrays image, label, score, box, as an evaluation would find them.
+    """
+
+    histogram: MarginHistogram
+    tail: HardTail
+    detections: dict[str, np.ndarray]
+
+
+@torch.no_grad()
+def measure(
+    trained: TrainedTrial,
+    data: DetectionData,
+    *,
+    num_regions: int = 36,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> LossDistribution:
+    """Runs the network over ``data`` once.
+
+    Args:
+        num_regions: hardest negative regions kept for the audit.
+        progress: told (images done, images).
+    """
+    images, truth = PlainImages(data), data.ground_truth()
+    gamma = own_gamma(trained)
+    histogram, tail = MarginHistogram.empty(), HardTail(num_regions=num_regions, gamma=gamma)
+    parts: list[dict[str, np.ndarray]] = []
+    size = trained.settings.batch_size
+    for start in range(0, len(data), size):
+        indices = range(start, min(start + size, len(data)))
+        outputs, problem = _run(trained, images, data, indices)
+        histogram += count_margins(problem, activation_of(trained.criterion))
+        for row, index in enumerate(indices):
+            hardest = hardest_negatives(trained.model, outputs, problem, activation_of(trained.criterion), row)
+            objects = {name: values[truth["image"] == index] for name, values in truth.items()}
+            tail.add(index, hardest, data.to_original(index, hardest.boxes), objects)
+        parts += _detections(trained, outputs, data, indices)
+        progress(indices.stop, len(data))
+    detections = {name: np.concatenate([part[name] for part in parts]) for name in ("image", "label", "score", "box")}
+    return LossDistribution(histogram, tail, detections)
+
+
+def _run(
+    trained: TrainedTrial, images: PlainImages, data: DetectionData, indices: range
+) -> tuple[HeadOutputs, ClassProblem]:
+    """Outputs of one batch, and what the training would ask its loss about them."""
+    batch = images.images(indices, trained.device)
+    with torch.autocast(trained.device.type, trained.precision, enabled=trained.precision != torch.float32):
+        outputs = trained.model(batch)
+    targets = data.targets(indices).to(trained.device)
+    return outputs, trained.criterion.class_problem(outputs, targets)  # type: ignore[operator]
+
+
+def _detections(
+    trained: TrainedTrial, outputs: HeadOutputs, data: DetectionData, indices: range
+) -> list[dict[str, np.ndarray]]:
+    """Flat arrays of each image of the batch."""
+    settings = trained.settings
+    found = trained.model.decode(  # type: ignore[operator]
+        outputs,
+        score_thresh=settings.score_thresh,
+        nms_thresh=settings.nms_thresh,
+        max_detections=settings.max_detections,
+    )
+    return [
+        {
+            "image": np.full(len(detections.labels), index, dtype=np.int64),
+            "label": detections.labels.cpu().numpy(),
+            "score": detections.scores.cpu().numpy(),
+            "box": data.to_original(index, detections.boxes),
+        }
+        for index, detections in zip(indices, found, strict=True)
+    ]
+
+
+def activation_of(criterion: nn.Module) -> str:
+    """sigmoid | softmax: what the loss under test reads the logits with."""
+    return criterion.classification.activation  # type: ignore[union-attr, return-value]
+
+
+def own_gamma(trained: TrainedTrial) -> float:
+    """The gamma that the training ended with; 0 for a loss that has none."""
+    return float(trained.criterion.classification.scheduled().get("gamma", 0.0))  # type: ignore[union-attr, operator]
+
+
+def negative_weight(trained: TrainedTrial) -> float | None:
+    """1 - alpha of the losses whose alpha balances positives against negatives; None for the others and for none."""
+    if trained.config.loss.name not in _BALANCED:
+        return None
+    alpha = trained.criterion.classification.scheduled().get("alpha")  # type: ignore[union-attr, operator]
+    return None if alpha is None else 1.0 - float(alpha)
+
+
+def hardest_negatives(
+    model: nn.Module, outputs: HeadOutputs, problem: ClassProblem, activation: str, row: int, limit: int = 200
+) -> Candidates:
+    """The negative elements of one image with the highest loss: what they claim, and where.
+
+    Args:
+        row: which image of the batch.
+        limit: elements kept at most.
+    """
+    margin, is_negative = element_margins(problem.logits[row], problem.labels[row], activation)
+    hardness = torch.where(is_negative, -margin, -torch.inf).flatten()
+    value, index = hardness.topk(min(limit, hardness.numel()))
+    value, index = value[value > -torch.inf], index[value > -torch.inf]
+    anchor = index // margin.shape[1]
+    row_of = HeadOutputs(
+        outputs.cls_logits[row : row + 1],
+        outputs.box_deltas[row : row + 1],
+        outputs.anchors,
+        outputs.canvas,
+        outputs.level_sizes,
+        None if outputs.objectness is None else outputs.objectness[row : row + 1],
+    )
+    scores, boxes = model.dense(row_of)  # type: ignore[operator]
+    per_class = margin.shape[1] == scores.shape[2] > 1
+    labels = index % margin.shape[1] if per_class else scores[0, anchor].argmax(dim=1)
+    return Candidates(
+        margin=(-value).double().cpu().numpy(),
+        label=labels.cpu().numpy(),
+        boxes=_within(boxes[0, anchor], outputs.canvas).cpu().numpy(),
+    )
+
+
+def _within(boxes: Tensor, canvas: tuple[int, int]) -> Tensor:
+    """``boxes`` cut at the canvas."""
+    limit = torch.tensor([canvas[1], canvas[0]] * 2, dtype=boxes.dtype, device=boxes.device)
+    return torch.minimum(boxes.clamp(min=0), limit)
+
+
+def figures(histogram: MarginHistogram, gamma: float) -> dict[str, Any]:
+    """The numbers behind the pictures, ready for JSON.
+
+    Args:
+        gamma: the training's own, reported beside the paper's.
+    """
+    groups = {"positives": histogram.positives, "negatives": histogram.negatives}
+    gammas = sorted({*GAMMAS, gamma})
+    document: dict[str, Any] = {"gamma": gamma}
+    for name, counts in groups.items():
+        curves = {value: cumulative_loss(counts, value) for value in gammas}
+        document[name] = {
+            "elements": int(counts.sum()),
+            "loss_by_gamma": {f"{value:g}": total_loss(counts, value) for value in gammas},
+            "share_of_hardest": {
+                f"{value:g}": {f"{fraction:g}": curve.of_hardest(fraction) for fraction in HARDEST}
+                for value, curve in curves.items()
+            },
+            "cumulative": {
+                f"{value:g}": np.interp(_CURVE, curve.fraction, curve.share).tolist() if len(curve.share) else []
+                for value, curve in curves.items()
+            },
+            "gradient_norm_counts": gradient_norm_counts(counts).tolist(),
+        }
+    document["cumulative_fraction"] = _CURVE.tolist()
+    return document

@@ -1,0 +1,318 @@
+"""``evaluate``, ``predict``, ``analyze`` and ``export``: a trained trial is asked, from its folder alone."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from focalbench.cli.config import AsJson
+
+if TYPE_CHECKING:
+    from focalbench.experiment.trained import TrainedTrial
+
+
+class ProtocolChoice(enum.StrEnum):
+    """What mAP means; ``all`` shows every protocol and the variants of public tools."""
+
+    voc07 = "voc07"
+    voc12 = "voc12"
+    coco = "coco"
+    all = "all"
+
+
+TrialPath = Annotated[
+    Path, typer.Argument(metavar="TRIAL", help="Folder of a trained trial: runs/NAME/TRIAL.", show_default=False)
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+UnfinishedOption = Annotated[
+    bool, typer.Option("--unfinished", help="Take the newest checkpoint of a trial that is not finished.")
+]
+RootOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder that holds VOC2007, ... [default: the trial's, else $FOCALBENCH_DATA]", show_default=False
+    ),
+]
+SplitOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--split",
+        metavar="YEAR/SPLIT",
+        help="Images; several are joined. [default: the trial's val]",
+        show_default=False,
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to ``app``."""
+    for command in (evaluate, predict, analyze, export):
+        app.command()(command)
+
+
+def _load(trial: Path, device: str, unfinished: bool) -> TrainedTrial:
+    from focalbench import console
+    from focalbench.runtime import prepare_process
+
+    prepare_process()
+    from focalbench.experiment.trained import load_trained
+
+    return load_trained(trial, device=device, unfinished=unfinished, warn=console.warn)
+
+
+def evaluate(
+    trial: TrialPath,
+    split: SplitOption = None,
+    protocol: Annotated[
+        ProtocolChoice | None,
+        typer.Option(help="What mAP means. [default: the trial's]", show_default=False, case_sensitive=False),
+    ] = None,
+    root: RootOption = None,
+    device: DeviceOption = "auto",
+    unfinished: UnfinishedOption = False,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate a trained trial on any split."""
+    from focalbench import console
+
+    trained = _load(trial, device, unfinished)
+    chosen = protocol.value if protocol is not None else trained.config.eval.protocol
+    data = trained.data(root=root, splits=split)
+    detections, truth = trained.detect(data), data.ground_truth()
+    document: dict[str, Any] = {
+        "trial": trained.name,
+        "step": trained.step,
+        "split": split or list(getattr(trained.config.data, "val", ("synthetic/val",))),
+        "images": len(data),
+        "objects": len(truth["label"]),
+        "detections": len(detections["label"]),
+        "classes": list(trained.classes),
+    }
+    if chosen == "all":
+        document |= {"protocol": "all", "protocols": _all_protocols(detections, truth, trained.classes)}
+    else:
+        from focalbench.training.evaluate import score
+
+        found = score(detections, truth, trained.classes, chosen)
+        document |= {"protocol": chosen, "mAP": found.mean_ap, "val/mAP": found.mean_ap, "AP": found.ap}
+    if as_json:
+        console.print_json(document)
+    else:
+        _print_evaluation(document)
+
+
+def _all_protocols(detections: dict[str, Any], truth: dict[str, Any], classes: tuple[str, ...]) -> dict[str, Any]:
+    """Name of each protocol and variant -> mAP and AP by class, all from the same detections."""
+    from focalbench.metrics.coco import coco_average_precision
+    from focalbench.metrics.voc import voc_variants
+
+    found: dict[str, Any] = {}
+    for name, result in voc_variants(detections, truth, num_classes=len(classes)).items():
+        found[name] = {"mAP": result["map"], "AP": dict(zip(classes, result["ap"].tolist(), strict=True))}
+    coco = coco_average_precision(detections, truth, num_classes=len(classes))
+    by_class = dict(zip(classes, coco["ap"].tolist(), strict=True))
+    found["coco (IoU .50:.95)"] = {"mAP": coco["map"], "AP": by_class}
+    for key in ("map_50", "map_75", "map_small", "map_medium", "map_large"):
+        found[f"coco, {key.removeprefix('map_')}"] = {"mAP": coco[key]}
+    return found
+
+
+def _print_evaluation(document: dict[str, Any]) -> None:
+    from focalbench import console
+
+    about = (
+        f"{document['trial']}, step {document['step']}, on {', '.join(document['split'])}: "
+        f"{document['images']} images, {document['objects']} objects, {document['detections']} detections"
+    )
+    if "protocols" in document:
+        classes = document["classes"] if len(document["classes"]) <= 6 else []
+        rows = [
+            [name, _percent(row["mAP"]), *(_percent(row.get("AP", {}).get(cls)) for cls in classes)]
+            for name, row in document["protocols"].items()
+        ]
+        console.print_table(["protocol", "mAP", *classes], rows, title=about, note="in percent, from one set of boxes")
+        return
+    rows = [[name, _percent(value)] for name, value in document["AP"].items()]
+    undefined = [name for name, value in document["AP"].items() if value != value]
+    rows.append(["mean", _percent(document["mAP"])])
+    console.print_table(["class", f"AP {document['protocol']}, %"], rows, title=about)
+    if undefined:
+        console.warn(f"no object to find, so no AP and no part in the mean: {', '.join(undefined)}")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None or value != value else f"{100 * value:.2f}"
+
+
+def predict(
+    trial: TrialPath,
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGE...", help="Files, folders or patterns such as 'dir/*.jpg'.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the pictures.")] = Path("predictions"),
+    score_thresh: Annotated[float, typer.Option(min=0.0, max=1.0, help="Boxes with a lower score are left out.")] = 0.3,
+    device: DeviceOption = "auto",
+    unfinished: UnfinishedOption = False,
+    as_json: AsJson = False,
+) -> None:
+    """Draw boxes on images and print them; no image is ever overwritten."""
+    from focalbench import console
+
+    trained = _load(trial, device, unfinished)
+    from focalbench.errors import DataError
+    from focalbench.experiment.inference import find_images, predict_image
+    from focalbench.report.pictures import PictureFolder
+
+    paths, faults = find_images(images)
+    folder = PictureFolder(out, inputs=paths)
+    rows: list[dict[str, Any]] = []
+    for path in paths:
+        try:
+            found = predict_image(trained, path, score_thresh=score_thresh)
+        except DataError as fault:
+            faults.append(str(fault))
+            continue
+        picture = folder.draw(path, found, trained.classes, score_thresh)
+        rows.append(_prediction_row(path, picture, found, trained.classes))
+        if not as_json:
+            _print_prediction(rows[-1])
+    if as_json:
+        console.print_json(rows)
+    if faults:
+        shown = [*faults[:15], *([f"... and {len(faults) - 15} more"] if len(faults) > 15 else [])]
+        raise DataError("\n".join([*shown, f"{len(rows)} images done, {len(faults)} faults"]))
+
+
+def _prediction_row(path: Path, picture: Path, found: Any, classes: tuple[str, ...]) -> dict[str, Any]:
+    """One image of the JSON document; boxes are VOC pixels of the upright image."""
+    height, width = found.image.shape[:2]
+    return {
+        "image": str(path),
+        "picture": str(picture),
+        "width": width,
+        "height": height,
+        "detections": [
+            {"class": classes[label], "score": round(float(score), 6), "box": [round(float(x), 2) for x in box]}
+            for label, score, box in zip(found.labels, found.scores, found.voc_boxes, strict=True)
+        ],
+    }
+
+
+def _print_prediction(row: dict[str, Any]) -> None:
+    from focalbench import console
+
+    count = len(row["detections"])
+    console.print_text(f"{row['image']}: {count} box{'' if count == 1 else 'es'}, drawn in {row['picture']}")
+    for box in row["detections"]:
+        corners = " ".join(f"{value:.0f}" for value in box["box"])
+        console.print_text(f"  {box['class']} {box['score']:.3f}  {corners}")
+
+
+def analyze(
+    trial: TrialPath,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", help="Folder of figures and numbers. [default: TRIAL/analysis]", show_default=False
+        ),
+    ] = None,
+    errors: Annotated[bool, typer.Option("--errors", help="Split the missing AP by cause, as TIDE does.")] = False,
+    split: SplitOption = None,
+    root: RootOption = None,
+    device: DeviceOption = "auto",
+    unfinished: UnfinishedOption = False,
+    as_json: AsJson = False,
+) -> None:
+    """Where the loss of a trained trial comes from: figures 1 and 4 of the paper, hard tail, calibration."""
+    from focalbench import console
+
+    trained = _load(trial, device, unfinished)
+    from focalbench.report.analysis import write_analysis
+
+    data = trained.data(root=root, splits=split)
+    document = write_analysis(trained, data, out or trained.folder / "analysis", errors=errors)
+    if as_json:
+        console.print_json(document)
+    else:
+        _print_analysis(document)
+
+
+def _print_analysis(document: dict[str, Any]) -> None:
+    from focalbench import console
+
+    loss = document["loss"]
+    rows = []
+    for group in ("positives", "negatives"):
+        for gamma, shares in loss[group]["share_of_hardest"].items():
+            rows.append([group, gamma, *(_percent(value) for value in shares.values())])
+    columns = ["elements", "gamma", *(f"hardest {100 * float(key):g} %" for key in next(iter(shares_of(loss))))]
+    title = f"{document['trial']}: share of the loss held by the hardest elements, %"
+    console.print_table(columns, rows, title=title)
+    tail = document["hard_tail"]
+    rows = [
+        [
+            kind,
+            f"{total['regions']:g}",
+            _percent(total["share_of_negative_loss"]),
+            _percent(total["share_of_class_loss"]),
+        ]
+        for kind, total in tail["by_kind"].items()
+    ]
+    columns = ["what is there", "regions", "% of negatives' loss", "% of class loss"]
+    note = "\n".join(f"{kind}: {text}" for kind, text in document["kinds"].items())
+    console.print_table(columns, rows, title=f"\nthe hardest negatives, gamma {tail['gamma']:g}", note=note)
+    calibration = document["calibration"]
+    console.print_text(f"\ncalibration: D-ECE {_percent(calibration['d_ece'])} % over {document['detections']} boxes")
+    if "errors" in document:
+        rows = [[cause, row["count"], _percent(row["cost"])] for cause, row in document["errors"]["by_cause"].items()]
+        title = f"\nerrors by cause, mAP {_percent(document['errors']['mAP'])} % (area)"
+        console.print_table(["cause", "count", "costs, points of mAP"], rows, title=title)
+    console.print_text(f"\nfigures and numbers: {document['out']}")
+
+
+def shares_of(loss: dict[str, Any]) -> list[dict[str, float]]:
+    """The tables of the hardest shares, one a gamma."""
+    return list(loss["positives"]["share_of_hardest"].values())
+
+
+def export(
+    trial: TrialPath,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="ONNX file.", show_default=False)],
+    unfinished: UnfinishedOption = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the trained network as ONNX, checked against torch."""
+    from focalbench import console
+
+    trained = _load(trial, "cpu", unfinished)
+    from focalbench.experiment.export import export_onnx
+
+    done = export_onnx(trained, out)
+    height, width = trained.canvas
+    num_classes = len(trained.classes)
+    document = {
+        "file": str(out),
+        "input": {"images": ["N", 3, height, width]},
+        "outputs": {"scores": ["N", done.num_boxes, num_classes], "boxes": ["N", done.num_boxes, 4]},
+        "classes": list(trained.classes),
+        "score_difference": done.score_difference,
+        "box_difference": done.box_difference,
+    }
+    if as_json:
+        console.print_json(document)
+        return
+    console.print_text(f"{out}: {trained.name}, step {trained.step}")
+    console.print_text(f"  images (N, 3, {height}, {width}) float32, normalised RGB")
+    console.print_text(f"  scores (N, {done.num_boxes}, {num_classes}) in [0, 1]: {', '.join(trained.classes)}")
+    console.print_text(f"  boxes  (N, {done.num_boxes}, 4) xyxy canvas pixels; threshold and suppression are yours")
+    if done.score_difference is None:
+        console.warn("not checked: onnxruntime is not installed; pip install 'focalbench[onnx]'")
+    else:
+        console.print_text(
+            f"  checked with onnxruntime: largest difference {done.score_difference:.1g} in a score, "
+            f"{done.box_difference:.1g} px in a box"
+        )

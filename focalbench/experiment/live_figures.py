@@ -1,0 +1,95 @@
+"""The paper's figures 1 and 4 in TensorBoard while a trial trains, within a budget of time."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+from torch import nn
+
+from focalbench.data.dataset import DetectionData
+from focalbench.experiment.batches import PlainImages
+from focalbench.experiment.margins import count_margins
+from focalbench.metrics.loss_histogram import MarginHistogram, cumulative_loss, probability_counts
+from focalbench.tracking.drawing import figure_pixels
+from focalbench.tracking.loss_figures import loss_distribution_figure
+from focalbench.tracking.tracker import Tracker
+
+TAG = "val/loss_distribution"
+_GAMMAS = (0.0, 0.5, 1.0, 2.0)
+_FIRST_GUESS_S = 0.6  # of one picture, before one was made: matplotlib is imported then
+
+
+class LiveLossFigures:
+    """Makes one picture an evaluation, from a sample of the evaluation images, without augmentation.
+
+    All pictures of a process together take at most ``budget`` of the training time so far: where evaluations follow
+    each other quickly, some go without. Nothing that the training depends on changes.
+
+    Args:
+        data: the evaluation images.
+        batch_size: images at once.
+        device, precision: of the training.
+        num_images: sample size; the images are spread over ``data`` and always the same.
+        budget: share of the training time.
+    """
+
+    def __init__(
+        self,
+        data: DetectionData,
+        *,
+        batch_size: int,
+        device: torch.device,
+        precision: torch.dtype,
+        num_images: int = 32,
+        budget: float = 0.02,
+    ) -> None:
+        self._data, self._images = data, PlainImages(data)
+        self._batch_size, self._device, self._precision = batch_size, device, precision
+        self._indices = np.unique(np.linspace(0, len(data) - 1, min(num_images, len(data))).round().astype(np.int64))
+        self._budget = budget
+        self._spent, self._last = 0.0, _FIRST_GUESS_S
+
+    def log(self, tracker: Tracker, step: int, model: nn.Module, criterion: nn.Module, train_seconds: float) -> bool:
+        """Hands the picture of this moment to ``tracker``, unless the budget is spent; says whether it did.
+
+        Args:
+            step: finished steps.
+            model: the network that is evaluated; left in the mode that it came in.
+            criterion: the training's.
+            train_seconds: training time so far.
+        """
+        if self._spent + self._last > self._budget * train_seconds:
+            return False
+        began = time.perf_counter()
+        tracker.images(step, TAG, self._picture(self._measure(model, criterion)))
+        self._last = time.perf_counter() - began
+        self._spent += self._last
+        return True
+
+    @torch.no_grad()
+    def _measure(self, model: nn.Module, criterion: nn.Module) -> MarginHistogram:
+        was_training = model.training
+        model.eval()
+        histogram = MarginHistogram.empty()
+        for start in range(0, len(self._indices), self._batch_size):
+            indices = self._indices[start : start + self._batch_size]
+            images = self._images.images(indices.tolist(), self._device)
+            with torch.autocast(self._device.type, self._precision, enabled=self._precision != torch.float32):
+                outputs = model(images)
+            targets = self._data.targets(indices).to(self._device)
+            problem = criterion.class_problem(outputs, targets)  # type: ignore[operator]
+            histogram += count_margins(problem, criterion.classification.activation)  # type: ignore[union-attr, arg-type]
+        model.train(was_training)
+        return histogram
+
+    def _picture(self, histogram: MarginHistogram) -> np.ndarray:
+        lines = {
+            group: {
+                gamma: (curve.fraction, curve.share) for gamma in _GAMMAS for curve in [cumulative_loss(counts, gamma)]
+            }
+            for group, counts in (("positives", histogram.positives), ("negatives", histogram.negatives))
+        }
+        by_p = probability_counts(histogram.positives), probability_counts(histogram.negatives)
+        return figure_pixels(loss_distribution_figure(*by_p, lines["positives"], lines["negatives"]))

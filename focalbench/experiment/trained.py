@@ -1,0 +1,252 @@
+"""A trained trial from its folder alone: configuration, newest good checkpoint, network ready to be asked.
+
+Nothing of the data set is needed: classes and canvas come from the checkpoint and the configuration beside it. The
+folder may have been moved or renamed.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from focalbench.config.load import load_config, resolved
+from focalbench.config.paths import data_root
+from focalbench.config.schema import ExperimentConfig
+from focalbench.data.dataset import DetectionData, load_data
+from focalbench.data.images import Fit
+from focalbench.errors import CheckpointError, ConfigError, DataError, FocalbenchError
+from focalbench.experiment import build
+from focalbench.experiment.batches import PlainImages
+from focalbench.experiment.build_loss import Uncounted, build_criterion
+from focalbench.experiment.trial_files import CHECKPOINTS, CONFIG_FILE, RESULT_FILE, status_of
+from focalbench.runtime import resolve_device, resolve_precision
+from focalbench.tracking.hparams import flatten
+from focalbench.tracking.records import read_json
+from focalbench.training.checkpoint import load_newest
+from focalbench.training.evaluate import DetectionSettings, FlatArrays, detect
+
+# Keys that may be edited in a trained trial's config.yaml: they change neither the network nor what its scores mean.
+_EDITABLE = ("run.", "name", "data.root", "data.cache", "data.val", "data.train", "eval.", "optim.precision")
+_MAX_LISTED = 5
+
+
+@dataclass(frozen=True)
+class TrainedTrial:
+    """A network as a trial left it.
+
+    Attributes:
+        folder: where it was found.
+        config: of the trial.
+        model: on ``device``, in evaluation mode; the averaged weights where the trial averaged.
+        criterion: the training's, with the state of its last step (matching, gamma, alpha, weight).
+        classes: names in label order.
+        canvas: (height, width) of the network's input, pixels.
+        fit: how an image meets the canvas.
+        step: finished training steps.
+        settings: which boxes count as detections.
+        device, precision: where and in which arithmetic ``model`` runs.
+        result: the content of result.json; empty for a trial that is not finished.
+    """
+
+    folder: Path
+    config: ExperimentConfig
+    model: nn.Module
+    criterion: nn.Module
+    classes: tuple[str, ...]
+    canvas: tuple[int, int]
+    fit: Fit
+    step: int
+    settings: DetectionSettings
+    device: torch.device
+    precision: torch.dtype
+    result: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The trial's name as it was trained, whatever its folder is called now."""
+        return str(self.result.get("trial") or self.folder.resolve().name)
+
+    def data(self, *, root: Path | None = None, splits: Sequence[str] | None = None) -> DetectionData:
+        """Images of ``splits`` (default: the trial's own evaluation splits) on the network's canvas.
+
+        Args:
+            root: the folder that holds VOC2007, ...; None: the trial's ``data.root``, else $FOCALBENCH_DATA.
+            splits: ``YEAR/SPLIT`` each.
+
+        Raises:
+            ConfigError: without a root.
+            DataError: for faults of the data set, a class that the network does not know among them.
+        """
+        where, val_splits = _location(self.config, root, own_splits=splits is None)
+        return load_data(
+            where,
+            tuple(splits) if splits is not None else val_splits,
+            self.classes,
+            image_size=self.canvas,
+            fit=self.fit,
+            cache=self.config.data.cache,
+            cache_dir=build.cache_dir(self.config),
+        )
+
+    def detect(self, data: DetectionData) -> FlatArrays:
+        """All detections on ``data``, by the settings of the training's own evaluation."""
+        return detect(self.model, PlainImages(data), self.settings, device=self.device, precision=self.precision)
+
+
+def load_trained(
+    folder: Path, *, device: str = "auto", unfinished: bool = False, warn: Callable[[str], None] = warnings.warn
+) -> TrainedTrial:
+    """The network in ``folder``, a trial or a run with one trial.
+
+    Args:
+        device: auto | cpu | cuda | cuda:N.
+        unfinished: take the newest checkpoint of a trial that is not finished.
+        warn: told about damaged checkpoints that were passed over.
+
+    Raises:
+        DataError: when the folder is no trial, or the trial is not finished.
+        ConfigError: when its config.yaml is damaged, or the device is not there.
+        CheckpointError: when no checkpoint is whole or it does not fit the configuration.
+    """
+    folder = find_trial(folder)
+    config = load_config(folder / CONFIG_FILE)
+    result = _result(folder, unfinished)
+    checkpoint = _checkpoint(folder, warn)
+    _require_unchanged(config, checkpoint["config"], folder)
+    where = resolve_device(device)
+    classes = tuple(checkpoint["classes"])
+    try:
+        model = build.build_model(config, len(classes), pretrained=False)
+        criterion = build_criterion(config, model, Uncounted(classes))
+        model.load_state_dict(_weights(checkpoint))
+        criterion.load_state_dict(checkpoint["criterion"])
+    except (RuntimeError, ValueError, KeyError, TypeError) as fault:
+        first = str(fault).strip().splitlines()[0]
+        raise CheckpointError(f"{folder}: the checkpoint does not fit {CONFIG_FILE}: {first}") from fault
+    memory_format = torch.channels_last if config.optim.channels_last else torch.contiguous_format
+    return TrainedTrial(
+        folder=folder,
+        config=config,
+        model=model.to(where, memory_format=memory_format).eval(),  # type: ignore[call-overload]
+        criterion=criterion.to(where).eval(),
+        classes=classes,
+        canvas=build.canvas_size(config),
+        fit=config.data.fit,
+        step=int(checkpoint["step"]),
+        settings=build.detection_settings(config),
+        device=where,
+        precision=resolve_precision(config.optim.precision, where),
+        result=result,
+    )
+
+
+def find_trial(folder: Path) -> Path:
+    """``folder`` itself when it is a trial, or the one trial in it.
+
+    Raises:
+        DataError: when there is none, or more than one: some are named.
+    """
+    if not folder.exists():
+        raise DataError(f"{folder}: does not exist; give the folder of a trained trial: runs/NAME/TRIAL")
+    if not folder.is_dir():
+        raise DataError(f"{folder}: is a file; give the folder of a trained trial: runs/NAME/TRIAL")
+    if (folder / CONFIG_FILE).is_file():
+        return folder
+    try:
+        trials = sorted(path.parent for path in folder.glob(f"*/{CONFIG_FILE}") if path.is_file())
+    except OSError as fault:
+        raise DataError(f"{folder}: cannot be read: {fault.strerror}") from fault
+    if len(trials) == 1:
+        return trials[0]
+    if not trials:
+        raise DataError(f"{folder}: is not a trial: there is no {CONFIG_FILE}; give runs/NAME/TRIAL")
+    names = ", ".join(str(path) for path in trials[:_MAX_LISTED]) + (", ..." if len(trials) > _MAX_LISTED else "")
+    raise DataError(f"{folder}: holds {len(trials)} trials; give one of them: {names}")
+
+
+def _result(folder: Path, unfinished: bool) -> dict[str, Any]:
+    """result.json of a finished trial; empty for another one if that may be.
+
+    Raises:
+        DataError: when the trial is not finished and has to be.
+    """
+    status = status_of(folder)
+    state = status.get("state", "not started") if isinstance(status, dict) else "damaged"
+    if state == "done" and (folder / RESULT_FILE).exists():
+        result = read_json(folder / RESULT_FILE)
+        if not isinstance(result, dict):
+            raise DataError(f"{folder / RESULT_FILE}: not a result; run the trial again with --fresh")
+        return result
+    if unfinished:
+        return {}
+    far = f" at step {status['step']}" if isinstance(status, dict) and status.get("step") else ""
+    raise DataError(
+        f"{folder}: the trial is not finished ({state}{far}); the `focalbench run` command that started it goes on "
+        "with it, and --unfinished takes its newest checkpoint as it is"
+    )
+
+
+def _checkpoint(folder: Path, warn: Callable[[str], None]) -> dict[str, Any]:
+    """The newest whole checkpoint.
+
+    Raises:
+        CheckpointError: when there is none, or its parts are not those of a trial.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        checkpoint = load_newest(folder / CHECKPOINTS)
+    for warning in caught:
+        warn(str(warning.message))
+    if checkpoint is None:
+        raise CheckpointError(f"{folder / CHECKPOINTS}: no whole checkpoint; run the trial again with --fresh")
+    kinds = {"config": dict, "classes": list, "model": dict, "criterion": dict, "step": int}
+    for key, kind in kinds.items():
+        if not isinstance(checkpoint.get(key), kind):
+            raise CheckpointError(f"{folder / CHECKPOINTS}: the newest checkpoint has no {key}; it is not a trial's")
+    return checkpoint
+
+
+def _require_unchanged(config: ExperimentConfig, trained: Mapping[str, Any], folder: Path) -> None:
+    """Refuses a config.yaml that was edited after the training, naming what differs.
+
+    Raises:
+        CheckpointError: with the key and both values.
+    """
+    current = flatten(resolved(config))
+    for key in sorted(current.keys() & trained.keys()):
+        if not key.startswith(_EDITABLE) and current[key] != trained[key]:
+            raise CheckpointError(
+                f"{folder / CONFIG_FILE}: {key} is {current[key]}, but the network was trained with {trained[key]}; "
+                "restore it"
+            )
+
+
+def _weights(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The network's state: of the average where the trial kept one."""
+    average = checkpoint.get("ema")
+    if not average:
+        return dict(checkpoint["model"])
+    return {name.removeprefix("module."): value for name, value in average.items() if name.startswith("module.")}
+
+
+def _location(config: ExperimentConfig, root: Path | None, *, own_splits: bool) -> tuple[Path, tuple[str, ...]]:
+    """Root of the data and the trial's evaluation splits; a folder that moved may be given anew."""
+    if config.data.name != "voc":
+        if root is not None and own_splits:
+            raise ConfigError("--root: the trial was evaluated on generated images; give --split too")
+        where, _, val = build.data_location(config)
+        return root or where, val
+    if root is not None:
+        return root, config.data.val
+    where = data_root(config)
+    try:
+        in_environment = data_root(config.model_copy(update={"data": config.data.model_copy(update={"root": None})}))
+    except FocalbenchError:
+        in_environment = where
+    return (where if where.is_dir() else in_environment), config.data.val

@@ -1,0 +1,1 @@
+"""What a person reads: figures, pictures and pages made from results. Only ``analysis.py`` opens a trained network."""

@@ -1,0 +1,126 @@
+"""``focalbench analyze``: a trained network's loss distribution, hard tail, calibration and errors, as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from focalbench.analysis.hard_tail import KINDS, Crop, crop_regions
+from focalbench.analysis.loss_distribution import GAMMAS, LossDistribution, figures, measure, negative_weight
+from focalbench.metrics.calibration import Reliability, reliability
+from focalbench.metrics.loss_histogram import (
+    MarginHistogram,
+    cumulative_loss,
+    gradient_norm_counts,
+    probability_counts,
+    total_loss,
+)
+from focalbench.metrics.tide import errors_by_cause
+from focalbench.report import plots
+from focalbench.tracking.records import storage_faults, write_json
+
+if TYPE_CHECKING:
+    from focalbench.data.dataset import DetectionData
+    from focalbench.experiment.trained import TrainedTrial
+
+NUMBERS_FILE = "analysis.json"
+
+
+def write_analysis(trained: TrainedTrial, data: DetectionData, folder: Path, *, errors: bool) -> dict[str, Any]:
+    """Runs the network over ``data`` once and writes figures and ``analysis.json`` into ``folder``.
+
+    Args:
+        errors: whether to split the missing AP by cause too.
+
+    Returns:
+        the content of ``analysis.json``.
+
+    Raises:
+        StorageError: when the folder cannot be written.
+    """
+    with storage_faults(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    found = measure(trained, data)
+    truth = data.ground_truth()
+    calibration = reliability(found.detections, truth, num_classes=len(trained.classes))
+    document: dict[str, Any] = {
+        "trial": trained.name,
+        "step": trained.step,
+        "out": str(folder),
+        "images": len(data),
+        "detections": len(found.detections["label"]),
+        "loss": figures(found.histogram, found.tail.gamma),
+        "hard_tail": _audit(trained, data, found),
+        "kinds": KINDS,
+        "calibration": _calibration_document(calibration),
+    }
+    _write_loss_figures(found.histogram, trained.name, folder)
+    plots.save_figure(plots.plot_reliability(calibration, trained.name), folder / "calibration.png")
+    crops = [_captioned(crop, trained.classes) for crop in crop_regions(data, found.tail.regions)]
+    with storage_faults(folder):
+        Image.fromarray(plots.draw_crops(crops)).save(folder / "hard_negatives.png")
+    if errors:
+        document["errors"] = _errors(found, truth, trained, folder)
+    write_json(folder / NUMBERS_FILE, document)
+    return document
+
+
+def _audit(trained: TrainedTrial, data: DetectionData, found: LossDistribution) -> dict[str, Any]:
+    """The hard tail, its loss beside that of all elements as the training weighs them."""
+    gamma, weight = found.tail.gamma, negative_weight(trained)
+    negative = total_loss(found.histogram.negatives, gamma)
+    positive = total_loss(found.histogram.positives, gamma)
+    # In units of a negative's weight; where negatives have none, they have no share in the loss either.
+    ratio = 1.0 if weight is None else (1 - weight) / weight if weight else float("inf")
+    return found.tail.document(
+        negative_loss=negative,
+        class_loss=negative + ratio * positive,
+        image_ids=[record.image_id for record in data.records],
+        classes=trained.classes,
+    )
+
+
+def _write_loss_figures(histogram: MarginHistogram, title: str, folder: Path) -> None:
+    positives, negatives = histogram.positives, histogram.negatives
+    by_p = probability_counts(positives), probability_counts(negatives)
+    plots.save_figure(plots.plot_loss_against_probability(*by_p, title), folder / "loss_against_p_t.png")
+    curves = [
+        {gamma: (curve.fraction, curve.share) for gamma in GAMMAS for curve in [cumulative_loss(counts, gamma)]}
+        for counts in (positives, negatives)
+    ]
+    plots.save_figure(plots.plot_cumulative_loss(curves[0], curves[1], title), folder / "cumulative_loss.png")
+    norms = gradient_norm_counts(positives), gradient_norm_counts(negatives)
+    plots.save_figure(plots.plot_gradient_norms(*norms, title), folder / "gradient_norms.png")
+
+
+def _captioned(crop: Crop, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
+    region = crop.region
+    beside = f", {classes[region.overlapped]} IoU {region.overlap:.2f}" if region.overlapped >= 0 else ""
+    caption = f"{classes[region.label]} {region.score:.2f}\n{region.kind}{beside}"
+    return crop.pixels, crop.box, crop.truth_boxes, caption
+
+
+def _calibration_document(found: Reliability) -> dict[str, Any]:
+    return {
+        "d_ece": found.d_ece,
+        "edges": found.edges.tolist(),
+        "count": found.count.tolist(),
+        "mean_score": found.mean_score.tolist(),
+        "precision": found.precision.tolist(),
+    }
+
+
+def _errors(found: LossDistribution, truth: dict[str, Any], trained: TrainedTrial, folder: Path) -> dict[str, Any]:
+    split = errors_by_cause(found.detections, truth, num_classes=len(trained.classes))
+    plots.save_figure(
+        plots.plot_errors({str(cause): cost for cause, cost in split.cost.items()}, trained.name), folder / "errors.png"
+    )
+    return {
+        "mAP": split.map,
+        "by_cause": {cause: {"count": split.count[cause], "cost": split.cost[cause]} for cause in split.cost},
+        "cost_of_false_positives": split.cost_of_false_positives,
+        "cost_of_false_negatives": split.cost_of_false_negatives,
+    }
