@@ -15,9 +15,6 @@ from focalbench.boxes.matching import BACKGROUND
 PRIOR_UNIT = 32
 """Pixels in one unit of a prior's width and height."""
 
-VOC_PRIORS = ((1.3221, 1.73145), (3.19275, 4.00944), (5.05587, 8.09892), (9.47112, 4.84053), (11.2364, 10.0071))
-"""(width, height) of the published VOC network's priors in units of 32 px, from darknet's yolov2-voc.cfg."""
-
 
 def place_priors(priors: Sequence[tuple[float, float]], canvas: tuple[int, int], stride: int) -> Tensor:
     """The priors, centred in every cell.

@@ -4,6 +4,7 @@ out.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from focalbench.boxes.yolo import VOC_PRIORS
+from focalbench.boxes.priors import VOC_PRIORS, fit_priors
+from focalbench.boxes.yolo import PRIOR_UNIT
 from focalbench.config.data import SyntheticData
 from focalbench.config.model import YoloV2Config
 from focalbench.config.paths import data_root
@@ -22,6 +24,7 @@ from focalbench.data.multiscale import multiscale_size, resize_batch
 from focalbench.data.synthetic import ensure_synthetic
 from focalbench.data.transforms import Augment
 from focalbench.data.voc import Classes
+from focalbench.errors import ConfigError
 from focalbench.experiment.batches import AugmentedBatches, Resize
 from focalbench.experiment.build_loss import class_activation
 from focalbench.models import MODELS
@@ -114,15 +117,25 @@ def build_model(
     )
 
 
-def _priors(yolo: YoloV2Config, train: DetectionData | None) -> tuple[tuple[float, float], ...]:
-    """(width, height) of each prior in units of 32 px."""
+def _priors(yolo: YoloV2Config, train: DetectionData | None) -> Sequence[tuple[float, float]]:
+    """(width, height) of each prior in units of 32 px; for ``auto`` the same for all seeds and losses of a data set.
+
+    Raises:
+        ConfigError: when the training set has fewer box sizes than priors are asked for.
+    """
     if yolo.priors == "voc":
         return VOC_PRIORS
     if yolo.priors != "auto":
         return yolo.priors
     if train is None:
         return ((1.0, 1.0),) * yolo.num_priors
-    raise NotImplementedError
+    targets = train.targets(range(len(train)))
+    sizes = (targets.boxes[..., 2:] - targets.boxes[..., :2])[targets.labels >= 0] / PRIOR_UNIT
+    try:
+        found = fit_priors(sizes.numpy(), yolo.num_priors).sizes
+    except ValueError as fault:
+        raise ConfigError(f"model.priors: auto: {fault}: lower model.num_priors") from fault
+    return [(width, height) for width, height in found.tolist()]
 
 
 def build_batches(config: ExperimentConfig, train: DetectionData, device: torch.device) -> AugmentedBatches:

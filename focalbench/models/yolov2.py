@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from focalbench.boxes.yolo import VOC_PRIORS, decode_cells, place_priors
+from focalbench.boxes.priors import VOC_PRIORS
+from focalbench.boxes.yolo import decode_cells, place_priors
 from focalbench.models.darknet import ConvBlock, darknet19, reorganise, tiny_darknet
 from focalbench.models.postprocess import select_detections, top_candidates
 from focalbench.models.weights import load_yolov2_weights

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from focalbench.boxes.matching import BACKGROUND
-from focalbench.boxes.yolo import VOC_PRIORS, decode_cells, encode_cells, match_cells, place_priors
+from focalbench.boxes.priors import VOC_PRIORS
+from focalbench.boxes.yolo import decode_cells, encode_cells, match_cells, place_priors
 
 
 def test_the_published_priors():

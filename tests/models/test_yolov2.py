@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from focalbench.boxes.yolo import VOC_PRIORS
+from focalbench.boxes.priors import VOC_PRIORS
 from focalbench.models import MODELS
 from focalbench.models.yolov2 import YoloV2
 from focalbench.structures import HeadOutputs
