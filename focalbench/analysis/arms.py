@@ -50,7 +50,7 @@ def group_arms(trials: Iterable[TrialRecord]) -> tuple[list[Arm], list[str]]:
         if trial.counts:
             groups[_identity(trial)].append(trial)
     warnings: list[str] = []
-    arms = [_build_arm(group, warnings) for group in groups.values()]
+    arms = [_build_arm(part, warnings) for group in groups.values() for part in _split_contradicting(group, warnings)]
     return _with_unique_labels(arms), warnings
 
 
@@ -124,6 +124,25 @@ def _identity(trial: TrialRecord) -> str:
     settings = _settings(trial)
     named = [trial.arm] if not settings else []  # without a configuration the arm's name is all there is
     return json.dumps([named, settings, _facts(trial, settings)], sort_keys=True, default=str)
+
+
+def _split_contradicting(group: Sequence[TrialRecord], warnings: list[str]) -> list[list[TrialRecord]]:
+    """The group whole, or by name where arms of different names gave one seed different results.
+
+    The same configuration and seed repeat exactly on a CPU; different results under different names mean that the names
+    know of something that the configuration does not say.
+    """
+    by_name: dict[str, list[TrialRecord]] = defaultdict(list)
+    results: dict[int | None, dict[str, float | None]] = defaultdict(dict)
+    for trial in group:
+        by_name[trial.arm].append(trial)
+        results[trial.seed][trial.arm] = trial.value("val/mAP")
+    if all(len(set(of_seed.values())) == 1 for of_seed in results.values()):
+        return [list(group)]
+    if len(by_name) > 1:
+        names = ", ".join(by_name)
+        warnings.append(f"arms {names} have one configuration but different results for one seed; they are kept apart")
+    return list(by_name.values())
 
 
 def _build_arm(group: Sequence[TrialRecord], warnings: list[str]) -> Arm:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -34,8 +35,8 @@ class TrialRecord:
         folder: where it lies.
         state: done, running, failed, interrupted, unreadable or ``not started``.
         reason: why it does not count; empty for a trial that does.
-        arm: as written in result.json; for a trial without one, in status.json or sweep.json.
-        seed: likewise; None where nothing says it.
+        arm: as written in result.json, else in status.json or sweep.json; failing these, from the folder's name.
+        seed: as written in one of the files; None where nothing says it.
         config: config.yaml as plain data; empty where there is none.
         result: result.json; empty where there is none.
         order: (number of its run, place in the sweep), for tables in the order of the sweep.
@@ -191,13 +192,13 @@ def _read_trial(folder: Path) -> tuple[TrialRecord, str]:
     result, result_fault = _read_object(folder / RESULT_FILE)
     config, config_fault = _read_config(folder / CONFIG_FILE)
     state = str(status.get("state", "done" if result else "unreadable"))
-    arm = _text(result.get("arm")) or _text(status.get("arm")) or _text(_get(config, "loss.name"))
+    arm = _text(result.get("arm")) or _text(status.get("arm")) or _name_without_seed(folder.name)
     seed = _seed(result.get("seed"), config.get("seed"), status.get("seed"))
     reason = _why_not_counted(folder, state, status, result, [status_fault, result_fault, config_fault], seed)
     if state == "done" and reason:
         state = "unreadable"
     trial_hash = _text(result.get("config_hash")) or _text(status.get("config_hash"))
-    return TrialRecord(folder, state, reason, arm or folder.name, seed, config, result), trial_hash
+    return TrialRecord(folder, state, reason, arm, seed, config, result), trial_hash
 
 
 def _why_not_counted(
@@ -260,12 +261,9 @@ def _seed(*candidates: Any) -> int | None:
     return next((value for value in candidates if isinstance(value, int) and not isinstance(value, bool)), None)
 
 
-def _get(config: Mapping[str, Any], key: str) -> Any:
-    """The value at a dotted key; None where there is none."""
-    value: Any = config
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
+def _name_without_seed(folder: str) -> str:
+    """A label for a trial whose files name no arm: ``gamma=2`` of ``gamma=2-s0-754a7108``."""
+    return re.sub(r"-?s\d+-[0-9a-f]{8}$", "", folder) or folder
 
 
 def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +33,11 @@ class SweptGrid:
     def title(self) -> str:
         """The loss and what is fixed, in words."""
         return ", ".join([self.loss, *(f"{key}={json.dumps(value)}" for key, value in self.fixed.items())])
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether at least half of the grid is filled; random draws are not, and make no picture."""
+        return 2 * len(self.cells) >= math.prod(len(self.axis(number)) for number in range(len(self.keys)))
 
     def axis(self, number: int) -> list[float]:
         """The values of ``keys[number]`` in rising order."""

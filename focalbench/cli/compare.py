@@ -136,7 +136,7 @@ def _print_swept(comparison: Comparison) -> None:
     for grid in swept_grids(comparison.arms):
         if len(grid.keys) == 1:
             _print_line(grid, comparison.metric)
-        else:
+        elif grid.is_dense:
             _print_heat_map(grid, comparison.metric)
 
 

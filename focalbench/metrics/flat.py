@@ -123,7 +123,7 @@ def _integers(columns: Mapping[str, Any], key: str, name: str) -> IntArray:
         return values.astype(np.int64)
     if values.dtype.kind not in "iu":
         raise ValueError(f"{name}['{key}'] must hold integers, got dtype {values.dtype}")
-    return values
+    return values.astype(np.int64, copy=False)
 
 
 def _check_finite(values: FloatArray, key: str, name: str) -> None:

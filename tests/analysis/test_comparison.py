@@ -168,6 +168,15 @@ def test_one_name_for_two_configurations_is_two_arms(write_trial: Write, tmp_pat
         compared(tmp_path, baseline="focal")
 
 
+def test_one_configuration_with_contradicting_results_is_not_joined(write_trial: Write, tmp_path: Path) -> None:
+    for seed in range(6):
+        write_trial(f"runs/a/a{seed}", arm="a", seed=seed, value=CE[seed], loss={"name": "focal"})
+        write_trial(f"runs/a/b{seed}", arm="b", seed=seed, value=FOCAL[seed], loss={"name": "focal"})
+    comparison = compared(tmp_path)
+    assert verdicts(comparison) == {"b": "better"}
+    assert any("one configuration but different results" in warning for warning in comparison.warnings)
+
+
 def test_a_seed_that_occurs_twice_is_counted_once(write_trial: Write, tmp_path: Path) -> None:
     write_trial("runs/a/1", value=0.5)
     write_trial("runs/copy/1", value=0.5)
@@ -263,6 +272,14 @@ def test_swept_numbers_form_lines_and_grids(write_trial: Write, tmp_path: Path) 
     ]
     assert grids[0].axis(1) == [0.5, 2.0]
     assert grids[0].cells[(0.25, 2.0)].values == {0: 2.25}
+    assert all(grid.is_dense for grid in grids)
+
+
+def test_random_draws_fill_no_grid(write_trial: Write, tmp_path: Path) -> None:
+    for draw in range(5):
+        write_trial(f"runs/a/{draw}", arm=f"{draw}", loss={"name": "focal", "gamma": draw * 0.3, "alpha": draw * 0.1})
+    (grid,) = swept_grids(compared(tmp_path).arms)
+    assert not grid.is_dense
 
 
 def test_test_set_noise_is_that_of_the_difference(write_arms: Write, write_detections: Write) -> None:

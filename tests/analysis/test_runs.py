@@ -35,7 +35,8 @@ def test_identity_comes_from_the_content_not_from_the_folder(write_trial: Write)
 def test_order_is_that_of_the_sweep_and_missing_trials_are_listed(write_trial: Write, tmp_path: Path) -> None:
     write_trial("runs/a/b", arm="second", result={"config_hash": "bbbbbbbb"})
     write_trial("runs/a/z", arm="first", result={"config_hash": "aaaaaaaa"})
-    rows = [{"name": name, "arm": name, "seed": 0, "hash": 8 * letter} for name, letter in (("z", "a"), ("b", "b"), ("new", "c"))]  # fmt: skip # noqa: E501
+    listed = (("z", "a"), ("b", "b"), ("new", "c"))
+    rows = [{"name": name, "arm": name, "seed": 0, "hash": 8 * letter} for name, letter in listed]
     (tmp_path / "runs/a/sweep.json").write_text(json.dumps({"trials": rows}))
     trials = read_trials([tmp_path / "runs/a"])
     assert [trial.arm for trial in trials] == ["first", "second", "new"]
@@ -86,6 +87,13 @@ def test_a_trial_without_status_or_config_still_counts(write_trial: Write) -> No
     (trial,) = read_trials([path])
     assert trial.counts
     assert (trial.arm, trial.seed) == ("focal", 2)
+
+
+def test_a_trial_that_names_no_arm_is_labelled_by_its_folder(write_trial: Write) -> None:
+    path = write_trial("runs/a/gamma=2-s4-754a7108", seed=4, result={"arm": None, "seed": None})
+    (path / "status.json").write_text('{"state": "done"}')
+    (trial,) = read_trials([path])
+    assert (trial.arm, trial.seed, trial.counts) == ("gamma=2", 4, True)
 
 
 def test_no_trials_are_no_traceback(tmp_path: Path) -> None:

@@ -174,6 +174,15 @@ def test_image_ids_may_be_sparse_and_negative() -> None:
     np.testing.assert_array_equal(voc_average_precision(*scattered, num_classes=6)["ap"], expected["ap"])
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint64])
+def test_any_integer_type_will_do(dtype: type) -> None:
+    det, gt = random_case(3)
+    expected = voc_average_precision(det, gt, num_classes=6)
+    for columns in (det, gt):
+        columns["image"], columns["label"] = columns["image"].astype(dtype), columns["label"].astype(dtype)
+    np.testing.assert_array_equal(voc_average_precision(det, gt, num_classes=6)["ap"], expected["ap"])
+
+
 def test_negative_scores_and_zeros_of_either_sign_keep_their_order() -> None:
     # 0.0 and -0.0 tie, so the first of them in the input claims the object
     for scores in ([-0.0, 0.0, -1.0], [0.0, -0.0, -5.0]):
