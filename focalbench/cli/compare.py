@@ -105,29 +105,22 @@ def _print_resolution(comparison: Comparison) -> None:
     if not paired:
         return
     is_ap = comparison.metric.startswith(("val/mAP", "AP/"))
-    columns = ["arm", "pairs", "sd of differences", "exact p", "its least", "bootstrap CI", "detectable"]
-    columns += ["seeds for 1 point", "test-set noise"] if is_ap else []
+    columns = ["arm", "pairs", "sd of pairs", "exact p (least)", "detectable"]
+    columns += ["seeds for 1 point", "test-set sd"] if is_ap else []
     rows = []
     for entry in paired:
         pair, noise = entry.paired, entry.noise
         assert pair is not None
-        low, high = pair.ci_bootstrap
-        interval = "-" if math.isnan(low) else f"{_signed(low)} to {_signed(high)}"
-        row = [entry.arm, str(pair.n), _number(pair.sd), _p(pair.p_exact), _p(pair.smallest_p)]
-        row += [interval, _number(pair.detectable)]
+        exact = f"{_p(pair.p_exact)} ({_p(pair.smallest_p)})"
+        row = [entry.arm, str(pair.n), _number(pair.sd), exact, _number(pair.detectable)]
         if is_ap:
-            row += [str(pair.seeds_for_one_point or "-"), "-" if noise is None else f"sd {_number(noise.sd)}"]
+            row += [str(pair.seeds_for_one_point or "-"), "-" if noise is None else _number(noise.sd)]
         rows.append(row)
+    note = "detectable: true difference found with 80 % power at this n."
+    if is_ap:
+        note += " test-set sd: of the difference over resampled test images, apart from the seeds."
     console.print_text("")
-    console.print_table(
-        columns,
-        rows,
-        title="What these seeds can resolve",
-        note="detectable: true difference found with 80 % power at this n; test-set noise: sd of the difference over "
-        "resampled test images, apart from the seeds."
-        if is_ap
-        else "detectable: true difference found with 80 % power at this n.",
-    )
+    console.print_table(columns, rows, title="What these seeds can resolve", note=note)
 
 
 def _print_swept(comparison: Comparison) -> None:
