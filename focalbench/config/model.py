@@ -20,7 +20,8 @@ class RetinaNetConfig(Section):
     backbone: Literal["tiny", "resnet18", "resnet34", "resnet50", "mobilenet_v3_large"] = "resnet18"
     """Network below the pyramid. `tiny` (about 0.6 M parameters with everything above it) is made for two CPU cores."""
     weights: Annotated[str, Field(min_length=1)] = "none"
-    """First weights of the backbone: `none` (random), `imagenet` (torchvision's), or the path of a file."""
+    """First weights of the backbone: `none` (random), `imagenet` (torchvision's, not for `tiny`), or the path of a torch
+    file: a torchvision classifier's, or that of a trained RetinaNet."""
     prior_prob: OpenFraction | None = 0.01
     """Probability that every class starts with (pi in the paper, sec. 3.3); null: no prior, the bias starts at 0."""
     norm: Literal["batch", "frozen", "sync"] = "batch"
@@ -65,12 +66,13 @@ class YoloV2Config(Section):
     name: Literal["yolov2"] = "yolov2"
     """Which detector."""
     backbone: Literal["darknet19", "tiny"] = "darknet19"
-    """Network below the head. `tiny` is made for two CPU cores."""
+    """Network below the head. `tiny` (1.6 M parameters with the head, cells of 16 px) is made for two CPU cores."""
     weights: Annotated[str, Field(min_length=1)] = "none"
-    """First weights: `none` (random) or the path of a file, darknet's formats included."""
+    """First weights: `none` (random) or the path of a file: darknet's for `darknet19` (`darknet19_448.conv.23`,
+    `yolov2-voc.weights`), or a torch file of this network or of its trunk."""
     priors: Literal["voc", "auto"] | Annotated[tuple[PriorBox, ...], Field(min_length=1, max_length=50)] = "voc"
     """Width and height of the prior boxes: `voc` (the five of the published network), `auto` (k-means with 1 - IoU on
-    the training boxes), or a list of [width, height] in cells of 32 px."""
+    the training boxes), or a list of [width, height] in units of 32 px."""
     num_priors: Annotated[int, Field(ge=1, le=50)] = 5
     """Number of prior boxes when `priors` is `auto`."""
     prior_prob: OpenFraction | None = None
@@ -78,9 +80,9 @@ class YoloV2Config(Section):
     ignore_iou: Fraction = 0.6
     """A box with more than this IoU to an object is not pushed towards "no object"."""
     object_scale: NonNegative = 5.0
-    """Factor on the objectness loss of responsible boxes."""
+    """Factor on the squared error of responsible boxes' objectness; without effect where the loss is applied to it."""
     noobject_scale: NonNegative = 1.0
-    """Factor on the objectness loss of all other boxes."""
+    """Factor on the squared error of all other boxes' objectness; without effect where the loss is applied to it."""
     coord_scale: NonNegative = 1.0
     """Factor on the coordinate loss."""
     class_scale: NonNegative = 1.0
