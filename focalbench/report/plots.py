@@ -45,19 +45,19 @@ def save_figure(figure: Figure, path: Path, *, dpi: int = 120) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def new_figure(columns: int = 1, *, width: float = 6.0, height: float = 4.2) -> tuple[Figure, list]:
-    """A figure with axes side by side; sizes in inches, of one of them."""
+def new_figure(columns: int = 1, rows: int = 1, *, width: float = 6.0, height: float = 4.2) -> tuple[Figure, list]:
+    """A figure and its axes, row by row; rows share their x axis. Sizes in inches, of one of them."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width * columns, height), layout="constrained")
-    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False, sharex="col").flat)
 
 
 def plot_loss_against_probability(positives: NDArray[np.int64], negatives: NDArray[np.int64], title: str) -> Figure:
     """The paper's figure 1 with the network's elements by p_t, (B,) each, in bins of equal width."""
-    figure, (axes,) = new_figure(width=7)
-    draw_loss_against_probability(axes, positives, negatives)
-    axes.set_title(title)
+    figure, (above, below) = new_figure(rows=2, width=7, height=3)
+    draw_loss_against_probability(above, below, positives, negatives)
+    figure.suptitle(title)
     return figure
 
 
@@ -84,19 +84,18 @@ def plot_gradient_norms(positives: NDArray[np.int64], negatives: NDArray[np.int6
 
 
 def plot_reliability(found: Reliability, title: str) -> Figure:
-    """Reliability diagram: precision of the detections in each bin of score, and how many there are."""
-    figure, (axes,) = new_figure(width=5.4, height=5)
+    """Reliability diagram: precision of the detections in each bin of score, and below how many there are."""
+    figure, (above, below) = new_figure(rows=2, width=5.4, height=3.2)
     width = np.diff(found.edges)
-    axes.bar(found.edges[:-1], np.nan_to_num(found.precision), width, align="edge", color="#3b528b", edgecolor="white")
-    axes.plot([0, 1], [0, 1], color=NEGATIVE_COLOR, linestyle="--", linewidth=1, label="score = precision")
-    counts = axes.twinx()
-    counts.stairs(found.count, found.edges, color=POSITIVE_COLOR, linewidth=1.6)
-    counts.set_yscale("symlog", linthresh=1)
-    counts.set_ylabel("detections in the bin", color=POSITIVE_COLOR)
-    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="score", ylabel="precision")
+    above.bar(found.edges[:-1], np.nan_to_num(found.precision), width, align="edge", color="#3b528b", edgecolor="white")
+    above.plot([0, 1], [0, 1], color=POSITIVE_COLOR, linestyle="--", label="score = precision")
+    above.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="precision")
+    above.legend(loc="upper left", frameon=False)
+    below.stairs(found.count, found.edges, color=NEGATIVE_COLOR, fill=True, alpha=0.5)
+    below.set(xlabel="score", ylabel="detections", ylim=(0, None))
+    below.set_yscale("symlog", linthresh=1)
     d_ece = "undefined" if math.isnan(found.d_ece) else f"{found.d_ece:.3f}"
-    axes.set_title(f"{title}\nD-ECE {d_ece}")
-    axes.legend(loc="upper left", frameon=False)
+    figure.suptitle(f"{title}\nD-ECE {d_ece}")
     return figure
 
 

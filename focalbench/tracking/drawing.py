@@ -19,7 +19,9 @@ IGNORED_COLOR = (150, 150, 150)
 
 _SHORT_SIDE = 384  # pixels: below this, names and scores cannot be read
 _FONT_SIZE = 13
+_LINE_WIDTH = 2
 _LEGEND_HEIGHT = 22
+_LARGE_SIDE = 720  # pixels of the short side: above this, text and lines grow with the picture
 
 
 def draw_detections(
@@ -56,7 +58,9 @@ def draw_detections(
     factor = max(1, -(-_SHORT_SIDE // min(image.shape[:2])))
     size = (image.shape[1] * factor, image.shape[0] * factor)
     picture = Image.fromarray(np.ascontiguousarray(image)).resize(size, Image.Resampling.BICUBIC)
-    pen = _Pen(ImageDraw.Draw(picture), picture.size, ImageFont.load_default(_FONT_SIZE))
+    scale = max(1.0, min(size) / _LARGE_SIDE)
+    font = ImageFont.load_default(round(_FONT_SIZE * scale))
+    pen = _Pen(ImageDraw.Draw(picture), picture.size, font, round(_LINE_WIDTH * scale))
     if truth_boxes is not None and truth_labels is not None:
         difficult = np.zeros(len(truth_boxes), dtype=bool) if truth_difficult is None else truth_difficult
         for box, label, hard in zip(truth_boxes * factor, truth_labels, difficult, strict=True):
@@ -66,7 +70,7 @@ def draw_detections(
         text = f"{classes[int(labels[index])]} {scores[index]:.2f}"
         pen.box(boxes[index] * factor, PREDICTION_COLOR, text, below=False)
     pen.write_labels()
-    return _with_legend(picture, truth=truth_boxes is not None, score_thresh=score_thresh)
+    return _with_legend(picture, truth=truth_boxes is not None, score_thresh=score_thresh, scale=scale)
 
 
 def figure_pixels(figure: Figure) -> NDArray[np.uint8]:
@@ -86,8 +90,10 @@ class _Pen:
         draw: ImageDraw.ImageDraw,
         size: tuple[int, int],
         font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+        line_width: int,
     ) -> None:
         self._draw = draw
+        self._line_width = line_width
         self._width, self._height = size
         self._font = font
         self._labels: list[tuple[float, float, float, float, str, tuple[int, int, int]]] = []
@@ -98,7 +104,7 @@ class _Pen:
             return
         x1, x2 = np.sort(np.clip(box[[0, 2]], 0, self._width - 1)).tolist()
         y1, y2 = np.sort(np.clip(box[[1, 3]], 0, self._height - 1)).tolist()
-        self._draw.rectangle((x1, y1, x2, y2), outline=color, width=2)
+        self._draw.rectangle((x1, y1, x2, y2), outline=color, width=self._line_width)
         left, top, right, bottom = self._draw.textbbox((0, 0), text, font=self._font)
         width, height = right - left + 4, bottom - top + 4
         x = max(0, min(x1, self._width - width))
@@ -116,18 +122,22 @@ class _Pen:
             self._draw.text((x1 + 2 - left, y1 + 2 - top), text, fill=(0, 0, 0), font=self._font)
 
 
-def _with_legend(picture: Image.Image, *, truth: bool, score_thresh: float) -> NDArray[np.uint8]:
-    """The picture with one line below it that names the colours."""
-    canvas = Image.new("RGB", (picture.width, picture.height + _LEGEND_HEIGHT), (255, 255, 255))
+def _with_legend(picture: Image.Image, *, truth: bool, score_thresh: float, scale: float) -> NDArray[np.uint8]:
+    """The picture with one line below it that names the colours, ``scale`` times the usual size."""
+
+    def pixels(value: float) -> int:
+        return round(value * scale)
+
+    canvas = Image.new("RGB", (picture.width, picture.height + pixels(_LEGEND_HEIGHT)), (255, 255, 255))
     canvas.paste(picture, (0, 0))
     draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(_FONT_SIZE)
+    font = ImageFont.load_default(pixels(_FONT_SIZE))
     entries = [(PREDICTION_COLOR, f"prediction, score from {score_thresh:g}")]
     if truth:
         entries.insert(0, (TRUTH_COLOR, "truth"))
-    x = 6
+    x, top = pixels(6), picture.height
     for color, text in entries:
-        draw.rectangle((x, picture.height + 6, x + 10, picture.height + 16), fill=color)
-        draw.text((x + 15, picture.height + 3), text, fill=(0, 0, 0), font=font)
-        x += 15 + int(draw.textlength(text, font=font)) + 18
+        draw.rectangle((x, top + pixels(6), x + pixels(10), top + pixels(16)), fill=color)
+        draw.text((x + pixels(15), top + pixels(3)), text, fill=(0, 0, 0), font=font)
+        x += pixels(15) + int(draw.textlength(text, font=font)) + pixels(18)
     return np.array(canvas)
