@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from filelock import FileLock
@@ -227,12 +228,13 @@ def _load(folder: Path, listing: Listing) -> DecodedSplit | None:
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-        with np.load(folder / "records.npz", allow_pickle=False) as arrays:
+        # Opened here: np.load leaves a damaged archive open.
+        with open(folder / "records.npz", "rb") as file, np.load(file, allow_pickle=False) as arrays:
             records = _join_records(listing, {name: arrays[name] for name in arrays.files})
         if list(images.shape) != meta["shape"] or len(images) != len(listing.samples):
             return None
         return DecodedSplit(VocSplit(records, tuple(meta["classes"])), images, str(meta["fingerprint"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
         return None
 
 

@@ -164,8 +164,10 @@ def _judge(
     except DataError as error:
         if scans and not errors:
             errors.append(Fault("no-objects", "train", None, str(error)))
+    # Where `auto` could not read all of train, a class that only seems to be missing would be a false alarm.
+    hidden = classes == "auto" and any(scan.errors for scan in train)
     if names:
-        errors += check_class_names(scans, names)
+        errors += [] if hidden else check_class_names(scans, names)
         errors += find_case_twins(names, train or val) if classes == "auto" else []
         for side, used in sides.items():
             warnings += _find_empty_classes(side, used, names) if used else []

@@ -91,10 +91,11 @@ def read_inside(folder: Path, relative: str, max_bytes: int) -> bytes:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise RefusedFile("unreadable", f"cannot be opened: {reason}") from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise RefusedFile("not-a-file", "is not a regular file")
     with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise RefusedFile("not-a-file", "is not a regular file")
         if status.st_size > max_bytes:
             raise RefusedFile("too-large", f"has {status.st_size:,} bytes, more than the {max_bytes:,} accepted")
         try:
@@ -149,7 +150,8 @@ def open_root(root: str | Path) -> Path:
 
 def list_years(root: Path) -> list[str]:
     """The years of the ``VOC<year>`` folders in ``root``, sorted."""
-    return sorted(entry.name[3:] for entry in root.iterdir() if entry.name.startswith("VOC") and entry.is_dir())[:100]
+    folders = (entry.name for entry in root.iterdir() if re.fullmatch(r"VOC[0-9]{1,40}", entry.name) and entry.is_dir())
+    return sorted(name[3:] for name in folders)[:100]
 
 
 def list_splits(root: Path, year: str) -> list[str]:
@@ -204,7 +206,7 @@ def parse_split(split: str) -> tuple[str, str]:
     year, slash, name = split.partition("/")
     if (
         not slash
-        or not re.fullmatch(r"[\w.-]{1,40}", year)
+        or not re.fullmatch(r"[0-9]{1,40}", year)
         or not re.fullmatch(r"[\w. -]{1,100}", name)
         or ".." in split
     ):

@@ -22,12 +22,14 @@ from PIL import Image, ImageDraw
 
 from focalbench.errors import DataError, StorageError
 
-GENERATOR_VERSION = 1  # raise it when the pictures change: sets in the cache folder are then generated anew
+GENERATOR_VERSION = 2  # raise it when the pictures change: sets in the cache folder are then generated anew
 CLASSES = ("circle", "cross", "square", "triangle")
-FREQUENCIES = (0.56, 0.08, 0.24, 0.12)
+FREQUENCIES = (0.50, 0.10, 0.25, 0.15)
 _SPLIT_STREAMS = {"train": 0, "val": 1}
 # Shapes are drawn at 4 times their size and averaged: soft edges, exact boxes.
 _OVERSAMPLING = 4
+# Objects lean by up to this angle (radians) and no more: from any side, a small square is a blurred circle.
+_LARGEST_LEAN = 0.3
 
 
 @dataclass(frozen=True)
@@ -129,20 +131,20 @@ def _draw_distractor(rng: np.random.Generator, canvas: np.ndarray) -> None:
 
 
 def _corners(label: int, span: int, angle: float) -> list[tuple[float, float]]:
-    """The outline of a class's shape in a square of side ``span``, turned by ``angle``."""
-    radius = span / 2 - 1
+    """The outline of a class's shape, turned by ``angle`` and filling a square of side ``span`` on its longer side."""
     if CLASSES[label] == "cross":
         arm = 0.34
         turns = [(1, arm), (arm, arm), (arm, 1), (-arm, 1), (-arm, arm), (-1, arm)]
-        points = turns + [(-x, -y) for x, y in turns]
-        scale = radius / math.hypot(1, arm)
-        flat = [(x * scale, y * scale) for x, y in points]
+        flat = turns + [(-x, -y) for x, y in turns]
     else:
-        number = {"circle": 48, "square": 4, "triangle": 3}[CLASSES[label]]
-        steps = [2 * math.pi * index / number for index in range(number)]
-        flat = [(radius * math.cos(step), radius * math.sin(step)) for step in steps]
+        number, start = {"circle": (48, 0.0), "square": (4, math.pi / 4), "triangle": (3, -math.pi / 2)}[CLASSES[label]]
+        steps = [start + 2 * math.pi * index / number for index in range(number)]
+        flat = [(math.cos(step), math.sin(step)) for step in steps]
     cosine, sine = math.cos(angle), math.sin(angle)
-    return [(span / 2 + x * cosine - y * sine, span / 2 + x * sine + y * cosine) for x, y in flat]
+    turned = [(x * cosine - y * sine, x * sine + y * cosine) for x, y in flat]
+    xs, ys = [x for x, _ in turned], [y for _, y in turned]
+    scale = (span - 2) / max(max(xs) - min(xs), max(ys) - min(ys))
+    return [(1 + (x - min(xs)) * scale, 1 + (y - min(ys)) * scale) for x, y in turned]
 
 
 def _draw_object(
@@ -152,7 +154,8 @@ def _draw_object(
     size = canvas.shape[0]
     extent = round(rng.uniform(12, 40) * size / 128)
     drawn = Image.new("L", (extent * _OVERSAMPLING, extent * _OVERSAMPLING))
-    ImageDraw.Draw(drawn).polygon(_corners(label, drawn.width, rng.uniform(0, 2 * math.pi)), fill=255)
+    lean = rng.uniform(-_LARGEST_LEAN, _LARGEST_LEAN)
+    ImageDraw.Draw(drawn).polygon(_corners(label, drawn.width, lean), fill=255)
     mask = _to_mask(drawn)
     columns, rows = np.flatnonzero((mask > 0.5).any(0)), np.flatnonzero((mask > 0.5).any(1))
     mask = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -177,7 +180,7 @@ def _overlap(box: tuple[int, int, int, int], other: tuple[int, int, int, int]) -
 def _choose_paint(rng: np.random.Generator, canvas: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
     """(h, w, 3) float32: a colour that stands out from what lies below, fading across the object."""
     below = canvas[box[1] - 1 : box[3], box[0] - 1 : box[2]].mean((0, 1))
-    contrast = rng.uniform(30, 110) * np.where(rng.random(3) < 0.5, -1, 1)
+    contrast = rng.uniform(40, 110) * np.where(rng.random(3) < 0.5, -1, 1)
     color = below + contrast
     color = np.where((color < 0) | (color > 255), below - contrast, color)
     fade = np.linspace(-1, 1, box[2] - box[0] + 1)[None, :, None] * rng.uniform(-20, 20)

@@ -1,0 +1,48 @@
+"""A step's batch is a pure function of seed and step."""
+
+import numpy as np
+import pytest
+import torch
+
+from focalbench.data.loader import BatchSchedule, step_generator
+
+
+@pytest.mark.parametrize(("num_images", "batch_size"), [(12, 4), (10, 4), (3, 8), (1, 4), (7, 7)])
+def test_every_epoch_shows_every_image_once(num_images, batch_size):
+    schedule = BatchSchedule(num_images, batch_size, seed=3)
+    seen = np.concatenate([schedule.indices(step) for step in range(num_images * 2)])
+    assert len(seen) == 2 * num_images * batch_size
+    for epoch in seen.reshape(-1, num_images):
+        assert sorted(epoch.tolist()) == list(range(num_images))
+
+
+def test_a_step_needs_no_steps_before_it():
+    forward = BatchSchedule(10, 4, seed=0)
+    expected = [forward.indices(step).tolist() for step in range(30)]
+    for step in (29, 3, 17, 0):
+        assert BatchSchedule(10, 4, seed=0).indices(step).tolist() == expected[step]
+        assert forward.indices(step).tolist() == expected[step]
+
+
+def test_seeds_and_epochs_shuffle_differently():
+    schedule = BatchSchedule(100, 100, seed=0)
+    assert schedule.indices(0).tolist() != schedule.indices(1).tolist()
+    assert schedule.indices(0).tolist() != BatchSchedule(100, 100, seed=1).indices(0).tolist()
+    assert schedule.indices(0).dtype == np.int64
+
+
+def test_steps_per_epoch_counts_parts():
+    assert BatchSchedule(10, 4, seed=0).steps_per_epoch() == 2.5
+
+
+@pytest.mark.parametrize("numbers", [(0, 4), (4, 0)])
+def test_nothing_to_draw_is_refused(numbers):
+    with pytest.raises(ValueError, match="at least 1"):
+        BatchSchedule(*numbers, seed=0)
+
+
+def test_step_generators_are_apart_and_repeatable():
+    draws = {(seed, step): torch.rand(4, generator=step_generator(seed, step)) for seed in (0, 1) for step in (0, 1)}
+    assert len({tuple(value.tolist()) for value in draws.values()}) == 4
+    assert torch.equal(draws[1, 1], torch.rand(4, generator=step_generator(1, 1)))
+    assert step_generator(2**63, 2**40).device.type == "cpu"
