@@ -90,9 +90,10 @@ class _Worker:
 
     def _read(self, inbox: queue.Queue[tuple[_Worker, dict[str, Any] | None]]) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with contextlib.suppress(ValueError):  # a line torn by a kill; the end of the stream tells the rest
-                inbox.put((self, json.loads(line)))
+        with self.process.stdout as reports:
+            for line in reports:
+                with contextlib.suppress(ValueError):  # a line torn by a kill; the end of the stream tells the rest
+                    inbox.put((self, json.loads(line)))
         self.process.wait()
         inbox.put((self, None))
 
@@ -217,6 +218,7 @@ class LocalRun:
     def _worker_ended(self, worker: _Worker) -> None:
         """A worker that ended with a job in hand died: try again from the checkpoint, or give up."""
         self._idle.append(self._devices.pop(worker))
+        worker.close()
         job = worker.job
         if job is None or self._stop.signum is not None:
             return

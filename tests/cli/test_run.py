@@ -1,0 +1,109 @@
+"""``focalbench run`` as a user types it: results, codes, messages, resuming."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Write = Callable[..., Path]
+_SWEEP = "sweep: {seeds: [0], list: [{name: ce, loss: {name: ce}}, {name: focal, loss: {name: focal}}]}"
+
+
+def _focalbench(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "focalbench", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=300,
+    )
+
+
+def test_a_sweep_ends_with_a_table_and_says_how_to_see_the_curves(write_config: Write, tmp_path: Path) -> None:
+    out = tmp_path / "runs with space"
+    done = _focalbench("run", write_config(_SWEEP), "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "one seed: no claim" in done.stdout
+    assert "tensorboard --logdir" in done.stdout
+    assert "2 of 2 done" in done.stderr
+    assert "Traceback" not in done.stderr
+    again = _focalbench("run", write_config(_SWEEP), "--out", out, "--json")
+    document = json.loads(again.stdout)
+    assert [trial["state"] for trial in document["trials"]] == ["done", "done"]
+    assert "started" not in again.stderr
+
+
+def test_some_failed_is_exit_code_3_and_retry_failed_tries_again(write_config: Write, tmp_path: Path) -> None:
+    sweep = "sweep: {list: [{name: bad, loss.alpha: [0.1, 0.2]}, {name: good, loss.gamma: 1}]}"
+    first = _focalbench("run", write_config(sweep), "--out", tmp_path / "o")
+    assert first.returncode == 3
+    assert "alpha" in first.stdout
+    second = _focalbench("run", write_config(sweep), "--out", tmp_path / "o")
+    assert second.returncode == 3
+    assert "started" not in second.stderr
+    third = _focalbench("run", write_config(sweep), "--out", tmp_path / "o", "--retry-failed")
+    assert third.stderr.count("started") == 1
+
+
+def test_a_diverging_trial_names_step_lr_and_loss_and_exits_3(write_config: Write, tmp_path: Path) -> None:
+    config = write_config()
+    options = ["-s", "optim.lr=100", "-s", "optim.clip_norm=null", "-s", "optim.name=sgd", "-s", "optim.steps=200"]
+    done = _focalbench("run", config, *options, "-s", "eval.every=null", "--out", tmp_path / "o")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "diverged at step" in done.stdout
+    assert "lr" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_with_a_checkpoint_its_code_and_the_way_on(
+    write_config: Write, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    config = write_config(text=write_config().read_text().replace("steps: 6", "steps: 100000"))
+    out = tmp_path / "o"
+    command = [sys.executable, "-m", "focalbench", "run", str(config), "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(out.glob("*/checkpoints/*.sha256")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    sent = time.monotonic()
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert time.monotonic() - sent < 10
+    assert process.returncode == code
+    assert f"focalbench run {config} --out {out}" in stderr
+    status = json.loads(next(out.glob("*/status.json")).read_text())
+    assert status["state"] == "interrupted"
+
+
+def test_dry_run_lists_and_touches_nothing(write_config: Write, tmp_path: Path) -> None:
+    done = _focalbench("run", write_config(_SWEEP), "--out", tmp_path / "o", "--dry-run")
+    assert done.returncode == 0
+    assert "2 trials" in done.stdout
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "names"),
+    [
+        ("data.root=/nowhere/at/all", "/nowhere/at/all"),
+        ("loss.gama=1", "gamma"),
+        ("run.device=cuda:7", "cuda:7"),
+        ("optim.precision=fp16", "fp16"),
+    ],
+)
+def test_the_users_fault_is_exit_code_2_in_few_lines(
+    write_config: Write, tmp_path: Path, option: str, names: str
+) -> None:
+    extra = ["-s", "data.name=voc"] if option.startswith("data.root") else []
+    done = _focalbench("run", write_config(), "-s", option, *extra, "--out", tmp_path / "o")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert names in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 20

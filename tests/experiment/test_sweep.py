@@ -1,0 +1,93 @@
+"""The books of a sweep: what is done stays done when it grows, moves or is renamed."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from focalbench.config.load import load_config
+from focalbench.config.sweep import Trial, expand
+from focalbench.errors import DataError, StorageError
+from focalbench.experiment.sweep import listed_trials, open_sweep, trial_state, write_results
+from focalbench.experiment.trial_files import write_status
+from focalbench.tracking.records import write_json
+
+
+def _trials(path: Path) -> tuple[Trial, ...]:
+    return expand(load_config(path))
+
+
+def _finish(out: Path, trial: Trial, mean_ap: float | None) -> None:
+    folder = out / trial.name
+    folder.mkdir(parents=True)
+    result = {"trial": trial.name, "arm": trial.arm, "val/mAP": mean_ap, "val/mAP_best": mean_ap, "step": 6}
+    write_json(folder / "result.json", {**result, "protocol": "voc07", "AP": {"cat": mean_ap, "dog": None}, "wall_s": 1})
+    write_status(folder, trial, "done")
+
+
+def test_results_list_every_trial_in_order_without_times(write_config: Callable[..., Path], tmp_path: Path) -> None:
+    trials = _trials(write_config("sweep: {seeds: [1, 0], grid: {loss.gamma: [2, 1]}}"))
+    out = tmp_path / "out"
+    open_sweep(out, "tiny", trials)
+    _finish(out, trials[2], 0.5)
+    write_results(out)
+    rows = list(csv.DictReader((out / "results.csv").read_text().splitlines()))
+    assert [row["trial"] for row in rows] == [trial.name for trial in trials]
+    assert [row["state"] for row in rows] == ["new", "new", "done", "new"]
+    assert (rows[2]["val/mAP"], rows[2]["AP/cat"], rows[2]["AP/dog"]) == ("0.5", "0.5", "")
+    assert not any("wall" in column or "images_per_s" in column for column in rows[0])
+
+
+def test_a_grown_sweep_keeps_finished_trials_under_their_new_name(
+    write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    before = _trials(write_config("sweep: {seeds: [0], grid: {loss.gamma: [1, 2]}}"))
+    open_sweep(out, "tiny", before)
+    _finish(out, before[0], 0.25)
+    after = _trials(write_config("sweep: {seeds: [0, 1], grid: {loss.gamma: [1, 2], loss.alpha: [0.25, 0.5]}}"))
+    open_sweep(out, "tiny", after)
+    same = next(trial for trial in after if trial.hash == before[0].hash)
+    assert same.name != before[0].name
+    assert trial_state(out / same.name) == "done"
+    assert json.loads((out / same.name / "result.json").read_text())["arm"] == same.arm
+    assert {row["hash"] for row in listed_trials(out)} == {trial.hash for trial in after}
+
+
+def test_trials_no_longer_asked_for_stay_listed(write_config: Callable[..., Path], tmp_path: Path) -> None:
+    open_sweep(tmp_path / "o", "tiny", _trials(write_config("sweep: {grid: {loss.gamma: [1, 2]}}")))
+    open_sweep(tmp_path / "o", "tiny", _trials(write_config("sweep: {grid: {loss.gamma: [2, 3]}}")))
+    assert len(listed_trials(tmp_path / "o")) == 3
+
+
+def test_fresh_sets_the_old_folder_aside(write_config: Callable[..., Path], tmp_path: Path) -> None:
+    trials = _trials(write_config())
+    open_sweep(tmp_path / "o", "tiny", trials)
+    _finish(tmp_path / "o", trials[0], 0.5)
+    open_sweep(tmp_path / "o", "tiny", trials, fresh=True)
+    assert trial_state(tmp_path / "o" / trials[0].name) == "new"
+    (aside,) = tmp_path.glob("o.*")
+    assert trial_state(aside / trials[0].name) == "done"
+
+
+def test_done_without_its_result_is_to_be_done_again(write_config: Callable[..., Path], tmp_path: Path) -> None:
+    (trial,) = _trials(write_config())
+    _finish(tmp_path, trial, 0.5)
+    (tmp_path / trial.name / "result.json").unlink()
+    assert trial_state(tmp_path / trial.name) == "interrupted"
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(write_config: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "o").write_text("mine")
+    with pytest.raises(StorageError, match="--out"):
+        open_sweep(tmp_path / "o", "tiny", _trials(write_config()))
+    assert (tmp_path / "o").read_text() == "mine"
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"trials": [1]}', "{"])
+def test_a_foreign_sweep_file_is_refused(write_config: Callable[..., Path], tmp_path: Path, content: str) -> None:
+    (tmp_path / "sweep.json").write_text(content)
+    with pytest.raises(DataError, match=r"sweep\.json"):
+        open_sweep(tmp_path, "tiny", _trials(write_config()))

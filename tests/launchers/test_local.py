@@ -1,0 +1,157 @@
+"""Workers: a crash costs one try, a stop leaves checkpoints, nothing outlives its launcher."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from focalbench.config.load import load_config
+from focalbench.config.sweep import expand
+from focalbench.experiment.sweep import trial_state
+from focalbench.launchers.job import Job
+from focalbench.launchers.local import LocalRun, Slots, plan_slots
+from focalbench.runtime import StopFlag
+from focalbench.tracking.records import read_metrics
+
+Write = Callable[..., Path]
+
+
+class _Watcher:
+    def __init__(self, on_progress: Callable[[str, int], None] = lambda name, step: None) -> None:
+        self.messages: list[str] = []
+        self.finished: dict[str, str] = {}
+        self._on_progress = on_progress
+
+    def trial_started(self, name: str) -> None:
+        self.messages.append(f"{name} started")
+
+    def trial_progress(self, name: str, step: int, steps: int, values: Mapping[str, float | None]) -> None:
+        self._on_progress(name, step)
+
+    def trial_finished(self, name: str, state: str, values: Mapping[str, float | None]) -> None:
+        self.finished[name] = state
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+
+def _launch(
+    path: Path, out: Path, watcher: _Watcher, *, retries: int = 1, stop: StopFlag | None = None, slots: int = 2
+) -> LocalRun:
+    trials = expand(load_config(path))
+    jobs = [Job(trial, out / trial.name, "cpu", 1) for trial in trials]
+    out.mkdir(parents=True, exist_ok=True)
+    return LocalRun(
+        jobs,
+        Slots(("cpu",) * slots, 1),
+        retries=retries,
+        stop=stop or StopFlag(),
+        watcher=watcher,
+        log_folder=out,
+        on_finish=lambda: None,
+    )
+
+
+def test_a_failing_trial_does_not_stop_the_rest(write_config: Write, tmp_path: Path) -> None:
+    config = write_config("sweep: {list: [{name: bad, loss.alpha: [0.1, 0.2]}, {name: good, loss.gamma: 1}]}")
+    watcher = _Watcher()
+    outcomes = _launch(config, tmp_path / "o", watcher, slots=1).run()
+    assert sorted(outcome.state for outcome in outcomes.values()) == ["done", "failed"]
+    (bad,) = (outcome for outcome in outcomes.values() if outcome.state == "failed")
+    assert bad.exit_code == 2
+    assert "alpha" in str(bad.error)
+
+
+def test_a_killed_worker_is_replaced_and_the_trial_goes_on(write_config: Write, tmp_path: Path) -> None:
+    killed: list[int] = []
+
+    def kill(name: str, step: int) -> None:
+        if step >= 4 and not killed:
+            (worker,) = run._devices
+            killed.append(worker.process.pid)
+            worker.process.kill()
+
+    watcher = _Watcher(kill)
+    run = _launch(write_config(), tmp_path / "o", watcher, slots=1)
+    (outcome,) = run.run().values()
+    assert killed
+    assert outcome.state == "done"
+    assert any("signal 9" in message for message in watcher.messages)
+    lines = read_metrics(next((tmp_path / "o").glob("*/metrics.jsonl")).parent)
+    training = [line["step"] for line in lines if "train/loss" in line]
+    assert training == [2, 4, 6]  # nothing lost, nothing doubled
+
+
+def test_a_worker_that_always_dies_is_given_up(write_config: Write, tmp_path: Path) -> None:
+    def kill(name: str, step: int) -> None:
+        for worker in run._devices:
+            worker.process.kill()
+
+    run = _launch(write_config(), tmp_path / "o", _Watcher(kill), retries=0, slots=1)
+    ((name, outcome),) = run.run().items()
+    assert (outcome.state, outcome.exit_code) == ("failed", 3)
+    assert trial_state(tmp_path / "o" / name) == "failed"
+
+
+def test_a_stop_leaves_a_checkpoint_from_which_the_same_run_follows(write_config: Write, tmp_path: Path) -> None:
+    stop = StopFlag()
+
+    def request(name: str, step: int) -> None:
+        if step >= 2:
+            stop.request(signal.SIGTERM)
+
+    path = write_config()
+    run = _launch(path, tmp_path / "o", _Watcher(request), stop=stop, slots=1)
+    ((name, outcome),) = run.run().items()
+    assert outcome.state == "interrupted"
+    _launch(path, tmp_path / "o", _Watcher(), slots=1).run()
+    assert trial_state(tmp_path / "o" / name) == "done"
+
+
+def test_workers_end_when_their_launcher_is_killed(write_config: Write, tmp_path: Path) -> None:
+    config = write_config(text=write_config().read_text().replace("steps: 6", "steps: 100000"))
+    out = tmp_path / "o"
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "focalbench", "run", str(config), "--out", str(out)], stderr=subprocess.DEVNULL
+    )
+    pid = _wait_for_running(out)
+    launcher.kill()
+    launcher.wait()
+    deadline = time.monotonic() + 30
+    while _alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _alive(pid)
+    status = json.loads(next(out.glob("*/status.json")).read_text())
+    assert status["state"] == "interrupted"
+
+
+def _wait_for_running(out: Path) -> int:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for path in out.glob("*/status.json"):
+            status = json.loads(path.read_text())
+            if status["step"] > 0:
+                return int(status["pid"])
+        time.sleep(0.1)
+    pytest.fail("the trial did not start within a minute")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]
+
+
+def test_slots_depend_on_the_sweep_and_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    assert plan_slots(1, "cpu", 1) == Slots(("cpu",), 8)
+    assert plan_slots(2, "cpu", 1) == Slots(("cpu",) * 2, 4)
+    assert plan_slots(100, "cpu", 1) == Slots(("cpu",) * 8, 1)
