@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 # Elements per chunk. Small enough for the scratch to stay in a core's second-level cache, large enough that torch
 # splits each operation over the threads (it starts to at 32768 elements).
@@ -49,8 +48,9 @@ class _FusedSum(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, None, None, None]:
+        if torch.is_grad_enabled():  # create_graph
+            raise RuntimeError("this loss has no second derivative; the sigmoid and softmax focal losses have one")
         logits, labels, weight = ctx.saved_tensors
         grad, ctx.grad = ctx.grad, None
         if grad is not None:

@@ -70,6 +70,7 @@ class GHM(ClassificationLoss):
         self.bins, self.momentum = int(bins), float(momentum)
         self.register_buffer("density", torch.zeros(self.bins, dtype=torch.float64))
 
+    @torch.compiler.disable
     def forward(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
     ) -> Tensor:

@@ -51,6 +51,7 @@ class OHEM(ClassificationLoss):
         self.negatives_per_positive = negatives_per_positive
         self.needs_boxes = nms_thresh is not None
 
+    @torch.compiler.disable
     def forward(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
     ) -> Tensor:

@@ -69,7 +69,8 @@ class Schedule:
         knots = self.at or ()
         if self.schedule == "constant":
             return self.values[0]
-        after = bisect_right(knots, min(max(fraction, 0.0), 1.0))
+        fraction = min(max(fraction, 0.0), 1.0)
+        after = bisect_right(knots, fraction)
         if self.schedule == "step":
             return self.values[after]
         if after == 0:

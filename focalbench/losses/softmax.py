@@ -216,6 +216,7 @@ def _parameters(
     return gamma, alpha if alpha.ndim else side_weights(alpha, alpha_on, num_outputs)
 
 
+@torch.compiler.disable
 def softmax_sum(
     logits: Tensor, labels: Tensor, gamma: Tensor, weights: Tensor | None, row_weight: Tensor | None = None
 ) -> Tensor:
@@ -256,12 +257,13 @@ def _rows(
     top = others.amax(1, keepdim=True).detach()
     powers = torch.exp(others - top)
     total = powers.sum(1, keepdim=True)
-    d = (top - x.gather(1, target) + torch.log(total)).squeeze(1)
-    value, slope = wrong_side(
-        d, gamma.to(x.dtype), weights.to(x.dtype)[target.squeeze(1)], differentiable=differentiable
-    )
+    # a few numbers per row: in float64, because the rounding of d = -30 would cost 1 - p_y its sixth digit
+    d = (top.double() - x.gather(1, target).double() + torch.log(total.double())).squeeze(1)
+    weight = weights.double()[target.squeeze(1)]
+    value, slope = wrong_side(d, gamma.double(), weight, differentiable=differentiable)
     ignored = labels < 0
-    value, slope = torch.where(ignored, 0.0, value), torch.where(ignored, 0.0, slope)[:, None]
+    value = torch.where(ignored, 0.0, value).to(x.dtype)
+    slope = torch.where(ignored, 0.0, slope).to(x.dtype)[:, None]
     derivative = torch.where(ignored[:, None], 0.0, powers / total * slope).scatter(1, target, -slope)
     return value, derivative
 
@@ -311,7 +313,6 @@ class _SoftmaxSum(torch.autograd.Function):
         return scale_in_place(grad, grad_output), *nothing
 
 
-@torch.compiler.disable
 def _sum_in_chunks(
     logits: Tensor, labels: Tensor, gamma: Tensor, weights: Tensor, row_weight: Tensor | None, *, want_grad: bool
 ) -> tuple[Tensor, Tensor | None]:

@@ -1,0 +1,99 @@
+"""``FocalLoss`` against MMDetection's conventions, written afresh here from their description."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from focalbench.losses import FocalLoss
+
+LABELS = torch.tensor([0, 2, 3, 3, 1])
+
+
+def elements(logits: torch.Tensor, targets: torch.Tensor, gamma: float, alpha: float) -> torch.Tensor:
+    """(N, K) losses by the textbook formula."""
+    p = logits.sigmoid()
+    distance = (1 - p) * targets + p * (1 - targets)
+    balance = alpha * targets + (1 - alpha) * (1 - targets)
+    return balance * distance**gamma * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("form", [None, "anchor", "element", "flat"])
+@pytest.mark.parametrize("avg_factor", [None, 4.0, torch.tensor(4.0)], ids=["", "number", "tensor"])
+@pytest.mark.parametrize("activated", [False, True])
+def test_reductions_weights_and_normalisers(reduction, form, avg_factor, activated):
+    logits = torch.randn(5, 3, dtype=torch.float64)
+    targets = F.one_hot(LABELS, 4)[:, :3].double()
+    weight = {None: None, "anchor": torch.rand(5), "element": torch.rand(5, 3), "flat": torch.rand(15)}[form]
+    loss = FocalLoss(gamma=1.5, alpha=0.3, reduction=reduction, loss_weight=2.0, activated=activated)
+    pred = logits.sigmoid() if activated else logits
+    if reduction == "sum" and avg_factor is not None:
+        with pytest.raises(ValueError, match="avg_factor can not be used"):
+            loss(pred, LABELS, weight, avg_factor)
+        return
+    wanted = elements(logits, targets, 1.5, 0.3)
+    if weight is not None:
+        wanted = wanted * (weight[:, None] if form == "anchor" else weight.view(5, 3))
+    if reduction != "none":
+        divisor = 4.0 if avg_factor is not None else (15.0 if reduction == "mean" else 1.0)
+        wanted = wanted.sum() / divisor
+    for target in (LABELS, targets):
+        torch.testing.assert_close(loss(pred, target, weight, avg_factor), 2 * wanted, rtol=1e-6, atol=1e-12)
+
+
+def test_the_override_wins():
+    loss, logits = FocalLoss(reduction="mean"), torch.randn(5, 3)
+    total = loss(logits, LABELS, reduction_override="sum")
+    torch.testing.assert_close(loss(logits, LABELS) * 15, total)
+    assert loss(logits, LABELS, reduction_override="none").shape == (5, 3)
+
+
+def test_defaults_are_mmdetections():
+    loss = FocalLoss()
+    assert (loss.use_sigmoid, loss.gamma, loss.alpha, loss.reduction, loss.loss_weight, loss.activated) == (
+        True, 2.0, 0.25, "mean", 1.0, False,
+    )  # fmt: skip
+
+
+def test_probabilities_of_zero_and_one_are_safe():
+    p = torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float32, requires_grad=True)
+    for gamma in (0.0, 0.5, 2.0):
+        for label in (0, 1, 2):
+            loss = FocalLoss(gamma=gamma, activated=True, reduction="sum")(p, torch.tensor([label, label]))
+            (gradient,) = torch.autograd.grad(loss, p)
+            assert loss.isfinite()
+            assert gradient.isfinite().all()
+
+
+def test_a_saturated_mistake_costs_as_much_as_torchs_bound():
+    loss = FocalLoss(gamma=0.0, alpha=1.0, activated=True, reduction="sum")
+    assert loss(torch.tensor([[0.0]]), torch.tensor([0])).item() == 100.0
+
+
+def test_ignored_labels_cost_nothing():
+    logits = torch.randn(2, 3)
+    for activated in (False, True):
+        loss = FocalLoss(reduction="none", activated=activated)
+        assert (loss(logits.sigmoid(), torch.tensor([0, -1]))[1] == 0).all()
+
+
+@pytest.mark.parametrize("activated", [False, True])
+@pytest.mark.parametrize("fault", [ValueError, AssertionError])
+def test_faults_are_both_kinds_of_error(activated, fault):
+    loss, pred = FocalLoss(activated=activated), torch.rand(5, 3)
+    with pytest.raises(fault, match="use_sigmoid"):
+        FocalLoss(use_sigmoid=False)
+    with pytest.raises(fault, match="gamma"):
+        FocalLoss(gamma=-1.0)
+    with pytest.raises(fault, match="alpha"):
+        FocalLoss(alpha=1.1)
+    with pytest.raises(fault, match="reduction"):
+        FocalLoss(reduction="avg")
+    with pytest.raises(fault, match="reduction"):
+        loss(pred, LABELS, reduction_override="avg")
+    with pytest.raises(fault, match="weight has the shape"):
+        loss(pred, LABELS, torch.ones(4))
+    with pytest.raises(fault, match="out of range"):
+        loss(pred, LABELS + 1)
+    with pytest.raises(fault):
+        loss(pred, LABELS[:3])

@@ -1,0 +1,280 @@
+"""The sigmoid focal loss against mpmath, torchvision and the properties that the paper states."""
+
+import math
+
+import mpmath
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from focalbench.losses import sigmoid_focal_loss
+from focalbench.losses.focal_terms import negative_on_cpu
+
+GAMMAS = (0.0, 0.1, 0.5, 1.0, 2.0, 3.3, 5.0)
+LOGITS = (0.0, 1e-3, 0.5, 1.0, 3.0, 8.0, 13.0, 17.0, 25.0, 60.0, 88.5, 104.0, 1e3, 1e4)
+TINY = 1e-25  # below it float32 exponents of power and logarithm dominate; such elements cannot be seen in any sum
+
+
+def exact(x: float, positive: bool, gamma: float, alpha: float) -> tuple[float, float]:
+    """Value and derivative with 60 digits."""
+    with mpmath.workdps(60):
+        z = mpmath.mpf(-x if positive else x)
+        weight = mpmath.mpf(alpha) if positive else 1 - mpmath.mpf(alpha)
+        s = 1 / (1 + mpmath.exp(-z))
+        rest = 1 / (1 + mpmath.exp(z))
+        softplus = -mpmath.log(rest)
+        value = weight * s ** mpmath.mpf(gamma) * softplus
+        slope = weight * s ** mpmath.mpf(gamma) * (s + mpmath.mpf(gamma) * rest * softplus)
+        return float(value), float(-slope if positive else slope)
+
+
+def close(found: float, wanted: float) -> bool:
+    return abs(found - wanted) <= 1e-6 * abs(wanted) + TINY
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean", "avg_factor"])
+def test_value_and_gradient_agree_with_sixty_digits(gamma, reduction):
+    for magnitude in LOGITS:
+        for x in {magnitude, -magnitude}:
+            for positive in (True, False):
+                logit = torch.tensor([[x]], requires_grad=True)
+                labels = torch.tensor([0 if positive else 1])
+                arguments = (
+                    {"reduction": "mean", "avg_factor": 3.0} if reduction == "avg_factor" else {"reduction": reduction}
+                )
+                loss = sigmoid_focal_loss(logit, labels, gamma=gamma, alpha=0.25, **arguments).sum()
+                loss.backward()
+                value, slope = exact(logit.item(), positive, gamma, 0.25)
+                divisor = 3.0 if reduction == "avg_factor" else 1.0
+                assert close(loss.item(), value / divisor), (x, positive)
+                assert close(logit.grad.item(), slope / divisor), (x, positive)
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_negatives_agree_with_float64_over_the_whole_range(gamma):
+    x = torch.cat([torch.linspace(-30, 40, 20001), torch.linspace(-1e4, 1e4, 501)])
+    loss, grad, scratch = torch.empty_like(x), torch.empty_like(x), torch.empty_like(x)
+    negative_on_cpu(x, loss, grad, scratch, gamma=gamma, alpha=0.75)
+    z = x.double()
+    s, softplus = torch.sigmoid(z), -F.logsigmoid(-z)
+    weight = 0.75 * torch.exp(gamma * F.logsigmoid(z))
+    torch.testing.assert_close(loss.double(), weight * softplus, rtol=1e-6, atol=TINY)
+    torch.testing.assert_close(grad.double(), weight * (s + gamma * torch.sigmoid(-z) * softplus), rtol=1e-6, atol=TINY)
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.parametrize("alpha", [0.25, 0.5, 1.0, 0.0, None])
+def test_agrees_with_torchvision_wherever_that_is_finite(gamma, alpha):
+    torchvision_ops = pytest.importorskip("torchvision.ops")
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(300, 5, generator=generator, dtype=torch.float64) * 6
+    labels = torch.randint(0, 6, (300,), generator=generator)
+    targets = F.one_hot(labels, 6)[:, :5].double()
+    theirs = logits.clone().requires_grad_()
+    reference = torchvision_ops.sigmoid_focal_loss(theirs, targets, alpha=-1 if alpha is None else alpha, gamma=gamma)
+    reference.sum().backward()
+    for reduction in ("none", "sum"):
+        ours = logits.clone().requires_grad_()
+        loss = sigmoid_focal_loss(ours, labels, gamma=gamma, alpha=alpha, reduction=reduction)
+        loss.sum().backward()
+        torch.testing.assert_close(loss, reference.detach() if reduction == "none" else reference.detach().sum())
+        finite = theirs.grad.isfinite()
+        torch.testing.assert_close(ours.grad[finite], theirs.grad[finite], rtol=1e-6, atol=1e-12)
+        assert ours.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum"])
+def test_gamma_zero_without_alpha_is_binary_cross_entropy(reduction):
+    logits = (torch.randn(50, 4) * 5).requires_grad_()
+    labels = torch.randint(0, 5, (50,))
+    loss = sigmoid_focal_loss(logits, labels, gamma=0.0, alpha=None, reduction=reduction)
+    (ours,) = torch.autograd.grad(loss.sum(), logits)
+    reference = F.binary_cross_entropy_with_logits(logits, F.one_hot(labels, 5)[:, :4].float(), reduction=reduction)
+    (theirs,) = torch.autograd.grad(reference.sum(), logits)
+    torch.testing.assert_close(loss, reference)
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(("p", "ratio"), [(0.9, 100.0), (0.968, 1000.0)])
+def test_the_papers_ratios_at_gamma_two(p, ratio):
+    logit = torch.tensor([[math.log(p / (1 - p))]], dtype=torch.float64)
+    label = torch.tensor([0])
+    focal = sigmoid_focal_loss(logit, label, gamma=2.0, alpha=None)
+    cross_entropy = sigmoid_focal_loss(logit, label, gamma=0.0, alpha=None)
+    assert float(cross_entropy / focal) == pytest.approx(ratio, rel=0.03)
+    assert float(cross_entropy / focal) == pytest.approx(1 / (1 - p) ** 2, rel=1e-9)
+
+
+def test_hard_examples_lose_at_most_a_factor_four_at_gamma_two():
+    logits = torch.linspace(-20, 0, 50)[:, None]
+    labels = torch.zeros(50, dtype=torch.long)
+    ratio = sigmoid_focal_loss(logits, labels, gamma=0.0, alpha=None) / sigmoid_focal_loss(logits, labels, alpha=None)
+    assert ratio.max() <= 4 * (1 + 1e-6)
+
+
+def test_alpha_is_on_positives():
+    logits, labels = torch.zeros(2, 1), torch.tensor([0, 1])
+    loss = sigmoid_focal_loss(logits, labels, gamma=0.0, alpha=0.25)[:, 0]
+    assert loss.tolist() == pytest.approx([0.25 * math.log(2), 0.75 * math.log(2)])
+    assert sigmoid_focal_loss(logits, labels, alpha=1.0)[1].item() == 0
+
+
+def test_alpha_per_class_weighs_its_column():
+    logits, labels = torch.zeros(3, 2), torch.tensor([0, 1, 2])
+    for reduction in ("none", "sum"):
+        loss = sigmoid_focal_loss(logits, labels, gamma=0.0, alpha=[0.1, 0.6], reduction=reduction)
+        wanted = torch.tensor([[0.1, 0.4], [0.9, 0.6], [0.9, 0.4]]) * math.log(2)
+        torch.testing.assert_close(loss, wanted if reduction == "none" else wanted.sum())
+
+
+def test_targets_of_zero_and_one_equal_class_ids():
+    logits = (torch.randn(40, 3, dtype=torch.float64) * 4).requires_grad_()
+    labels = torch.randint(0, 4, (40,))
+    targets = F.one_hot(labels, 4)[:, :3]
+    for gamma in GAMMAS:
+        a = sigmoid_focal_loss(logits, labels, gamma=gamma)
+        b = sigmoid_focal_loss(logits, targets, gamma=gamma)
+        torch.testing.assert_close(a, b)
+        torch.testing.assert_close(*(torch.autograd.grad(loss.sum(), logits)[0] for loss in (a, b)))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_soft_targets_equal_torchvision(gamma):
+    torchvision_ops = pytest.importorskip("torchvision.ops")
+    logits = torch.randn(20, 3, dtype=torch.float64, requires_grad=True)
+    targets = torch.rand(20, 3, dtype=torch.float64)
+    ours = sigmoid_focal_loss(logits, targets, gamma=gamma)
+    theirs = torchvision_ops.sigmoid_focal_loss(logits, targets, alpha=0.25, gamma=gamma)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(*(torch.autograd.grad(loss.sum(), logits)[0] for loss in (ours, theirs)))
+
+
+@pytest.mark.parametrize("form", ["anchor", "element", "flat"])
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum", "avg_factor"])
+def test_weights_scale_and_never_change_the_divisor(form, reduction):
+    logits = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([0, 1, 2, 3, -1, 1])
+    weight = torch.rand(6, dtype=torch.float64) if form == "anchor" else torch.rand(6, 3, dtype=torch.float64)
+    full = weight[:, None].expand(6, 3) if form == "anchor" else weight
+    arguments = {"reduction": "mean", "avg_factor": 2.0} if reduction == "avg_factor" else {"reduction": reduction}
+    given = weight.flatten() if form == "flat" else weight
+    loss = sigmoid_focal_loss(logits, labels, weight=given, **arguments)
+    wanted = sigmoid_focal_loss(logits, labels) * full
+    wanted = {"none": wanted, "mean": wanted.sum() / 18, "sum": wanted.sum(), "avg_factor": wanted.sum() / 2}[reduction]
+    torch.testing.assert_close(loss, wanted)
+    torch.testing.assert_close(*(torch.autograd.grad(x.sum(), logits)[0] for x in (loss, wanted)))
+
+
+def test_weights_that_want_a_gradient_get_one():
+    weight = torch.ones(4, requires_grad=True)
+    sigmoid_focal_loss(torch.zeros(4, 2), torch.tensor([0, 1, 2, -1]), weight=weight, reduction="sum").backward()
+    assert weight.grad[:3].gt(0).all()
+    assert weight.grad[3] == 0
+
+
+def test_none_ignores_avg_factor():
+    logits, labels = torch.randn(3, 2), torch.tensor([0, 1, 2])
+    a = sigmoid_focal_loss(logits, labels, avg_factor=7.0)
+    torch.testing.assert_close(a, sigmoid_focal_loss(logits, labels))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    rows=st.integers(0, 40),
+    classes=st.integers(1, 7),
+    seed=st.integers(0, 2**31),
+    gamma=st.sampled_from(GAMMAS),
+    dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]),
+    scale=st.sampled_from([1.0, 30.0, 1e4]),
+    only_ignored=st.booleans(),
+)
+def test_any_shape_and_dtype_is_finite_and_reductions_agree(rows, classes, seed, gamma, dtype, scale, only_ignored):
+    generator = torch.Generator().manual_seed(seed)
+    logits = (torch.randn(rows, classes, generator=generator) * scale).to(dtype).requires_grad_()
+    labels = torch.randint(-1, classes + 1, (rows,), generator=generator)
+    labels = torch.full_like(labels, -1) if only_ignored else labels
+    elements = sigmoid_focal_loss(logits, labels, gamma=gamma)
+    assert elements.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert elements.isfinite().all()
+    for reduction, wanted in (("sum", elements.sum()), ("mean", elements.sum() / max(elements.numel(), 1))):
+        loss = sigmoid_focal_loss(logits, labels, gamma=gamma, reduction=reduction)
+        torch.testing.assert_close(loss, wanted, rtol=2e-6, atol=1e-12)
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert gradient.dtype == dtype
+        assert gradient.isfinite().all()
+        assert (gradient[labels < 0] == 0).all()
+
+
+def test_ignored_anchors_may_hold_anything():
+    logits = torch.full((2, 2), torch.nan)
+    logits[0] = 1.0
+    logits.requires_grad_()
+    for reduction in ("none", "sum"):
+        loss = sigmoid_focal_loss(logits, torch.tensor([0, -1]), reduction=reduction).sum()
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert loss.isfinite()
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_accumulated_in_float32(dtype):
+    """100,000 equal losses: a sum in half precision would stop growing long before."""
+    logits = torch.full((50_000, 2), -4.0, dtype=dtype, requires_grad=True)
+    labels = torch.full((50_000,), 2)
+    loss = sigmoid_focal_loss(logits, labels, reduction="sum")
+    assert loss.item() == pytest.approx(1e5 * exact(-4.0, False, 2.0, 0.25)[0], rel=1e-6)
+
+
+def test_float16_gradients_survive_because_the_scale_comes_first():
+    logits = torch.full((4, 1), -9.0, dtype=torch.float16, requires_grad=True)
+    loss = sigmoid_focal_loss(logits, torch.full((4,), 1), gamma=2.0, reduction="sum")
+    (gradient,) = torch.autograd.grad(loss * 2.0**30, logits)
+    wanted = exact(-9.0, False, 2.0, 0.25)[1] * 2.0**30
+    assert gradient[0].item() == pytest.approx(wanted, rel=1e-3)  # without the scale it is below float16's least
+
+
+def test_chunks_do_not_show():
+    """More elements than one chunk, positives and ignored anchors on both sides of every edge."""
+    generator = torch.Generator().manual_seed(2)
+    logits = (torch.randn(70_001, 3, generator=generator) * 3).requires_grad_()
+    labels = torch.randint(-1, 4, (70_001,), generator=generator)
+    loss = sigmoid_focal_loss(logits, labels, reduction="sum")
+    (gradient,) = torch.autograd.grad(loss, logits)
+    elements = sigmoid_focal_loss(logits, labels)
+    (wanted,) = torch.autograd.grad(elements.sum(), logits)
+    assert loss.item() == pytest.approx(elements.sum(dtype=torch.float64).item(), rel=1e-6)
+    torch.testing.assert_close(gradient, wanted, rtol=2e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"gamma": -1.0}, "gamma must be >= 0"),
+        ({"gamma": math.nan}, "gamma"),
+        ({"gamma": math.inf}, "gamma"),
+        ({"alpha": 1.5}, "alpha must be in"),
+        ({"alpha": -0.1}, "alpha must be in"),
+        ({"alpha": [0.1, 0.2, 0.3]}, "3 entries, but 2"),
+        ({"alpha": [0.1, 2.0]}, r"alpha\[1\]"),
+        ({"labels": torch.tensor([0, 3, 1])}, "label 3 is out of range"),
+        ({"labels": torch.tensor([0, -2, 1])}, "label -2 is out of range"),
+        ({"labels": torch.tensor([0, 1])}, "labels must be"),
+        ({"labels": torch.tensor([0.0, 1.0, 1.0])}, "must be integers"),
+        ({"labels": torch.full((3, 2), 1.5)}, "must lie in"),
+        ({"labels": torch.full((3, 2), torch.nan)}, "must lie in"),
+        ({"weight": torch.ones(2)}, "weight has the shape"),
+        ({"weight": torch.ones(3, 1)}, "weight has the shape"),
+        ({"reduction": "total"}, "reduction is"),
+        ({"reduction": "sum", "avg_factor": 2.0}, "can not be used"),
+        ({"logits": torch.zeros(3)}, "logits must be"),
+        ({"logits": torch.zeros(3, 2, dtype=torch.long)}, "logits must be"),
+    ],
+)
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_bad_arguments_are_clear_errors(change, match, reduction):
+    arguments = {"logits": torch.zeros(3, 2), "labels": torch.tensor([0, 1, 2]), "reduction": reduction, **change}
+    with pytest.raises(ValueError, match=match):
+        sigmoid_focal_loss(arguments.pop("logits"), arguments.pop("labels"), **arguments)
