@@ -59,6 +59,12 @@ class RetinaNetConfig(Section):
             raise key_error("neg_iou", f"{self.neg_iou:g} should not be above pos_iou ({self.pos_iou:g})")
         return self
 
+    @model_validator(mode="after")
+    def _frozen_statistics_exist(self) -> RetinaNetConfig:
+        if self.norm == "frozen" and self.weights == "none":
+            raise key_error("norm", "frozen needs loaded weights: set weights to imagenet or a file, or norm to batch")
+        return self
+
 
 class YoloV2Config(Section):
     """YOLOv2: Darknet-19 with passthrough and boxes predicted from priors (arXiv:1612.08242)."""

@@ -283,7 +283,7 @@ def test_hash_leaves_out_what_cannot_change_a_result(write):
         "optim.precision=fp32",
         "data.root=/x",
         "eval.score_thresh=0.1",
-        "model.norm=frozen",
+        "model.norm=sync",
     ]
     hashes = {config_hash(load_config(path, [override])) for override in different}
     assert len(hashes | {base}) == len(different) + 1

@@ -92,6 +92,7 @@ def test_contract_example_is_valid():
         ({"optim": {"name": "sgd", "steps": 50, "warmup_steps": 50}}, "warmup_steps"),
         ({"optim": {"name": "sgd", "milestones": [0.9, 0.5]}}, "milestones"),
         ({"model": {"name": "retinanet", "pos_iou": 0.3}}, "neg_iou"),
+        ({"model": {"name": "retinanet", "norm": "frozen"}}, "norm"),
         ({"model": {"name": "yolov2", "multiscale": [608, 320]}}, "multiscale"),
         ({"model": {"name": "yolov2"}, "data": {"name": "voc", "image_size": 300}}, "data.image_size"),
         ({"loss": {"name": "focal", "apply_to": "objectness"}}, "loss.apply_to"),
