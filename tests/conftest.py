@@ -1,6 +1,8 @@
 """What several tests share: a private cache folder and a configuration small enough to train in a second."""
 
+import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -37,3 +39,32 @@ def write_config(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished trial; ``folder`` belongs to all tests and must not be changed."""
+
+    folder: Path
+    data_root: Path
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """``TINY`` on a set in VOC's layout (splits 2007/train and 2007/val), trained once."""
+    from focalbench.config.load import load_config
+    from focalbench.config.sweep import expand
+    from focalbench.data.synthetic import synthesize
+    from focalbench.experiment.trial import run_trial
+    from focalbench.runtime import StopFlag
+
+    base = tmp_path_factory.mktemp("trained")
+    root = synthesize(base / "data", num_train=12, num_val=6, image_size=64)
+    data = f"data: {{name: voc, root: {json.dumps(str(root))}, train: [2007/train], val: [2007/val], image_size: 64}}"
+    config = base / "tiny.yaml"
+    config.write_text("\n".join(data if line.startswith("data:") else line for line in TINY.splitlines()))
+    (trial,) = expand(load_config(config))
+    folder = base / "runs" / "tiny" / trial.name
+    quiet = {"progress": lambda step, steps, values: None, "warn": lambda message: None}
+    run_trial(trial, folder, device="cpu", stop=StopFlag(), **quiet)
+    return Trained(folder, root)
