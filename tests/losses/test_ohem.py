@@ -1,0 +1,81 @@
+"""Online hard example mining: which anchors are kept."""
+
+import pytest
+import torch
+
+from focalbench.losses import LOSSES
+from focalbench.losses.ohem import anchor_cross_entropy
+
+APART = 10 * torch.arange(8.0)[None, :, None] + torch.tensor([0.0, 0.0, 5.0, 5.0])
+
+
+def kept(logits: torch.Tensor, labels: torch.Tensor, boxes: torch.Tensor | None = None, **fields) -> list[int]:
+    """The anchors of the first image that get a gradient."""
+    leaf = logits.clone().requires_grad_()
+    loss = LOSSES["ohem"](num_classes=logits.shape[-1], **fields)(leaf, labels, boxes=boxes)
+    (gradient,) = torch.autograd.grad(loss, leaf)
+    return gradient[0].abs().sum(1).nonzero().squeeze(1).tolist()
+
+
+def ladder() -> tuple[torch.Tensor, torch.Tensor]:
+    """Eight anchors of one class, all background, each harder than the one before."""
+    return torch.linspace(-3, 3, 8)[None, :, None], torch.ones(1, 8, dtype=torch.long)
+
+
+def test_the_hardest_are_kept():
+    logits, labels = ladder()
+    assert kept(logits, labels, nms_thresh=None, num_hardest=3) == [5, 6, 7]
+    assert kept(logits, labels, APART, num_hardest=3) == [5, 6, 7]
+
+
+def test_overlapping_easier_boxes_are_suppressed():
+    logits, labels = ladder()
+    boxes = APART.clone()
+    boxes[0, 6] = boxes[0, 7]
+    assert kept(logits, labels, boxes, num_hardest=3) == [4, 5, 7]
+
+
+def test_ignored_anchors_are_never_kept():
+    logits, labels = ladder()
+    labels[0, 7] = -1
+    assert kept(logits, labels, APART, num_hardest=2) == [5, 6]
+
+
+def test_one_to_three_keeps_positives_first():
+    logits, labels = ladder()
+    labels[0, [0, 7]] = 0  # positive: the hardest is 0 (logit -3), the easiest 7
+    chosen = kept(logits, labels, nms_thresh=None, num_hardest=8, negatives_per_positive=3)
+    assert chosen == [0, 1, 2, 3, 4, 5, 6, 7]
+    chosen = kept(logits, labels, nms_thresh=None, num_hardest=4, negatives_per_positive=3)
+    assert chosen == [0, 4, 5, 6]
+
+
+def test_one_to_three_without_positives_still_learns():
+    logits, labels = ladder()
+    assert kept(logits, labels, nms_thresh=None, num_hardest=8, negatives_per_positive=3) == [5, 6, 7]
+
+
+def test_each_image_keeps_its_own():
+    logits, labels = ladder()
+    leaf = torch.cat([logits, logits - 10]).requires_grad_()
+    loss = LOSSES["ohem"](num_classes=1, nms_thresh=None, num_hardest=2)
+    (gradient,) = torch.autograd.grad(loss(leaf, torch.cat([labels, labels])), leaf)
+    assert (gradient != 0).sum(1).squeeze(1).tolist() == [2, 2]
+
+
+def test_keeping_everything_is_cross_entropy():
+    logits, labels = torch.randn(2, 30, 4), torch.randint(-1, 5, (2, 30))
+    loss = LOSSES["ohem"](num_classes=4, nms_thresh=None, num_hardest=30)(logits, labels)
+    torch.testing.assert_close(loss, LOSSES["ce"](num_classes=4)(logits, labels))
+
+
+def test_hardness_is_the_cross_entropy_of_the_anchor():
+    logits, labels = torch.randn(40, 4, dtype=torch.float64), torch.randint(-1, 5, (40,))
+    each = torch.stack([LOSSES["ce"](num_classes=4)(logits[None, [i]], labels[None, [i]]) for i in range(40)])
+    torch.testing.assert_close(anchor_cross_entropy(logits, labels), each)
+
+
+def test_boxes_are_asked_for():
+    logits, labels = ladder()
+    with pytest.raises(ValueError, match="predicted boxes"):
+        LOSSES["ohem"](num_classes=1)(logits, labels)
