@@ -1,8 +1,8 @@
 """The records that the parts of a detector exchange.
 
-Shape legend: N images, R anchors per image, K classes, M ground-truth boxes (padded), C class outputs (K or K + 1), H x W pixels.
-Boxes are ``xyxy`` float32 in pixels of the network's canvas, 0-based and continuous: a pixel i covers [i, i + 1), so VOC's 1-based
-inclusive (xmin, ymin, xmax, ymax) is (xmin - 1, ymin - 1, xmax, ymax) here.
+Shape legend: N images, R anchors per image, K classes, M ground-truth boxes (padded), C class outputs (K or K + 1), H x
+W pixels. Boxes are ``xyxy`` float32 in pixels of the network's canvas, 0-based and continuous: a pixel i covers [i, i +
+1), so VOC's 1-based inclusive (xmin, ymin, xmax, ymax) is (xmin - 1, ymin - 1, xmax, ymax) here.
 """
 
 from __future__ import annotations

@@ -22,9 +22,9 @@ from PIL import Image, ImageDraw
 
 from focalbench.errors import DataError, StorageError
 
-GENERATOR_VERSION = 2  # raise it when the pictures change: sets in the cache folder are then generated anew
+GENERATOR_VERSION = 3  # raise it when the pictures change: sets in the cache folder are then generated anew
 CLASSES = ("circle", "cross", "square", "triangle")
-FREQUENCIES = (0.50, 0.10, 0.25, 0.15)
+FREQUENCIES = (0.45, 0.13, 0.25, 0.17)
 _SPLIT_STREAMS = {"train": 0, "val": 1}
 # Shapes are drawn at 4 times their size and averaged: soft edges, exact boxes.
 _OVERSAMPLING = 4
@@ -58,7 +58,7 @@ def generate_image(seed: int, split: str, number: int, image_size: int = 128) ->
     """
     rng = np.random.default_rng([seed, _SPLIT_STREAMS[split], number])
     canvas = _draw_background(rng, image_size)
-    for _ in range(int(rng.integers(3, 9))):
+    for _ in range(int(rng.integers(2, 6))):
         _draw_distractor(rng, canvas)
     boxes: list[tuple[int, int, int, int]] = []
     labels: list[int] = []
@@ -180,7 +180,7 @@ def _overlap(box: tuple[int, int, int, int], other: tuple[int, int, int, int]) -
 def _choose_paint(rng: np.random.Generator, canvas: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
     """(h, w, 3) float32: a colour that stands out from what lies below, fading across the object."""
     below = canvas[box[1] - 1 : box[3], box[0] - 1 : box[2]].mean((0, 1))
-    contrast = rng.uniform(40, 110) * np.where(rng.random(3) < 0.5, -1, 1)
+    contrast = rng.uniform(55, 120) * np.where(rng.random(3) < 0.5, -1, 1)
     color = below + contrast
     color = np.where((color < 0) | (color > 255), below - contrast, color)
     fade = np.linspace(-1, 1, box[2] - box[0] + 1)[None, :, None] * rng.uniform(-20, 20)

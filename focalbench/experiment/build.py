@@ -62,6 +62,11 @@ def data_location(config: ExperimentConfig) -> tuple[Path, tuple[str, ...], tupl
     return data_root(config), data.train, data.val
 
 
+def class_setting(config: ExperimentConfig) -> Classes:
+    """Which classes are asked for; a synthetic set has its own."""
+    return "auto" if isinstance(config.data, SyntheticData) else config.data.classes
+
+
 def cache_dir(config: ExperimentConfig) -> Path:
     """Where decoded images are kept."""
     return choose_cache_dir(config.data.cache_dir)
@@ -80,7 +85,6 @@ def build_data(config: ExperimentConfig) -> DataSets:
         DataError: for faults of the data set.
     """
     root, train_splits, val_splits = data_location(config)
-    classes: Classes = "auto" if isinstance(config.data, SyntheticData) else config.data.classes
 
     def load(splits: tuple[str, ...], classes: Classes) -> DetectionData:
         return load_data(
@@ -93,7 +97,7 @@ def build_data(config: ExperimentConfig) -> DataSets:
             cache_dir=cache_dir(config),
         )
 
-    train = load(train_splits, classes)
+    train = load(train_splits, class_setting(config))
     return DataSets(train, load(val_splits, train.classes))
 
 

@@ -18,6 +18,7 @@ from focalbench.data.dataset import DetectionData
 from focalbench.errors import DataError
 from focalbench.experiment.batches import PlainImages
 from focalbench.experiment.trial_files import CHECKPOINTS, DETECTIONS_FILE, write_status
+from focalbench.losses.oracle import diagnose_stuck
 from focalbench.metrics.voc import precision_recall
 from focalbench.runtime import StopFlag, rng_state
 from focalbench.tracking.drawing import draw_detections
@@ -54,9 +55,11 @@ class TrialEvents:
     keep_checkpoints: int
     identity: dict[str, Any]
     progress: Progress
+    warn: Callable[[str], None]
     stop: StopFlag
     last: Evaluation | None = None
-    _logged: dict[str, float] = field(default_factory=dict)
+    _class_losses: list[float] = field(default_factory=list)
+    _told_stuck: bool = False
 
     def log(self, state: TrainState, values: dict[str, float]) -> None:
         """One line of the training curves."""
@@ -65,8 +68,16 @@ class TrialEvents:
         line["images_per_s"] = state.step * self.batch_size / max(state.seconds, 1e-9)
         line["time_s"] = state.seconds
         self.tracker.scalars(state.step, line)
-        self._logged = line
         self.progress(state.step, self.total_steps, line)
+        self._watch_for_collapse(state, values["cls"])
+
+    def _watch_for_collapse(self, state: TrainState, class_loss: float) -> None:
+        """Names, once, a loss that no longer moves: background collapse has a value of its own."""
+        self._class_losses.append(class_loss / state.criterion.weight.item())  # type: ignore[operator]
+        diagnosis = None if self._told_stuck else diagnose_stuck(self._class_losses)
+        if diagnosis is not None:
+            self._told_stuck = True
+            self.warn(f"{self.trial.name}: step {state.step}: {diagnosis}")
 
     def evaluate(self, state: TrainState) -> None:
         """Scores the network; writes numbers, curves, pictures and the detections themselves."""

@@ -55,6 +55,15 @@ _FREE_ON_RESUME = ("run.", "name", "data.cache", "data.root", "eval.batch_size")
 Warn = Callable[[str], None]
 
 
+@dataclass(frozen=True)
+class _Hooks:
+    """How a trial talks to who started it."""
+
+    stop: StopFlag
+    progress: Progress
+    warn: Warn
+
+
 @dataclass
 class _Session:
     """The parts of one trial in this process."""
@@ -94,14 +103,12 @@ def run_trial(
     except OSError as fault:
         raise StorageError(f"{folder}: cannot write: {fault.strerror or fault}") from fault
     try:
-        return _run_owned(trial, folder, device, stop, progress, warn)
+        return _run_owned(trial, folder, device, _Hooks(stop, progress, warn))
     finally:
         lock.release()
 
 
-def _run_owned(
-    trial: Trial, folder: Path, device: str, stop: StopFlag, progress: Progress, warn: Warn
-) -> dict[str, Any]:
+def _run_owned(trial: Trial, folder: Path, device: str, hooks: _Hooks) -> dict[str, Any]:
     """Between lock and release: the status always tells how the trial ended."""
     done = finished_result(folder)
     if done is not None:
@@ -109,7 +116,7 @@ def _run_owned(
     write_atomically(folder / CONFIG_FILE, dump_yaml(trial.config).encode())
     write_status(folder, trial, "running", step=0)
     try:
-        return _train(trial, folder, device, stop, progress, warn)
+        return _train(trial, folder, device, hooks)
     except InterruptedTrial as fault:
         write_status(folder, trial, "interrupted", error=str(fault))
         raise
@@ -119,22 +126,24 @@ def _run_owned(
         raise
 
 
-def _train(trial: Trial, folder: Path, device: str, stop: StopFlag, progress: Progress, warn: Warn) -> dict[str, Any]:
+def _train(trial: Trial, folder: Path, device: str, hooks: _Hooks) -> dict[str, Any]:
     """Trains to the end; after a divergence, where that is asked for, again from the last good checkpoint."""
     started = time.monotonic()
     lr_scale = 1.0
     while True:
-        session = _prepare(trial, folder, device, warn)
+        session = _prepare(trial, folder, device, hooks.warn)
         lr_scale = session.state.lr_scale = min(session.state.lr_scale, lr_scale)
         may_retry = trial.config.run.on_divergence == "retry" and lr_scale > _LEAST_LR_SCALE
         try:
-            events = _fit(trial, folder, session, stop, progress, may_retry)
+            events = _fit(trial, folder, session, hooks, may_retry)
             break
         except DivergedError as fault:
             if not may_retry:
                 raise
             lr_scale /= 2
-            warn(f"{trial.name}: {fault}; going on from the last good checkpoint at {lr_scale:g} of the learning rate")
+            hooks.warn(
+                f"{trial.name}: {fault}; going on from the last good checkpoint at {lr_scale:g} of the learning rate"
+            )
     result = _result(trial, folder, session, events, wall_s=time.monotonic() - started)
     write_json(folder / RESULT_FILE, result)
     write_status(folder, trial, "done", step=session.state.step, steps=events.total_steps)
@@ -225,9 +234,7 @@ def _require_same(checkpoint: Mapping[str, Any], identity: Mapping[str, Any], fo
             )
 
 
-def _fit(
-    trial: Trial, folder: Path, session: _Session, stop: StopFlag, progress: Progress, may_retry: bool
-) -> TrialEvents:
+def _fit(trial: Trial, folder: Path, session: _Session, hooks: _Hooks, may_retry: bool) -> TrialEvents:
     """Opens the trackers, trains, tells TensorBoard how it ended, closes them."""
     config, state = trial.config, session.state
     plan = build.build_plan(config, len(session.data.train))
@@ -251,14 +258,15 @@ def _fit(
         protocol=config.eval.protocol,
         keep_checkpoints=config.run.keep_checkpoints,
         identity={**session.identity, "notes": session.notes},
-        progress=progress,
-        stop=stop,
+        progress=hooks.progress,
+        warn=hooks.warn,
+        stop=hooks.stop,
     )
     try:
         if state.step == 0:
             tracker.scalars(0, {"loss_weight": session.notes["loss_weight"]})
-        progress(state.step, plan.total_steps, {})
-        fit(state, session.batches, plan, session.step_settings, events, stop)
+        hooks.progress(state.step, plan.total_steps, {})
+        fit(state, session.batches, plan, session.step_settings, events, hooks.stop)
         tracker.finish("done")
     except InterruptedTrial:
         raise

@@ -12,7 +12,7 @@ from focalbench.config.sweep import Trial
 from focalbench.data.check import check_data, raise_for_errors
 from focalbench.data.faults import summarise
 from focalbench.errors import BusyError
-from focalbench.experiment.build import cache_dir, data_location
+from focalbench.experiment.build import cache_dir, class_setting, data_location
 from focalbench.experiment.sweep import open_sweep, trial_state, write_results
 from focalbench.experiment.trial_files import finished_result
 from focalbench.launchers.job import Job, Outcome
@@ -67,7 +67,7 @@ def check_all_data(trials: Sequence[Trial], report: Callable[[str], None]) -> No
     seen = set()
     for trial in trials:
         root, train, val = data_location(trial.config)
-        classes = getattr(trial.config.data, "classes", "auto")
+        classes = class_setting(trial.config)
         if (root, train, val, classes) in seen:
             continue
         seen.add((root, train, val, classes))

@@ -249,6 +249,6 @@ def check_finite(state: TrainState, values: Mapping[str, Tensor], lr: float) -> 
     if not all(math.isfinite(value) for value in found.values()):
         parts = ", ".join(f"{name} {value:g}" for name, value in found.items())
         raise DivergedError(
-            f"diverged at step {state.step}: {parts}, lr {lr:g}; lower optim.lr, set optim.clip_norm or model.prior_prob, "
-            "or use run.on_divergence: retry"
+            f"diverged at step {state.step}: {parts}, lr {lr:g}; lower optim.lr, set optim.clip_norm or "
+            "model.prior_prob, or use run.on_divergence: retry"
         )
