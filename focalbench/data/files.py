@@ -18,6 +18,7 @@ from focalbench.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 MAX_LIST_BYTES = 64 * 2**20
+MAX_LIST_LINES = 500_000
 MAX_ID_LENGTH = 200
 
 
@@ -238,6 +239,8 @@ def read_list(folder: YearFolder, name: str) -> list[str]:
     lines = [stripped for line in text.splitlines() if (stripped := line.strip("\0 \t\r\n\v\f"))]
     if not lines:
         raise DataError(f"{shown}: lists no image")
+    if len(lines) > MAX_LIST_LINES:
+        raise DataError(f"{shown}: has {len(lines):,} lines, more than the {MAX_LIST_LINES:,} accepted")
     return lines
 
 

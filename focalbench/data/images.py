@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
 import threading
 import warnings
@@ -213,8 +214,8 @@ def to_canvas(data: bytes, orientation: int, canvas: tuple[int, int], fit: Fit) 
     width, height = stored[::-1] if orientation >= 5 else stored
     placement = place(width, height, canvas, fit)
     inner = (round(width * placement.scale_x), round(height * placement.scale_y))
-    # Twice the canvas: the fast JPEG scaling then costs no visible quality, the antialiased resize does the rest.
-    pixels = decode(image, orientation, at_least=(2 * inner[1], 2 * inner[0]))
+    # 1.5 times the canvas: the fast JPEG scaling then costs no visible quality, the antialiased resize does the rest.
+    pixels = decode(image, orientation, at_least=(math.ceil(1.5 * inner[1]), math.ceil(1.5 * inner[0])))
     if pixels.size != inner:
         # A JPEG scaled by 1/2 rounds its size up: the box says which part the whole image really covers.
         ratio = max(1, round(max(width, height) / max(pixels.size)))

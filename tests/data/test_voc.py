@@ -297,6 +297,12 @@ class TestHostileFiles:
         voc.list("train", [voc.add("a", xml=xml)])
         assert kinds(voc)[0] == {"xml-broken"}
 
+    def test_endless_lists_are_refused(self, voc):
+        voc.add("a")
+        voc.list("train", b"a\n" * 500_001)
+        with pytest.raises(DataError, match="500,001 lines"):
+            read(voc)
+
     def test_deep_and_wide_xml_is_survived(self, voc):
         deep = b"<annotation>" + b"<a>" * 200_000 + b"</a>" * 200_000 + b"</annotation>"
         voc.list(
