@@ -30,7 +30,8 @@ from focalbench.structures import HeadOutputs
 
 GAMMAS = (0.0, 0.5, 1.0, 2.0)
 """The lines of the paper's figure 4."""
-_BALANCED = ("balanced_ce", "focal")
+_BALANCED = ("balanced_ce", "focal")  # alpha on positives, 1 - alpha on negatives
+_FOCAL = ("focal", "softmax_focal", "class_balanced")  # (1 - p_t)^gamma
 HARDEST = (0.001, 0.01, 0.2)
 _CURVE = np.concatenate([np.linspace(0, 0.9, 91), np.linspace(0.9, 1, 101)[1:]])
 
@@ -122,7 +123,9 @@ def activation_of(criterion: nn.Module) -> str:
 
 
 def own_gamma(trained: TrainedTrial) -> float:
-    """The gamma that the training ended with; 0 for a loss that has none."""
+    """The focal gamma that the training ended with; 0, cross entropy, for a loss without one."""
+    if trained.config.loss.name not in _FOCAL:
+        return 0.0
     return float(trained.criterion.classification.scheduled().get("gamma", 0.0))  # type: ignore[union-attr, operator]
 
 

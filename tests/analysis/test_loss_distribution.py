@@ -1,0 +1,133 @@
+"""The pass over a trained network agrees with the training's own loss, and finds what was left out of the labels."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from focalbench.analysis.hard_tail import crop_regions
+from focalbench.analysis.loss_distribution import (
+    LossDistribution,
+    figures,
+    hardest_negatives,
+    measure,
+    negative_weight,
+    own_gamma,
+)
+from focalbench.experiment.batches import PlainImages
+from focalbench.experiment.trained import TrainedTrial, load_trained
+from focalbench.losses import LOSSES
+from focalbench.losses.detection import ClassProblem
+from focalbench.metrics.loss_histogram import total_loss
+from focalbench.models import MODELS
+
+
+@pytest.fixture(scope="module")
+def loaded(trained: Any) -> TrainedTrial:
+    return dataclasses.replace(load_trained(trained.folder, device="cpu"), precision=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def found(loaded: TrainedTrial) -> LossDistribution:
+    return measure(loaded, loaded.data(), num_regions=5)
+
+
+def _problem(loaded: TrainedTrial) -> ClassProblem:
+    data = loaded.data()
+    indices = range(len(data))
+    with torch.no_grad():
+        outputs = loaded.model(PlainImages(data).images(indices, torch.device("cpu")))
+    return loaded.criterion.class_problem(outputs, data.targets(indices))
+
+
+@pytest.mark.parametrize("name", ["focal", "ce"])
+def test_the_histogram_holds_the_training_loss(loaded: TrainedTrial, found: LossDistribution, name: str) -> None:
+    problem = _problem(loaded)
+    loss = LOSSES[name](num_classes=4)
+    expected = float(loss(problem.logits, problem.labels))
+    histogram = found.histogram
+    if name == "ce":
+        own = total_loss(histogram.positives, 0.0) + total_loss(histogram.negatives, 0.0)
+    else:
+        own = 0.25 * total_loss(histogram.positives, 2.0) + 0.75 * total_loss(histogram.negatives, 2.0)
+    assert own == pytest.approx(expected, rel=1e-4)
+    assert (own_gamma(loaded), negative_weight(loaded)) == (2.0, 0.75)
+
+
+def test_detections_are_those_of_the_evaluation(loaded: TrainedTrial, found: LossDistribution) -> None:
+    expected = loaded.detect(loaded.data())
+    assert found.detections.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found.detections[name], values)
+
+
+def test_the_tail_holds_the_hardest_negatives_of_each_image(loaded: TrainedTrial, found: LossDistribution) -> None:
+    problem = _problem(loaded)
+    positive = problem.labels[..., None] == torch.arange(4)
+    negative = ~positive & (problem.labels >= 0)[..., None]
+    hardest = torch.where(negative, problem.logits, -torch.inf).flatten(1).topk(200).values.flatten()
+    loss = -torch.nn.functional.logsigmoid(-hardest.double()) * hardest.double().sigmoid() ** 2
+    total = sum(kind["loss"] for kind in found.tail.totals.values())
+    assert total == pytest.approx(float(loss.sum()), rel=1e-4)
+    assert sum(kind["elements"] for kind in found.tail.totals.values()) == len(hardest)
+    assert len(found.tail.regions) == 5
+
+
+def test_an_object_without_a_label_is_found_as_nothing_annotated(loaded: TrainedTrial) -> None:
+    """A network that is sure of one anchor of an image whose annotation is empty."""
+    data = loaded.data()
+    record = data.records[0]
+    empty = dataclasses.replace(
+        record, boxes=record.boxes[:0], labels=record.labels[:0], difficult=record.difficult[:0]
+    )
+    data = dataclasses.replace(data, records=(empty, *data.records[1:]))
+    with torch.no_grad():
+        outputs = loaded.model(PlainImages(data).images([0], torch.device("cpu")))
+        outputs.cls_logits[0, 17, 2] = 9.0
+    problem = loaded.criterion.class_problem(outputs, data.targets([0]))
+    hardest = hardest_negatives(loaded.model, outputs, problem, "sigmoid", 0)
+    assert hardest.margin[0] == pytest.approx(-9.0)
+    assert hardest.label[0] == 2
+    _, boxes = loaded.model.dense(outputs)
+    np.testing.assert_allclose(hardest.boxes[0], boxes[0, 17].clamp(0, 64).numpy())
+    assert (np.diff(hardest.margin) >= 0).all()
+
+
+def test_softmax_tells_the_class_that_is_claimed(loaded: TrainedTrial) -> None:
+    model = MODELS["retinanet"](num_classes=4, backbone="tiny", activation="softmax").eval()
+    with torch.no_grad():
+        outputs = model(torch.zeros(1, 3, 64, 64))
+        outputs.cls_logits[0, 5] = torch.tensor([0.0, 8.0, 0.0, 0.0, 0.0])
+    labels = torch.full((1, outputs.cls_logits.shape[1]), 4)
+    labels[0, 6] = 1
+    problem = ClassProblem(outputs.cls_logits, labels, None, None, torch.tensor(1.0))
+    hardest = hardest_negatives(model, outputs, problem, "softmax", 0, limit=10)
+    assert hardest.label[0] == 1
+    assert hardest.margin[0] == pytest.approx(-np.log(np.exp(8) + 3))
+    assert len(hardest.margin) == 10
+
+
+def test_numbers_are_ready_for_json(found: LossDistribution) -> None:
+    document = figures(found.histogram, 3.0)
+    assert list(document["negatives"]["share_of_hardest"]) == ["0", "0.5", "1", "2", "3"]
+    for group in ("positives", "negatives"):
+        part = document[group]
+        assert part["elements"] == sum(part["gradient_norm_counts"]) > 0
+        assert len(part["cumulative"]["2"]) == len(document["cumulative_fraction"])
+        assert all(type(value) is float for value in part["cumulative"]["2"])
+
+
+def test_crops_hold_the_region_and_the_annotated_boxes_in_view(loaded: TrainedTrial, found: LossDistribution) -> None:
+    data = loaded.data()
+    crops = crop_regions(data, found.tail.regions)
+    assert len(crops) == 5
+    for crop in crops:
+        height, width = crop.pixels.shape[:2]
+        assert 0 < width <= 64
+        assert 0 < height <= 64
+        assert (crop.box >= -1e-3).all()
+        assert (crop.box <= np.array([width, height] * 2) + 1e-3).all()
+        size = crop.region.box[2:] - crop.region.box[:2] + 1
+        np.testing.assert_allclose(crop.box[2:] - crop.box[:2], size, atol=1e-3)
