@@ -249,22 +249,10 @@ def _print_analysis(document: dict[str, Any]) -> None:
     for group in ("positives", "negatives"):
         for gamma, shares in loss[group]["share_of_hardest"].items():
             rows.append([group, gamma, *(_percent(value) for value in shares.values())])
-    columns = ["elements", "gamma", *(f"hardest {100 * float(key):g} %" for key in next(iter(shares_of(loss))))]
+    columns = ["elements", "gamma", *(f"hardest {100 * float(key):g} %" for key in _shares(loss))]
     title = f"{document['trial']}: share of the loss held by the hardest elements, %"
     console.print_table(columns, rows, title=title)
-    tail = document["hard_tail"]
-    rows = [
-        [
-            kind,
-            f"{total['regions']:g}",
-            _percent(total["share_of_negative_loss"]),
-            _percent(total["share_of_class_loss"]),
-        ]
-        for kind, total in tail["by_kind"].items()
-    ]
-    columns = ["what is there", "regions", "% of negatives' loss", "% of class loss"]
-    note = "\n".join(f"{kind}: {text}" for kind, text in document["kinds"].items())
-    console.print_table(columns, rows, title=f"\nthe hardest negatives, gamma {tail['gamma']:g}", note=note)
+    _print_tail(document["hard_tail"], document["kinds"])
     calibration = document["calibration"]
     console.print_text(f"\ncalibration: D-ECE {_percent(calibration['d_ece'])} % over {document['detections']} boxes")
     if "errors" in document:
@@ -274,9 +262,24 @@ def _print_analysis(document: dict[str, Any]) -> None:
     console.print_text(f"\nfigures and numbers: {document['out']}")
 
 
-def shares_of(loss: dict[str, Any]) -> list[dict[str, float]]:
-    """The tables of the hardest shares, one a gamma."""
-    return list(loss["positives"]["share_of_hardest"].values())
+def _print_tail(tail: dict[str, Any], kinds: dict[str, str]) -> None:
+    from focalbench import console
+
+    if not tail["regions"]:
+        console.print_text("\nthis loss is asked about no negatives, so there is no hard tail of them")
+        return
+    rows = [
+        [kind, f"{sums['regions']:g}", _percent(sums["share_of_negative_loss"]), _percent(sums["share_of_class_loss"])]
+        for kind, sums in tail["by_kind"].items()
+    ]
+    columns = ["what is there", "regions", "% of negatives' loss", "% of class loss"]
+    note = "\n".join(f"{kind}: {text}" for kind, text in kinds.items())
+    console.print_table(columns, rows, title=f"\nthe hardest negatives, gamma {tail['gamma']:g}", note=note)
+
+
+def _shares(loss: dict[str, Any]) -> dict[str, float]:
+    """One row of the hardest shares."""
+    return next(iter(loss["positives"]["share_of_hardest"].values()))
 
 
 def export(
