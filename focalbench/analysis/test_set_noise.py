@@ -70,7 +70,7 @@ def measure_test_set_noise(
     scores: dict[Path, NDArray[np.float64]] = {}
     noise: dict[str, TestSetNoise] = {}
     try:
-        truth = _read(next(iter(baseline.trials.values())).folder)
+        truth = read_detections(next(iter(baseline.trials.values())).folder)
     except UnusableDetectionsError as fault:
         warnings.append(f"test-set noise was not measured: {fault}")
         return {}
@@ -96,7 +96,12 @@ def _summary(differences: NDArray[np.float64], num_images: int) -> TestSetNoise:
     return TestSetNoise(float(defined.std(ddof=1)), (float(low), float(high)), num_images, len(defined))
 
 
-def _read(folder: Path) -> dict[str, NDArray[Any]]:
+def read_detections(folder: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a trial's detections.npz (``experiment.events.save_detections``), read without torch.
+
+    Raises:
+        UnusableDetectionsError: a file that is missing, damaged or of another version.
+    """
     path = folder / DETECTIONS_FILE
     try:
         # opened here, not by numpy, which leaves a damaged file open
@@ -122,7 +127,7 @@ def _resampled(
     """(B,) the metric of one trial on each resampled test set; computed once for each folder."""
     if folder in scores:
         return scores[folder]
-    arrays = _read(folder)
+    arrays = read_detections(folder)
     if any(not np.array_equal(arrays[name], truth[name]) for name in (*_TRUTH, "image_ids", "classes")):
         raise UnusableDetectionsError(f"{folder / DETECTIONS_FILE} belongs to another test set")
     classes = arrays["classes"].tolist()

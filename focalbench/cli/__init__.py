@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from focalbench import __version__
-from focalbench.cli import bench, compare, config, data, doctor, evaluate, init, run
+from focalbench.cli import bench, compare, config, data, doctor, evaluate, init, report, run
 from focalbench.errors import FocalbenchError
 
 MAX_MESSAGE_LINES = 20
@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (run, compare, evaluate, data, init, bench, config, doctor):
+for _module in (run, compare, report, evaluate, data, init, bench, config, doctor):
     _module.register(app)
 
 

@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from focalbench.report.formats import number as _number
+from focalbench.report.formats import p_value as _p
+from focalbench.report.formats import signed as _signed
+
 if TYPE_CHECKING:
     from focalbench.analysis.comparison import ArmComparison, ArmResult, Comparison
     from focalbench.analysis.swept_keys import SweptGrid
@@ -249,21 +253,3 @@ def _write_csv(comparison: Comparison, path: Path) -> None:
 
 def _is_nan(value: object) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _number(value: float) -> str:
-    if math.isnan(value):
-        return "-"
-    return f"{value:.4f}" if abs(value) < 10 else f"{value:.5g}"
-
-
-def _signed(value: float) -> str:
-    if math.isnan(value):
-        return "-"
-    return f"{value:+.4f}" if abs(value) < 10 else f"{value:+.5g}"
-
-
-def _p(value: float) -> str:
-    if math.isnan(value):
-        return "-"
-    return "<.0001" if value < 0.0001 else f"{value:.4f}".removeprefix("0")

@@ -128,15 +128,15 @@ def draw_crops(crops: Sequence[tuple[NDArray[np.uint8], NDArray, NDArray, str]],
     sheet = Image.new("RGB", size, (255, 255, 255))
     for number, (pixels, box, truth_boxes, caption) in enumerate(crops):
         corner = _GAP + number % columns * (_TILE + _GAP), _GAP + number // columns * (_TILE + _CAPTION + _GAP)
-        sheet.paste(_tile(pixels, box, truth_boxes), corner)
+        sheet.paste(draw_tile(pixels, box, truth_boxes), corner)
         ImageDraw.Draw(sheet).multiline_text(
             (corner[0], corner[1] + _TILE + 1), caption, fill=(0, 0, 0), font=ImageFont.load_default(11), spacing=1
         )
     return np.array(sheet)
 
 
-def _tile(pixels: NDArray[np.uint8], box: NDArray, truth_boxes: NDArray) -> Image.Image:
-    """One crop, enlarged or shrunk to fit a square."""
+def draw_tile(pixels: NDArray[np.uint8], box: NDArray, truth_boxes: NDArray) -> Image.Image:
+    """One crop with its box orange and annotated objects blue, enlarged or shrunk to fit a square."""
     factor = _TILE / max(pixels.shape[:2])
     width, height = max(1, round(pixels.shape[1] * factor)), max(1, round(pixels.shape[0] * factor))
     tile = Image.new("RGB", (_TILE, _TILE), (235, 235, 235))

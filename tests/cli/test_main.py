@@ -125,6 +125,6 @@ def test_fault_of_focalbench_ends_with_1_and_says_how_to_see_more(monkeypatch, c
 
 def test_every_command_is_documented():
     commands = typer.main.get_command(cli.app).commands
-    assert {"run", "compare", "data", "init", "validate", "show", "schema", "doctor"} <= set(commands)
+    assert {"run", "compare", "report", "data", "init", "validate", "show", "schema", "doctor"} <= set(commands)
     for name, command in commands.items():
         assert command.help, name

@@ -1,0 +1,51 @@
+"""``report``: runs as one HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from focalbench.errors import ConfigError
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to ``app``."""
+    app.command()(report)
+
+
+def report(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH...", help="Run folders (runs/NAME) or trial folders.", show_default=False),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="FILE.html",
+            help="[default: report.html in PATH; with several, in the current folder]",
+            show_default=False,
+        ),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(metavar="ARM", help="Arm to compare with. Default: plain cross entropy.", show_default=False),
+    ] = None,
+) -> None:
+    """Write one self-contained HTML page: verdicts, curves, pictures, and how to repeat it. No network."""
+    from focalbench import console
+    from focalbench.report.html import write_report
+
+    output = out if out is not None else (paths[0] if len(paths) == 1 else Path()) / "report.html"
+    if output.is_dir():
+        raise ConfigError(f"-o {output}: is a folder; name a file, such as {output / 'report.html'}")
+    comparison = write_report(paths, output, baseline=baseline)
+    console.print_text(str(output))
+    num_finished = sum(len(result.arm.trials) for result in comparison.arms)
+    unfinished = f", {len(comparison.unfinished)} not counted" if comparison.unfinished else ""
+    console.info(f"{num_finished} trials in {len(comparison.arms)} arms{unfinished}")
+    for warning in comparison.warnings:
+        console.warn(warning)

@@ -1,0 +1,204 @@
+"""Curves of the page: learning curves, one swept key, AP per class, precision against recall.
+
+Names from files never enter a figure as markup: a dollar sign is a dollar sign, and a glyph that the font lacks is a
+box. Most figures carry no legend; the page has one for all of them, in the same colours and dashes.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import warnings
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from focalbench.analysis.arms import Arm
+from focalbench.analysis.runs import as_number
+from focalbench.analysis.statistics import t_interval
+from focalbench.analysis.swept_keys import SweptGrid
+from focalbench.report.plots import new_figure
+from focalbench.report.test_set import RECALL_GRID
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart by colour-blind eyes, the light ones darkened for white paper.
+_COLORS = ("#0072b2", "#d55e00", "#007a5a", "#b0568c", "#3a9bd6", "#b87800", "#222222", "#6a51a3")
+_DASHES = ("", "6 3", "2 2", "8 3 2 3")
+MAX_DRAWN = len(_COLORS)
+"""Arms that one figure can hold and still be read."""
+MAX_BANDS = 4
+"""Arms whose bands can lie upon each other and still be told apart where curves are steep."""
+_MAX_NAME = 40
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture inside the page.
+
+    Attributes:
+        uri: data URI.
+        alt: what it shows, for those who do not see it.
+        width, height: pixels.
+    """
+
+    uri: str
+    alt: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class LineStyle:
+    """How an arm is drawn everywhere; ``dashes`` as SVG's stroke-dasharray, empty for a full line."""
+
+    color: str
+    dashes: str
+
+    def keywords(self) -> dict[str, Any]:
+        """For matplotlib."""
+        lengths = tuple(float(length) for length in self.dashes.split())
+        return {"color": self.color, "linestyle": (0, lengths) if lengths else "-", "linewidth": 1.7}
+
+
+def line_styles(labels: Sequence[str]) -> dict[str, LineStyle]:
+    """A style for each of at most ``MAX_DRAWN`` arms."""
+    return {
+        label: LineStyle(_COLORS[number % len(_COLORS)], _DASHES[number % len(_DASHES)])
+        for number, label in enumerate(labels)
+    }
+
+
+def embed_figure(figure: Figure, alt: str) -> Picture:
+    """The figure as SVG in a data URI; it loads nothing and runs nothing."""
+    import matplotlib
+
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": "focalbench"}):
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # class names in any script
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    width, height = (round(96 * inches) for inches in figure.get_size_inches())
+    return Picture("data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode(), alt, width, height)
+
+
+def plain(name: str) -> str:
+    """A name as a figure's text: no mathematics, no control characters, cut to a readable length."""
+    text = "".join(character if character.isprintable() else " " for character in name)
+    text = text if len(text) <= _MAX_NAME else text[: _MAX_NAME - 1] + "…"
+    return text.replace("$", r"\$")
+
+
+def plot_learning_curves(arms: Sequence[Arm], key: str, words: str, styles: Mapping[str, LineStyle]) -> Picture | None:
+    """A logged number over the steps: mean of the seeds, and one standard deviation as a band; None where none is."""
+    figure, (axes,) = new_figure(width=6.4, height=3.6)
+    num_bands = 0
+    for arm in arms:
+        step, mean, sd = _over_seeds(arm, key)
+        if not len(step):
+            continue
+        axes.plot(step, mean, **styles[arm.label].keywords(), marker="o" if len(step) < 12 else None, markersize=3)
+        if np.isfinite(sd).any():
+            axes.fill_between(step, mean - sd, mean + sd, color=styles[arm.label].color, alpha=0.15, linewidth=0)
+            num_bands += 1
+    if not axes.lines:
+        return None
+    axes.set(xlabel="training step", ylabel=words)
+    _finish(axes)
+    if key.startswith("train/"):
+        axes.set_yscale("log")
+    band = "mean and one sd over the seeds" if num_bands else "one seed, no band"
+    return embed_figure(figure, f"{words} against the training step for {len(axes.lines)} arms; {band}")
+
+
+def plot_swept_line(grid: SweptGrid, metric: str) -> Picture:
+    """The metric against one swept key: mean of the seeds with its 95 % interval by t, and every seed as a dot."""
+    figure, (axes,) = new_figure(width=6.4, height=3.4)
+    x = [cell[0] for cell in grid.cells]
+    results = list(grid.cells.values())
+    means = np.array([result.summary.mean for result in results])
+    intervals = np.array([t_interval(np.array(list(result.values.values()))) for result in results])
+    half = np.nan_to_num(intervals[:, 1] - means)
+    place = np.arange(len(x))  # evenly apart: swept values mostly grow by factors
+    for number, result in enumerate(results):
+        axes.plot([number] * len(result.values), list(result.values.values()), "o", color="#888888", markersize=3)
+    axes.errorbar(place, means, yerr=half, color=_COLORS[0], marker="s", markersize=5, capsize=4, linewidth=1.7)
+    axes.set_xticks(place, [f"{value:g}" for value in x])
+    axes.set(xlabel=plain(grid.keys[0]), ylabel=plain(metric))
+    _finish(axes)
+    values = "; ".join(f"{value:g}: {mean:.4f}" for value, mean in zip(x, means, strict=True))
+    return embed_figure(figure, f"{metric} against {grid.keys[0]}, mean and 95 % interval: {values}")
+
+
+def plot_class_ap(classes: Sequence[str], arms: Sequence[Arm], styles: Mapping[str, LineStyle]) -> Picture:
+    """AP of every class as a row of dots, one an arm, with one standard deviation over the seeds."""
+    figure, (axes,) = new_figure(width=6.4, height=max(2.2, 0.9 + 0.34 * len(classes)))
+    spread = 0.6 / max(len(arms), 1)
+    for number, arm in enumerate(arms):
+        for row, name in enumerate(classes):
+            values = np.array(list(arm.values(f"AP/{name}").values()))
+            if len(values):
+                sd = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+                y = row + (number - (len(arms) - 1) / 2) * spread
+                axes.errorbar(values.mean(), y, xerr=sd, fmt="o", color=styles[arm.label].color, markersize=4)
+    axes.set_yticks(range(len(classes)), [plain(name) for name in classes])
+    axes.set(xlim=(0, None), ylim=(len(classes) - 0.4, -0.6), xlabel="AP")
+    _finish(axes)
+    return embed_figure(figure, f"AP of {len(classes)} classes for {len(arms)} arms, with one sd over the seeds")
+
+
+def plot_precision_recall(
+    curves: Mapping[str, Sequence[NDArray[np.float64]]], title: str, styles: Mapping[str, LineStyle], *, wide: bool
+) -> Picture:
+    """Precision against recall, mean over the seeds; a wide figure of few arms has their range as a band.
+
+    Args:
+        curves: label of the arm -> (101,) precision at each recall, for each seed.
+        title: of the figure.
+        wide: a figure of its own rather than one of many.
+    """
+    figure, (axes,) = new_figure(width=6.4 if wide else 3.2, height=3.6 if wide else 2.6)
+    with_bands = wide and len(curves) <= MAX_BANDS
+    for label, of_seeds in curves.items():
+        table = np.stack(of_seeds)
+        axes.plot(RECALL_GRID, table.mean(axis=0), **styles[label].keywords())
+        if with_bands and len(table) > 1:
+            axes.fill_between(
+                RECALL_GRID, table.min(axis=0), table.max(axis=0), color=styles[label].color, alpha=0.12, linewidth=0
+            )
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision", title=plain(title))
+    _finish(axes)
+    return embed_figure(figure, f"Precision against recall, {title}, for {len(curves)} arms")
+
+
+def mean_over_classes(precision: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """(101,) mean of the (K, 101) curves of classes that have objects; None where none has."""
+    defined = precision[~np.isnan(precision[:, 0])]
+    return defined.mean(axis=0) if len(defined) else None
+
+
+def _over_seeds(arm: Arm, key: str) -> tuple[NDArray, NDArray, NDArray]:
+    """Steps at which every seed logged ``key``, mean and sample sd (nan for one seed) there."""
+    by_step: dict[int, list[float]] = defaultdict(list)
+    num_seeds = 0
+    for trial in arm.trials.values():
+        logged = [(line.get("step"), as_number(line.get(key))) for line in trial.metrics]
+        values = {step: value for step, value in logged if isinstance(step, int) and value is not None}
+        num_seeds += bool(values)
+        for step, value in values.items():
+            by_step[step].append(value)
+    steps = sorted(step for step, values in by_step.items() if len(values) == num_seeds)
+    mean = np.array([np.mean(by_step[step]) for step in steps])
+    sd = np.array([np.std(by_step[step], ddof=1) if num_seeds > 1 else math.nan for step in steps])
+    return np.array(steps), mean, sd
+
+
+def _finish(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.6)

@@ -1,0 +1,61 @@
+"""``focalbench report``: runs as one HTML file that needs nothing beside it, neither network nor script.
+
+Names, paths and reasons come from files that anyone may have written: the template escapes everything, and the page's
+content policy forbids scripts and requests even if something slipped through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from focalbench import __version__
+from focalbench.analysis.comparison import Comparison, compare_trials
+from focalbench.analysis.runs import read_trials
+from focalbench.report.formats import number, p_value, signed
+from focalbench.report.page import Page, build_page
+from focalbench.tracking.records import storage_faults, write_atomically
+
+_TEMPLATE = "report.html"
+
+
+def write_report(paths: Sequence[Path], output: Path, *, baseline: str | None = None) -> Comparison:
+    """Writes the page for every trial at or below ``paths`` to ``output``, whole or not at all.
+
+    Args:
+        paths: run folders or trial folders.
+        output: the HTML file; its folder is made where missing.
+        baseline: the arm compared with; None chooses plain cross entropy.
+
+    Returns:
+        the comparison that the page shows.
+
+    Raises:
+        ConfigError: an unknown baseline.
+        DataError: no trial there, or none that has finished.
+        StorageError: ``output`` cannot be written.
+    """
+    trials = read_trials(paths)
+    comparison = compare_trials(trials, baseline=baseline)
+    page = build_page(trials, comparison, paths, created=datetime.now(UTC))
+    content = render_page(page).encode("utf-8", errors="replace")
+    with storage_faults(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(output, content)
+    return comparison
+
+
+def render_page(page: Page) -> str:
+    """The page as HTML."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "signed": signed, "p_value": p_value}
+    return environment.get_template(_TEMPLATE).render(page=page, version=__version__)

@@ -1,0 +1,412 @@
+"""Everything the page says, as plain records; the template only lays it out."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from focalbench.analysis.arms import Arm
+from focalbench.analysis.comparison import RULE, ArmComparison, ArmResult, Comparison
+from focalbench.analysis.published import PUBLISHED_FIGURES, ReproductionCard, reproduction_cards
+from focalbench.analysis.runs import STATUS_FILE, TrialRecord, as_number
+from focalbench.analysis.statistics import MIN_SEEDS, summarise, t_interval
+from focalbench.analysis.swept_keys import SweptGrid, swept_grids
+from focalbench.errors import DataError
+from focalbench.report.evidence import Evidence, gather_evidence
+from focalbench.report.figures import Picture, plot_swept_line
+from focalbench.report.formats import number, p_value, signed
+from focalbench.tracking.records import read_json
+
+_INTERVAL_WIDTH, _INTERVAL_MARGIN = 200.0, 8.0
+# Light to dark blue; the text on it turns white where black could not be read.
+_HEAT_LIGHT, _HEAT_DARK = (237, 243, 250), (8, 69, 148)
+_EVEN_LUMINANCE = 0.18  # on which black and white are equally readable (WCAG 2, contrast)
+_VERDICT_ORDER = ("better", "higher", "worse", "lower", "no difference shown")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval drawn in a box 200 wide; None where the end is unknown."""
+
+    zero: float
+    point: float
+    low: float | None
+    high: float | None
+    words: str
+
+
+@dataclass(frozen=True)
+class VerdictRow:
+    """One arm in the verdict table; texts are ready to print, empty for the baseline."""
+
+    label: str
+    verdict: str
+    difference: str
+    interval: Interval | None
+    p: str
+    num_pairs: str
+    num_seeds: int
+    mean: str
+    sd: str
+
+
+@dataclass(frozen=True)
+class HeatCell:
+    """One cell of a heat map."""
+
+    mean: str
+    uncertainty: str
+    background: str
+    color: str
+
+
+@dataclass(frozen=True)
+class SweptPicture:
+    """A swept key as a line, or two as a heat map: rows of (value, cells), columns in ``columns``."""
+
+    title: str
+    keys: tuple[str, ...]
+    line: Picture | None
+    columns: list[str]
+    rows: list[tuple[str, list[HeatCell | None]]]
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """A trial in the list of all trials."""
+
+    name: str
+    arm: str
+    seed: str
+    state: str
+    value: str
+    seconds: str
+    images_per_s: str
+    ended: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """The content of a report; see the template for what each part is titled."""
+
+    title: str
+    created: str
+    lead: list[str]
+    facts: list[tuple[str, str]]
+    setting_keys: list[str]
+    setting_rows: list[tuple[str, list[str]]]
+    comparison: Comparison
+    rule: str
+    verdicts: list[VerdictRow]
+    resolution: list[list[str]]
+    swept: list[SweptPicture]
+    sparse: list[str]
+    evidence: Evidence
+    classes: list[str]
+    class_rows: list[tuple[str, str, list[str]]]
+    cards: list[ReproductionCard]
+    published: Sequence[tuple[str, str, str, str]]
+    trials: list[TrialRow]
+    environment: list[tuple[str, str]]
+    commands: list[str]
+    configuration: str
+
+
+def build_page(
+    trials: Sequence[TrialRecord], comparison: Comparison, paths: Sequence[Path], *, created: datetime
+) -> Page:
+    """Gathers the page; reads logs, detections and test images, trains and evaluates nothing."""
+    arms = [result.arm for result in comparison.arms]
+    finished = [trial for arm in arms for trial in arm.trials.values()]
+    classes = _class_names(finished)
+    evidence = gather_evidence(comparison, classes)
+    grids = swept_grids(comparison.arms)
+    keys = _differing_keys(arms)
+    names = list(dict.fromkeys(str(trial.config.get("name") or trial.folder.parent.name) for trial in finished))
+    return Page(
+        title=", ".join(names[:4]),
+        created=created.strftime("%Y-%m-%d %H:%M UTC"),
+        lead=_lead(comparison),
+        facts=_facts(finished, trials, classes, evidence),
+        setting_keys=keys,
+        setting_rows=[
+            (arm.label, [_text(arm.settings[key]) if key in arm.settings else "" for key in keys]) for arm in arms
+        ],
+        comparison=comparison,
+        rule=RULE,
+        verdicts=_verdict_rows(comparison),
+        resolution=_resolution_rows(comparison),
+        swept=[_swept_picture(grid, comparison.metric) for grid in grids if len(grid.keys) == 1 or grid.is_dense],
+        sparse=[grid.title for grid in grids if len(grid.keys) == 2 and not grid.is_dense],
+        evidence=evidence,
+        classes=[arm.label for arm in arms],
+        class_rows=[_class_row(name, arms, evidence.objects_per_class) for name in classes],
+        cards=reproduction_cards(comparison.arms) if comparison.metric == "val/mAP" else [],
+        published=PUBLISHED_FIGURES,
+        trials=[_trial_row(trial, comparison.metric) for trial in trials],
+        environment=_environment(finished),
+        commands=_commands(arms, paths),
+        configuration=_configuration(comparison),
+    )
+
+
+def _lead(comparison: Comparison) -> list[str]:
+    """The answer, before any table."""
+    if comparison.baseline is None:
+        return ["One arm: nothing to compare it with."]
+    groups: dict[str, list[str]] = {words: [] for words in _VERDICT_ORDER}
+    for entry in comparison.comparisons:
+        words = entry.verdict
+        if words in ("better", "worse", "higher", "lower") and entry.paired is not None:
+            groups.setdefault(words, []).append(f"{entry.arm} ({signed(entry.paired.difference)})")
+        else:
+            groups.setdefault(words, []).append(entry.arm)
+    sentences = [f"{words[0].upper()}{words[1:]}: {', '.join(labels)}." for words, labels in groups.items() if labels]
+    fewest = min((len(entry.seeds) for entry in comparison.comparisons), default=0)
+    if fewest < MIN_SEEDS:
+        sentences.append(f"A claim needs at least {MIN_SEEDS} paired seeds; the arm with the fewest has {fewest}.")
+    return [f"{comparison.metric} against {comparison.baseline}, paired by seed.", *sentences]
+
+
+def _facts(
+    finished: Sequence[TrialRecord], trials: Sequence[TrialRecord], classes: Sequence[str], evidence: Evidence
+) -> list[tuple[str, str]]:
+    """What was run and on what; several values where trials disagree."""
+    counts = ", ".join(f"{name} {count}" for name, count in evidence.objects_per_class.items())
+    ended = sorted(time for trial in finished if (time := _ended(trial)))
+    arms, seeds = (
+        {trial.arm for trial in finished},
+        sorted({trial.seed for trial in finished if trial.seed is not None}),
+    )
+    rows = [
+        ("Trials", f"{len(finished)} finished of {len(trials)}; {len(arms)} arms, seeds {', '.join(map(str, seeds))}"),
+        ("Trained on", _distinct(finished, lambda t: _split_words(t, "train", "train_images"))),
+        ("Evaluated on", _distinct(finished, lambda t: _split_words(t, "val", "val_images"))),
+        ("Classes", f"{len(classes)}: {', '.join(classes)}"),
+        ("Test objects", counts and f"{sum(evidence.objects_per_class.values())} that count: {counts}"),
+        ("Protocol", _distinct(finished, lambda t: t.result.get("protocol"))),
+        ("Detector", _distinct(finished, _detector_words)),
+        ("Length", _distinct(finished, _length_words)),
+        ("Data root", _distinct(finished, lambda t: _section(t, "data").get("root"))),
+        ("Data fingerprint", _distinct(finished, lambda t: t.result.get("data_fingerprint"))),
+        ("Device", _distinct(finished, lambda t: _joined(t.result.get("device"), t.result.get("precision")))),
+        ("Trials ended", " to ".join(dict.fromkeys([ended[0], ended[-1]])) if ended else ""),
+    ]
+    return [(term, words) for term, words in rows if words]
+
+
+def _split_words(trial: TrialRecord, key: str, count: str) -> str:
+    data, num = _section(trial, "data"), as_number(trial.result.get(count))
+    splits = data.get(key) or (trial.result.get("split") if key == "val" else None)
+    if data.get("name") == "synthetic":
+        splits = f"generated shapes, {key}, seed {data.get('seed', 0)}"
+    return _joined(_text(splits) if splits else "", f"{num:g} images" if num is not None else "")
+
+
+def _detector_words(trial: TrialRecord) -> str:
+    model, size = _section(trial, "model"), _section(trial, "data").get("image_size")
+    parameters = as_number(trial.result.get("num_parameters"))
+    weights = model.get("weights")
+    return _joined(
+        model.get("name"),
+        model.get("backbone"),
+        f"weights {_text(weights)}" if weights else "",
+        f"{_text(size)} px" if size else "",
+        f"{parameters / 1e6:.2f} M parameters" if parameters else "",
+    )
+
+
+def _length_words(trial: TrialRecord) -> str:
+    optim, steps = _section(trial, "optim"), as_number(trial.result.get("steps"))
+    return _joined(
+        f"{steps:g} steps" if steps else "",
+        f"batch {_text(optim['batch_size'])}" if "batch_size" in optim else "",
+        optim.get("name"),
+        f"learning rate {_text(optim['lr'])}" if "lr" in optim else "",
+        optim.get("schedule"),
+    )
+
+
+def _verdict_rows(comparison: Comparison) -> list[VerdictRow]:
+    against = {entry.arm: entry for entry in comparison.comparisons}
+    ends = [0.0]
+    for entry in comparison.comparisons:
+        if entry.paired is not None:
+            ends += [value for value in (entry.paired.difference, *entry.paired.ci) if math.isfinite(value)]
+    return [_verdict_row(result, against.get(result.arm.label), min(ends), max(ends)) for result in comparison.arms]
+
+
+def _verdict_row(result: ArmResult, entry: ArmComparison | None, low: float, high: float) -> VerdictRow:
+    summary = result.summary
+    own = (summary.n, number(summary.mean), number(summary.sd))
+    if entry is None:
+        return VerdictRow(result.arm.label, "baseline" if result.values else "no value", "", None, "", "", *own)
+    if entry.paired is None:
+        words = f"{entry.verdict}: {'; '.join(entry.not_comparable)}"
+        return VerdictRow(result.arm.label, words, "", None, "", "", *own)
+    pair = entry.paired
+
+    def place(value: float) -> float | None:
+        if not math.isfinite(value):
+            return None
+        share = (value - low) / (high - low) if high > low else 0.5
+        return round(_INTERVAL_MARGIN + share * (_INTERVAL_WIDTH - 2 * _INTERVAL_MARGIN), 1)
+
+    words = "no interval from one pair"
+    if not math.isnan(pair.ci[0]):
+        words = f"{signed(pair.ci[0])} to {signed(pair.ci[1])}"
+    interval = Interval(place(0.0) or 0.0, place(pair.difference) or 0.0, place(pair.ci[0]), place(pair.ci[1]), words)
+    return VerdictRow(
+        result.arm.label,
+        entry.verdict,
+        signed(pair.difference),
+        interval,
+        p_value(entry.p_corrected),
+        str(pair.n),
+        *own,
+    )
+
+
+def _resolution_rows(comparison: Comparison) -> list[list[str]]:
+    """What these seeds can resolve, arm by arm, and the test-set noise beside it."""
+    rows = []
+    for entry in comparison.comparisons:
+        pair, noise = entry.paired, entry.noise
+        if pair is None:
+            continue
+        test_set = ["-", "-"]
+        if noise is not None:
+            test_set = [number(noise.sd), f"{signed(noise.ci[0])} to {signed(noise.ci[1])}"]
+        rows.append(
+            [
+                entry.arm,
+                str(pair.n),
+                number(pair.sd),
+                f"{p_value(pair.p_exact)} (least {p_value(pair.smallest_p)})",
+                number(pair.detectable),
+                str(pair.seeds_for_one_point or "-"),
+                *test_set,
+            ]
+        )
+    return rows
+
+
+def _swept_picture(grid: SweptGrid, metric: str) -> SweptPicture:
+    if len(grid.keys) == 1:
+        return SweptPicture(grid.title, grid.keys, plot_swept_line(grid, metric), [], [])
+    means = [result.summary.mean for result in grid.cells.values()]
+    low, span = min(means), max(means) - min(means)
+    rows: list[tuple[str, list[HeatCell | None]]] = []
+    for y in grid.axis(0):
+        cells = [grid.cells.get((y, x)) for x in grid.axis(1)]
+        rows.append((f"{y:g}", [_heat_cell(cell, low, span) if cell is not None else None for cell in cells]))
+    return SweptPicture(grid.title, grid.keys, None, [f"{x:g}" for x in grid.axis(1)], rows)
+
+
+def _heat_cell(result: ArmResult, low: float, span: float) -> HeatCell:
+    share = (result.summary.mean - low) / span if span > 0 else 0.0
+    mixed = [round(light + share * (dark - light)) for light, dark in zip(_HEAT_LIGHT, _HEAT_DARK, strict=True)]
+    upper = t_interval(np.array(list(result.values.values())))[1]
+    uncertainty = "one seed" if math.isnan(upper) else f"± {number(upper - result.summary.mean)}, n {result.summary.n}"
+    red, green, blue = mixed
+    luminance = sum(part * (value / 255) ** 2.2 for part, value in zip((0.2126, 0.7152, 0.0722), mixed, strict=True))
+    ink = "#111" if luminance > _EVEN_LUMINANCE else "#fff"
+    return HeatCell(number(result.summary.mean), uncertainty, f"rgb({red}, {green}, {blue})", ink)
+
+
+def _class_row(name: str, arms: Sequence[Arm], objects: Mapping[str, int]) -> tuple[str, str, list[str]]:
+    cells = []
+    for arm in arms:
+        summary = summarise(list(arm.values(f"AP/{name}").values()))
+        cells.append(number(summary.mean) + ("" if math.isnan(summary.sd) else f" ± {number(summary.sd)}"))
+    return name, str(objects.get(name, "-")), cells
+
+
+def _trial_row(trial: TrialRecord, metric: str) -> TrialRow:
+    value, seconds, speed = (trial.value(key) if trial.counts else None for key in (metric, "wall_s", "images_per_s"))
+    return TrialRow(
+        trial.folder.name,
+        trial.arm,
+        "" if trial.seed is None else str(trial.seed),
+        "done" if trial.counts else trial.reason or trial.state,
+        "-" if value is None else number(value),
+        "-" if seconds is None else f"{seconds:.0f}",
+        "-" if speed is None else f"{speed:.0f}",
+        _ended(trial),
+    )
+
+
+def _ended(trial: TrialRecord) -> str:
+    """When the trial last wrote its status, empty where nothing says it."""
+    try:
+        document = read_json(trial.folder / STATUS_FILE)
+        seconds = as_number(document.get("time")) if isinstance(document, dict) else None
+        return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except (DataError, OverflowError, OSError, ValueError, RecursionError):
+        return ""
+
+
+def _environment(finished: Sequence[TrialRecord]) -> list[tuple[str, str]]:
+    found = [e for trial in finished if isinstance(e := trial.result.get("environment"), dict)]
+    keys = dict.fromkeys(str(key) for environment in found for key in environment)
+    return [(key, "; ".join(dict.fromkeys(_text(e[key]) for e in found if key in e))) for key in keys]
+
+
+def _commands(arms: Sequence[Arm], paths: Sequence[Path]) -> list[str]:
+    """Commands that repeat one trial of each arm, and the tables and the page from the folders."""
+    firsts = [next(iter(arm.trials.values())).folder for arm in arms]
+    lines = [shlex.join(["focalbench", "run", str(folder / "config.yaml"), "--out", "runs/again"]) for folder in firsts]
+    shown = [str(path) for path in paths]
+    return [*lines, shlex.join(["focalbench", "compare", *shown]), shlex.join(["focalbench", "report", *shown])]
+
+
+def _configuration(comparison: Comparison) -> str:
+    """The resolved configuration of the baseline's first trial, as YAML; empty where it has none."""
+    arm = next((r.arm for r in comparison.arms if r.arm.label == comparison.baseline), comparison.arms[0].arm)
+    config = next(iter(arm.trials.values())).config
+    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=100) if config else ""
+
+
+def _differing_keys(arms: Sequence[Arm]) -> list[str]:
+    keys = dict.fromkeys(key for arm in arms for key in arm.settings)
+    return [key for key in keys if len({_text(arm.settings.get(key, "")) for arm in arms}) > 1]
+
+
+def _class_names(finished: Sequence[TrialRecord]) -> list[str]:
+    names: dict[str, None] = {}
+    for trial in finished:
+        listed, per_class = trial.result.get("classes"), trial.result.get("AP")
+        for source in (listed if isinstance(listed, list) else [], per_class if isinstance(per_class, dict) else {}):
+            names |= dict.fromkeys(str(name) for name in source)
+    return list(names)
+
+
+def _section(trial: TrialRecord, name: str) -> Mapping[str, Any]:
+    section = trial.config.get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def _distinct(trials: Sequence[TrialRecord], words: Any) -> str:
+    found = dict.fromkeys(_text(value) for trial in trials if (value := words(trial)))
+    return "; ".join(found)
+
+
+def _joined(*parts: Any) -> str:
+    return ", ".join(_text(part) for part in parts if part)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple) and not any(isinstance(item, list | dict) for item in value):
+        return ", ".join(_text(item) for item in value)
+    return json.dumps(value, ensure_ascii=False, default=str)

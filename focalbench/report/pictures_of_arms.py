@@ -1,0 +1,119 @@
+"""Photographs on the page: the same test images across arms with what each arm found, and the worst false positives."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from focalbench.report.figures import Picture
+from focalbench.report.plots import draw_tile
+from focalbench.report.test_set import FalsePositive, FoundObjects, TestImages, UnavailableImagesError
+from focalbench.tracking.drawing import draw_detections
+
+NUM_IMAGES = 4
+NUM_FALSE_POSITIVES = 6
+_SHORT_SIDE = 384  # pixels; larger photographs are shrunk to it
+_CONTEXT = 0.6  # of the box's longer side, shown around it on each side
+
+
+@dataclass(frozen=True)
+class ImageAcrossArms:
+    """One test image with the detections of each arm.
+
+    Attributes:
+        image_id: its name.
+        by_arm: label -> picture.
+    """
+
+    image_id: str
+    by_arm: dict[str, Picture]
+
+
+def images_across_arms(found: Mapping[str, FoundObjects], images: TestImages) -> list[ImageAcrossArms]:
+    """The first images of the test set that hold an object, drawn for every arm; not chosen by any result.
+
+    Raises:
+        UnavailableImagesError: an image that is gone or broken.
+    """
+    first = next(iter(found.values()))
+    numbers = np.unique(first.truth.image)[:NUM_IMAGES].tolist()
+    rows = []
+    for number in numbers:
+        photograph = images.pixels(number)
+        by_arm = {label: _drawn(photograph, number, one, label) for label, one in found.items()}
+        rows.append(ImageAcrossArms(first.image_ids[number], by_arm))
+    return rows
+
+
+def false_positive_crops(
+    false_positives: list[FalsePositive], found: FoundObjects, images: TestImages
+) -> list[Picture | None]:
+    """A crop around each false positive; None where its image cannot be read."""
+    return [_crop(one, found, images) for one in false_positives]
+
+
+def embed_photograph(pixels: NDArray[np.uint8]) -> str:
+    """A JPEG in a data URI."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="JPEG", quality=82)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _drawn(photograph: NDArray[np.uint8], number: int, found: FoundObjects, label: str) -> Picture:
+    shown, factor = _shrunk(photograph)
+    here, objects = found.detections.image == number, found.truth.image == number
+    # Cut, not rounded: the least sure of the equal share must stay above it.
+    threshold = np.floor(found.equal_share_score() * 1000) / 1000
+    scores = found.detections.score[here]
+    pixels = draw_detections(
+        shown,
+        classes=found.classes,
+        boxes=_continuous(found.detections.box[here]) * factor,
+        labels=found.detections.label[here],
+        scores=scores,
+        truth_boxes=_continuous(found.truth.box[objects]) * factor,
+        truth_labels=found.truth.label[objects],
+        truth_difficult=found.truth.difficult[objects],
+        score_thresh=float(threshold),
+    )
+    num_shown, num_objects = int((scores >= threshold).sum()), int(objects.sum())
+    alt = f"{found.image_ids[number]}: {num_objects} annotated objects and {num_shown} detections of {label}"
+    return Picture(embed_photograph(pixels), alt, pixels.shape[1], pixels.shape[0])
+
+
+def _crop(one: FalsePositive, found: FoundObjects, images: TestImages) -> Picture | None:
+    try:
+        photograph = images.pixels(one.image)
+    except UnavailableImagesError:
+        return None
+    height, width = photograph.shape[:2]
+    box = _continuous(one.box)
+    margin = _CONTEXT * max(float((box[2:] - box[:2]).max()), 8.0)
+    x1, y1 = np.clip(np.floor(box[:2] - margin), 0, [width - 1, height - 1]).astype(int)
+    x2, y2 = np.clip(np.ceil(box[2:] + margin), [x1 + 1, y1 + 1], [width, height]).astype(int)
+    corner = np.array([x1, y1, x1, y1])
+    truth = _continuous(found.truth.box[found.truth.image == one.image]) - corner
+    inside = (truth[:, 2:] > 0).all(axis=1) & (truth[:, :2] < [x2 - x1, y2 - y1]).all(axis=1)
+    tile = np.array(draw_tile(photograph[y1:y2, x1:x2], box - corner, truth[inside]))
+    alt = f"Crop of {found.image_ids[one.image]} around a detection as {found.classes[one.label]}: {one.kind}"
+    return Picture(embed_photograph(tile), alt, tile.shape[1], tile.shape[0])
+
+
+def _continuous(boxes: NDArray[np.floating]) -> NDArray[np.float64]:
+    """VOC's 1-based inclusive pixels as 0-based continuous ones."""
+    return np.asarray(boxes, np.float64) - np.array([1.0, 1, 0, 0])
+
+
+def _shrunk(photograph: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:
+    height, width = photograph.shape[:2]
+    factor = _SHORT_SIDE / min(height, width)
+    if factor >= 1:
+        return photograph, 1.0
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    return np.array(Image.fromarray(photograph).resize(size, Image.Resampling.BICUBIC)), factor

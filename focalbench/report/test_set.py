@@ -1,0 +1,228 @@
+"""What trials found on the test set, from their detections.npz, and the test images where they can be read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from focalbench.analysis.runs import TrialRecord
+from focalbench.analysis.test_set_noise import UnusableDetectionsError, read_detections
+from focalbench.data.images import decode, open_image
+from focalbench.data.scanning import list_samples, scan_sample
+from focalbench.data.synthetic import generate_image
+from focalbench.errors import DataError, FocalbenchError
+from focalbench.metrics.assignment import (
+    NO_OBJECT,
+    Assignment,
+    MatchRules,
+    assign_detections,
+    pair_iou,
+)
+from focalbench.metrics.flat import FlatDetections, FlatGroundTruth, check_detections, check_ground_truth
+from focalbench.metrics.voc import precision_recall
+
+RECALL_GRID = np.linspace(0, 1, 101)
+_HIT_IOU, _NEAR_IOU = 0.5, 0.1
+
+
+class UnavailableImagesError(DataError):
+    """The test images cannot be shown; the text says why."""
+
+
+@dataclass(frozen=True)
+class FalsePositive:
+    """A detection that is wrong.
+
+    Attributes:
+        image: index of the image.
+        label: the class claimed.
+        score: how surely.
+        box: (4,) VOC pixels.
+        kind: what is annotated there, in words.
+    """
+
+    image: int
+    label: int
+    score: float
+    box: NDArray[np.floating]
+    kind: str
+
+
+@dataclass(frozen=True)
+class FoundObjects:
+    """One trial's detections on its test set.
+
+    Attributes:
+        detections, truth: checked flat arrays, VOC pixels.
+        image_ids: name of each image.
+        classes: name of each label.
+    """
+
+    detections: FlatDetections
+    truth: FlatGroundTruth
+    image_ids: tuple[str, ...]
+    classes: tuple[str, ...]
+
+    @cached_property
+    def assignment(self) -> Assignment:
+        """VOC's true and false positives at IoU .5."""
+        return assign_detections(
+            self.detections, self.truth, num_classes=len(self.classes), iou_thresh=_HIT_IOU, rules=MatchRules()
+        )
+
+    @cached_property
+    def precision(self) -> NDArray[np.float64]:
+        """(K, 101) best precision at or beyond each recall of ``RECALL_GRID``; nan rows for classes without objects."""
+        curves = precision_recall(vars(self.detections), vars(self.truth), num_classes=len(self.classes))
+        table = np.zeros((len(curves), len(RECALL_GRID)))
+        for row, curve in zip(table, curves, strict=True):
+            if curve.num_objects == 0:
+                row[:] = np.nan
+            elif len(curve.precision):
+                envelope = np.append(np.maximum.accumulate(curve.precision[::-1])[::-1], 0.0)
+                row[:] = envelope[np.searchsorted(curve.recall, RECALL_GRID - 1e-9, side="left")]
+        return table
+
+    def equal_share_score(self) -> float:
+        """The score from which on there are as many detections as the test set holds objects; 0 where there are fewer.
+
+        Losses differ in the scale of their scores; at one threshold for all, one arm would show nothing and another
+        everything.
+        """
+        wanted = int((~self.truth.difficult).sum())
+        if len(self.detections.score) <= wanted or wanted == 0:
+            return 0.0
+        return float(np.sort(self.detections.score)[-wanted])
+
+    def worst_false_positives(self, count: int) -> list[FalsePositive]:
+        """The ``count`` surest detections that are false, surest first."""
+        false = np.flatnonzero(~self.assignment.is_tp & ~self.assignment.is_ignored)
+        rows = false[np.argsort(-self.detections.score[false], kind="stable")[:count]]
+        found = self.detections
+        return [
+            FalsePositive(
+                int(found.image[row]),
+                int(found.label[row]),
+                float(found.score[row]),
+                found.box[row],
+                self._what_is_there(int(row)),
+            )
+            for row in rows
+        ]
+
+    def _what_is_there(self, row: int) -> str:
+        """What the annotation has at a false detection, tested in this order."""
+        near, iou = self._objects_of_image(row)
+        same = self.truth.label[near] == self.detections.label[row]
+        if np.any(same & (iou > _HIT_IOU)):
+            return "second detection of an object"
+        if np.any(same & (iou > _NEAR_IOU)):
+            return f"badly placed, IoU {iou[same].max():.2f}"
+        best = int(iou.argmax()) if len(iou) else NO_OBJECT
+        if best == NO_OBJECT or iou[best] <= _NEAR_IOU:
+            return "nothing is annotated there"
+        return f"on an object of class {self.classes[int(self.truth.label[near[best]])]}, IoU {iou[best]:.2f}"
+
+    def _objects_of_image(self, row: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        objects = np.flatnonzero(self.truth.image == self.detections.image[row])
+        boxes = np.broadcast_to(self.detections.box[row], (len(objects), 4))
+        return objects, pair_iou(boxes, self.truth.box[objects], 1.0)
+
+
+def read_found_objects(folder: Path) -> FoundObjects:
+    """A trial's detections, checked.
+
+    Raises:
+        UnusableDetectionsError: a file that is missing, damaged or contradicts itself.
+    """
+    arrays = read_detections(folder)
+    classes = tuple(str(name) for name in arrays["classes"].tolist())
+    try:
+        detections = check_detections(arrays, len(classes))
+        truth = check_ground_truth({name: arrays[f"gt_{name}"] for name in vars(_NO_TRUTH)}, len(classes))
+    except ValueError as fault:
+        raise UnusableDetectionsError(f"{folder.name}: detections.npz: {fault}") from fault
+    image_ids = tuple(str(name) for name in arrays["image_ids"].tolist())
+    images = np.concatenate([detections.image, truth.image])
+    if len(images) and not 0 <= images.min() <= images.max() < len(image_ids):
+        raise UnusableDetectionsError(f"{folder.name}: detections.npz: image numbers beyond its list of images")
+    return FoundObjects(detections, truth, image_ids, classes)
+
+
+_NO_TRUTH = FlatGroundTruth(np.zeros(0, int), np.zeros(0, int), np.zeros((0, 4)), np.zeros(0, bool))
+
+
+class TestImages:
+    """The pixels of test images, by their number in detections.npz."""
+
+    __test__ = False  # not a test, whatever its name begins with
+
+    def __init__(self, trial: TrialRecord, found: FoundObjects) -> None:
+        """Finds the files of the test set that ``trial`` was evaluated on, opening its lists only.
+
+        Args:
+            trial: says where the data are.
+            found: its detections; their annotated objects tell whether an image is still the same.
+
+        Raises:
+            UnavailableImagesError: the data set is not here, or is another one.
+        """
+        data = trial.config.get("data")
+        self._data: Mapping[str, Any] = data if isinstance(data, dict) else {}
+        self._found = found
+        if self._data.get("name") == "synthetic":
+            return
+        root = self._data.get("root") or os.environ.get("FOCALBENCH_DATA")
+        splits = trial.result.get("split")
+        if not isinstance(root, str) or not isinstance(splits, list):
+            raise UnavailableImagesError("config.yaml names no data.root, and FOCALBENCH_DATA is not set")
+        try:
+            self._samples = list_samples(Path(root).expanduser(), [str(split) for split in splits]).samples
+        except (FocalbenchError, OSError, ValueError) as fault:
+            raise UnavailableImagesError(str(fault).splitlines()[0]) from fault
+        if tuple(sample.image_id for sample in self._samples) != found.image_ids:
+            raise UnavailableImagesError(f"{root}: its {', '.join(map(str, splits))} holds other images by now")
+
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8, the upright image at its own size.
+
+        Raises:
+            UnavailableImagesError: an image that is gone, broken, or annotated otherwise than when it was evaluated.
+        """
+        if self._data.get("name") == "synthetic":
+            return self._generate(index)
+        sample = self._samples[index]
+        scan, image = scan_sample(
+            sample, lambda content, orientation: np.asarray(decode(open_image(content), orientation))
+        )
+        if image is None:
+            raise UnavailableImagesError("; ".join(f"{fault.file}: {fault.reason}" for fault in scan.errors))
+        self._require_same(index, [item.box for item in scan.objects])
+        return image
+
+    def _generate(self, index: int) -> NDArray[np.uint8]:
+        """Generated sets need no files: number and seed give the same pixels again, from the same generator."""
+        image_id = self._found.image_ids[index]
+        split, _, number = image_id.partition("_")
+        seed = self._data.get("seed", 0)
+        if split != "val" or not number.isdecimal() or not isinstance(seed, int) or seed < 0:
+            raise UnavailableImagesError(f"'{image_id}' is no image of the generated set")
+        generated = generate_image(seed, split, int(number))
+        self._require_same(index, generated.boxes)
+        return generated.pixels
+
+    def _require_same(self, index: int, boxes: Sequence[Sequence[float]] | NDArray[np.integer]) -> None:
+        annotated = self._found.truth.box[self._found.truth.image == index]
+        now = np.asarray(boxes, np.float64).reshape(-1, 4)
+        if annotated.shape != now.shape or not np.allclose(np.sort(annotated, axis=0), np.sort(now, axis=0), atol=0.01):
+            raise UnavailableImagesError(
+                f"image {self._found.image_ids[index]} has other objects than when it was evaluated: the data, or the "
+                "generator of a synthetic set, have changed since"
+            )
