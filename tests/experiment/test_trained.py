@@ -25,6 +25,7 @@ from focalbench.experiment.trained import TrainedTrial, load_trained
 from focalbench.experiment.trial import run_trial
 from focalbench.models import MODELS
 from focalbench.runtime import StopFlag
+from focalbench.tracking.records import to_json
 from focalbench.training.checkpoint import load_newest
 from focalbench.training.evaluate import score
 
@@ -53,7 +54,7 @@ def test_a_moved_trial_scores_what_its_result_says(folder: Path) -> None:
     found = score(trial.detect(data), data.ground_truth(), trial.classes, "voc07")
     result = json.loads((folder / "result.json").read_text())
     assert found.mean_ap == result["val/mAP"]
-    assert found.ap == result["AP"]
+    assert to_json(found.ap) == result["AP"]
     assert trial.name == result["trial"]
     assert (trial.canvas, trial.step, trial.model.training) == ((64, 64), 6, False)
 
