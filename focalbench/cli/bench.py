@@ -70,7 +70,7 @@ def _print_loss(result: dict[str, Any]) -> None:
             ratio = case["ratios"].get(contestant)
             rows.append(
                 (
-                    f"{case['name']} {case['anchors']} x {case['classes']} {case['dtype']}",
+                    f"{case['name']}: {case['anchors']} x {case['classes']} {case['dtype']}",
                     contestant,
                     f"{milliseconds:.2f}",
                     f"{milliseconds / case['ms']['copy']:.1f}",
@@ -121,3 +121,51 @@ def _print_evaluate(result: dict[str, Any]) -> None:
         title=", ".join(f"{number} {name}" for name, number in case.items()),
         note="equal to the classic loop, bit for bit: " + ("yes" if result["equal_to_classic_loop"] else "NO"),
     )
+
+
+@bench_app.command("step")
+def step(
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    backbone: Annotated[str, typer.Option(help="resnet18 (with torchvision beside it) or tiny.")] = "resnet18",
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds; every contestant runs once in each.")] = 9,
+    as_json: Json = False,
+) -> None:
+    """A training step: against torchvision's RetinaNet, and the whole training against a static batch."""
+    from focalbench.runtime import prepare_process
+
+    prepare_process()
+    from focalbench import console
+    from focalbench.benchmarks.step import bench_step
+    from focalbench.errors import ConfigError
+
+    if backbone not in ("resnet18", "tiny"):
+        raise ConfigError(f"--backbone is resnet18 or tiny, got {backbone!r}")
+    result = bench_step(device=device, backbone=backbone, repeats=repeats)
+    if as_json:
+        console.print_json(result)
+    else:
+        _print_step(result)
+
+
+def _print_step(result: dict[str, Any]) -> None:
+    from focalbench import console
+
+    console.print_text(
+        f"{result['device']}, {result['backbone']}, {result['precision']}, {result['threads']} threads, "
+        f"load {result['load_average']:.1f}"
+    )
+    rows = [
+        (f"{case['size']} px, batch {case['batch']}", name, f"{ms:.1f}", f"{case['images_per_s'][name]:.1f}")
+        for case in result["cases"]
+        for name, ms in case["ms"].items()
+    ]
+    console.print_table(["case", "", "ms a step", "images/s"], rows)
+    for case in result["cases"]:
+        if case["speedup"] is not None:
+            console.print_text(
+                f"{case['size']} px: {case['speedup']:.2f}x torchvision (wanted {case['wanted_speedup']:g})"
+            )
+        console.print_text(
+            f"{case['size']} px: end to end {case['end_to_end']:.2f} of the static step "
+            f"(wanted {case['wanted_end_to_end']:.2f})"
+        )
