@@ -20,12 +20,11 @@ class _AsymmetricTerms:
     gamma_neg: Tensor
     margin: float
 
-    def negative(self, x: Tensor, loss: Tensor, grad: Tensor, scratch: Tensor) -> None:
+    def negative(self, x: Tensor, loss: Tensor, grad: Tensor, scratch: Tensor) -> float:
         """See ``elementwise.Terms``."""
         one = torch.ones((), device=x.device)
         if self.margin == 0:
-            FocalTerms(self.gamma_neg, one, one).negative(x, loss, grad, scratch)
-            return
+            return FocalTerms(self.gamma_neg, one, one).negative(x, loss, grad, scratch)
         gamma = self.gamma_neg.to(x.dtype)
         p = torch.sigmoid(x, out=scratch)
         shifted = (p - self.margin).clamp_(min=0)
@@ -39,6 +38,7 @@ class _AsymmetricTerms:
         bend = gamma * modulator * (penalty / torch.where(inside, shifted, 1.0))
         torch.mul(bend.add_(modulator / rest), slope, out=grad).masked_fill_(~inside, 0)
         torch.mul(modulator, penalty, out=loss).masked_fill_(~inside, 0)
+        return 1.0
 
     def positive(self, x: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """See ``elementwise.Terms``."""

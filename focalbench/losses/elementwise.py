@@ -8,24 +8,35 @@ instead of indices, because counting positives would wait for the device.
 
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-# Elements per chunk. Small enough for the scratch to stay in a core's second-level cache, large enough that torch
-# splits each operation over the threads (it starts to at 32768 elements).
-_MIN_CHUNK, _MAX_CHUNK = 65536, 131072
-_SCRATCH_SHARE = 0.045  # of the logits, per scratch buffer, once the tensor is large enough for that
+# Elements per chunk: the chunk, its gradient and its scratch stay in a core's second-level cache, and torch leaves
+# operations on less than 32768 elements to the calling thread. The threads share out chunks instead of operations:
+# nine barriers a chunk are what makes it slow, and on a busy machine slower than the public implementations.
+_CHUNK = 32_000
+_MAX_THREADS = 8  # beyond it they wait for Python's lock
 
 
 class Terms(Protocol):
     """An elementwise loss as value and derivative in the logit, for the two kinds of element."""
 
-    def negative(self, x: Tensor, loss: Tensor, grad: Tensor, scratch: Tensor) -> None:
-        """Write the value and the derivative of negatives with the logits ``x`` into ``loss`` and ``grad``.
+    def negative(self, x: Tensor, loss: Tensor, grad: Tensor, scratch: Tensor) -> float:
+        """Write value and derivative of negatives with the logits ``x`` into ``loss`` and ``grad``.
 
-        All four are contiguous (A, C) of one dtype, float32 or float64; ``scratch`` may be used at will.
+        All four are contiguous (A, C) of one dtype, float32 or float64, and not empty; ``scratch`` may be used at will.
+
+        Returns:
+            What ``loss`` (and only it) has still to be multiplied with: a factor costs less on a sum.
         """
 
     def positive(self, x: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,36 +171,99 @@ def _sum_of_negatives(
     num_rows, num_columns = logits.shape
     if not logits.numel():
         return 0.0
-    dtype = compute_dtype(logits.dtype)
-    elements = min(max(int(_SCRATCH_SHARE * logits.numel()), _MIN_CHUNK), _MAX_CHUNK)
-    step = max(1, elements // num_columns)
-    starts = range(0, num_rows, step)
-    edges = torch.arange(0, num_rows + step, step)
+    step = max(1, _CHUNK // num_columns)
+    num_chunks = -(-num_rows // step)
     rows, columns = positives
-    positive_edges = torch.searchsorted(rows, edges).tolist()
-    ignored_edges = torch.searchsorted(ignored_rows, edges).tolist()
-    in_place = grad is not None and grad.dtype == dtype
-    scratch = torch.empty(2 + (not in_place) + (logits.dtype != dtype), min(step, num_rows), num_columns, dtype=dtype)
-    total = 0.0
-    for index, start in enumerate(starts):
-        chunk = logits[start : start + step]
-        loss, spare, *others = scratch[:, : len(chunk)]
-        out = grad[start : start + step] if grad is not None and in_place else others[0]
-        x = chunk if chunk.dtype == dtype else others[-1].copy_(chunk)
-        terms.negative(x, loss, out, spare)
-        if weight is not None:
-            loss.mul_(weight[start : start + step])
-            out.mul_(weight[start : start + step])
-        if grad is not None and not in_place:
-            grad[start : start + step] = out
-        first, last = positive_edges[index], positive_edges[index + 1]
-        if first < last:
-            loss[rows[first:last] - start, columns[first:last]] = 0
-        first, last = ignored_edges[index], ignored_edges[index + 1]
-        if first < last:
-            loss[ignored_rows[first:last] - start] = 0
-        total += float(loss.sum())
-    return total
+    chunks = _Chunks(
+        terms,
+        compute_dtype(logits.dtype),
+        logits.detach().split(step),
+        None if grad is None else grad.split(step),
+        None if weight is None else weight.split(step),
+        _group(rows // step, rows % step * num_columns + columns, num_chunks),
+        _group(ignored_rows // step, ignored_rows % step, num_chunks),
+    )
+    return math.fsum(_share_out(chunks.sums, num_chunks))
+
+
+def _group(chunk_of: Tensor, values: Tensor, num_chunks: int) -> list[Tensor]:
+    """``values`` by chunk, where ``chunk_of`` ascends."""
+    return list(values.split(torch.bincount(chunk_of, minlength=num_chunks).tolist()))
+
+
+@dataclass(frozen=True)
+class _Chunks:
+    """The parts of ``_sum_of_negatives``, one entry a chunk: rows of the inputs, and what is left out of the sum.
+
+    Attributes:
+        terms: the loss.
+        dtype: in which it is computed.
+        logits, grad, weight: (B, C) each, (B, 1) or (B, C) for the weight.
+        positives: flat indices of positive elements in the chunk.
+        ignored: indices of ignored rows in the chunk.
+    """
+
+    terms: Terms
+    dtype: torch.dtype
+    logits: tuple[Tensor, ...]
+    grad: tuple[Tensor, ...] | None
+    weight: tuple[Tensor, ...] | None
+    positives: list[Tensor]
+    ignored: list[Tensor]
+
+    @torch.no_grad()
+    def sums(self, indices: range) -> list[float]:
+        """The sums of these chunks; their gradients are written. Runs on several threads, on disjoint ranges."""
+        casts = self.logits[0].dtype != self.dtype
+        rows = len(self.logits[0])
+        loss, spare = torch.empty(2, *self.logits[0].shape, dtype=self.dtype)
+        cast = torch.empty_like(loss) if casts else None
+        out = torch.empty_like(loss) if casts or self.grad is None else None
+        found = []
+        for index in indices:
+            x = self.logits[index]
+            if len(x) < rows:  # the last one
+                loss, spare = loss[: len(x)], spare[: len(x)]
+                cast, out = (None if buffer is None else buffer[: len(x)] for buffer in (cast, out))
+            slope = out if out is not None else self.grad[index]  # type: ignore[index]
+            if cast is not None:
+                x = cast.copy_(x)
+            factor = self.terms.negative(x, loss, slope, spare)
+            self._weigh(index, loss, slope)
+            if self.grad is not None and slope is out:
+                self.grad[index].copy_(slope)
+            found.append(factor * self._left(index, loss))
+        return found
+
+    def _weigh(self, index: int, loss: Tensor, slope: Tensor) -> None:
+        if self.weight is not None:
+            loss.mul_(self.weight[index])
+            slope.mul_(self.weight[index])
+
+    def _left(self, index: int, loss: Tensor) -> float:
+        """The sum of what is neither positive nor ignored."""
+        if len(self.positives[index]):
+            loss.view(-1).index_fill_(0, self.positives[index], 0)
+        if len(self.ignored[index]):
+            loss.index_fill_(0, self.ignored[index], 0)
+        return float(loss.sum())
+
+
+def _share_out(work: Callable[[range], list[float]], num_chunks: int) -> list[float]:
+    """``work`` on ranges that cover all chunks, on as many threads as torch may use; results in order of the chunks."""
+    num_threads = min(torch.get_num_threads(), _MAX_THREADS, num_chunks)
+    bounds = [num_chunks * index // num_threads for index in range(num_threads + 1)]
+    own, *others = [range(first, last) for first, last in pairwise(bounds)]
+    if not others:
+        return work(own)
+    waiting = [_pool(os.getpid()).submit(work, part) for part in others]
+    return [*work(own), *(value for future in waiting for value in future.result())]
+
+
+@cache
+def _pool(pid: int) -> ThreadPoolExecutor:
+    """The threads of process ``pid``: a forked child inherits the pool but not its threads."""
+    return ThreadPoolExecutor(_MAX_THREADS - 1, thread_name_prefix="focalbench-loss")
 
 
 def sum_with_masks(
@@ -199,7 +273,8 @@ def sum_with_masks(
     assert_labels_on_device(labels, logits.shape[1])
     x = logits.to(compute_dtype(logits.dtype)).contiguous()
     loss, grad = torch.empty_like(x), torch.empty_like(x)
-    terms.negative(x, loss, grad, torch.empty_like(x))
+    if x.numel():
+        loss.mul_(terms.negative(x, loss, grad, torch.empty_like(x)))
     rows = torch.arange(len(x), device=x.device)
     columns = labels.long().clamp(0, x.shape[1] - 1)
     is_positive = (labels >= 0) & (labels < x.shape[1])
@@ -223,7 +298,7 @@ def initial_loss_of_terms(
     prior = torch.tensor(0.5 if prior_prob is None else prior_prob, dtype=torch.float64)
     x = torch.logit(prior).expand(1, num_classes).contiguous()
     loss, grad, scratch = torch.empty_like(x), torch.empty_like(x), torch.empty_like(x)
-    terms.negative(x, loss, grad, scratch)
+    loss *= terms.negative(x, loss, grad, scratch)
     columns = torch.arange(num_classes)
     hit = terms.positive(x[0], torch.zeros_like(columns), columns)[0].mean()
     return float(hit + loss.mean() * (num_anchors * num_classes - num_positives) / num_positives)

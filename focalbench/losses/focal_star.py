@@ -23,12 +23,13 @@ class _StarTerms:
     alpha_pos: Tensor
     alpha_neg: Tensor
 
-    def negative(self, x: Tensor, loss: Tensor, grad: Tensor, scratch: Tensor) -> None:
+    def negative(self, x: Tensor, loss: Tensor, grad: Tensor, scratch: Tensor) -> float:
         """See ``elementwise.Terms``."""
         torch.mul(x, self.gamma.to(x.dtype), out=scratch).sub_(self.beta)
         torch.sigmoid(scratch, out=grad).mul_(self.alpha_neg.to(x.dtype))
         torch._C._nn.softplus(scratch, 1, 40, out=loss)  # type: ignore[call-arg]
         loss.mul_((self.alpha_neg / self.gamma).to(x.dtype))
+        return 1.0
 
     def positive(self, x: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """See ``elementwise.Terms``."""

@@ -11,12 +11,16 @@ finite for every gamma >= 0 and every logit, where the textbook form gives inf *
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 _DENORMAL_EXPONENT = 80.0  # exp(-80) is far from float32's denormals, which are several times slower
+# Up to these logits 1 - sigmoid(x), formed in float32, costs value and gradient less than a unit in the sixth digit.
+_EASY_LOGIT, _EASY_LOGIT_OF_HIGH_POWERS = 2.0, 0.5
+_MOST_MULTIPLICATIONS = 6
 
 
 @dataclass(frozen=True)
@@ -33,18 +37,21 @@ class FocalTerms:
     alpha_pos: Tensor
     alpha_neg: Tensor
 
-    def negative(self, x: Tensor, loss: Tensor, grad: Tensor, scratch: Tensor) -> None:
+    def negative(self, x: Tensor, loss: Tensor, grad: Tensor, scratch: Tensor) -> float:
         """See ``elementwise.Terms``."""
         if x.device.type != "cpu":
             value, derivative = wrong_side(x, self.gamma.to(x.dtype), self.alpha_neg.to(x.dtype))
             loss.copy_(value)
             grad.copy_(derivative)
-        elif self.alpha_neg.ndim == 0:
-            negative_on_cpu(x, loss, grad, scratch, gamma=float(self.gamma), alpha=float(self.alpha_neg))
-        else:
-            negative_on_cpu(x, loss, grad, scratch, gamma=float(self.gamma), alpha=1.0)
-            loss.mul_(self.alpha_neg)
-            grad.mul_(self.alpha_neg)
+            return 1.0
+        if self.alpha_neg.ndim == 0:
+            alpha = float(self.alpha_neg)
+            negative_on_cpu(x, loss, grad, scratch, gamma=float(self.gamma), alpha=alpha)
+            return alpha
+        negative_on_cpu(x, loss, grad, scratch, gamma=float(self.gamma), alpha=1.0)
+        loss.mul_(self.alpha_neg)
+        grad.mul_(self.alpha_neg)
+        return 1.0
 
     def positive(self, x: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """See ``elementwise.Terms``."""
@@ -96,39 +103,75 @@ def soft_target(
 
 
 def negative_on_cpu(x: Tensor, loss: Tensor, grad: Tensor, scratch: Tensor, *, gamma: float, alpha: float) -> None:
-    """Write L and dL/dx of negatives with logits ``x`` into ``loss`` and ``grad``, in few passes over the chunk.
+    """Write L / alpha and dL/dx of negatives with logits ``x`` into ``loss`` and ``grad``, in few passes.
 
-    1 - s is computed as sigmoid(-x): as a difference it would cost the gradient a digit where s is near 1. All tensors
-    are contiguous and of one shape; ``x`` is left alone.
+    Two ways to the same digits: where no logit is large, as among the negatives of a detector, 1 - s may be formed as
+    a difference, and half of the work falls away. All tensors are contiguous, of one shape and not empty; ``x`` is left
+    alone.
     """
     if gamma > 2:  # the power would reach denormals at ordinary logits
         x = torch.clamp(x, min=-_DENORMAL_EXPONENT / (gamma + 1))
     torch.sigmoid(x, out=scratch)
+    if float(x.max()) <= (_EASY_LOGIT if gamma <= 2 else _EASY_LOGIT_OF_HIGH_POWERS):
+        _easy_negatives(loss, grad, scratch, gamma=gamma, alpha=alpha)
+    else:
+        _any_negatives(x, loss, grad, scratch, gamma=gamma, alpha=alpha)
+
+
+def _easy_negatives(loss: Tensor, grad: Tensor, s: Tensor, *, gamma: float, alpha: float) -> None:
+    """L without alpha, dL/dx with it. softplus is -log(1 - s), the bracket of the gradient a weighted mean of two."""
+    torch.neg(s, out=loss)
+    if gamma == 0:
+        torch.mul(s, alpha, out=grad)
+        loss.log1p_().neg_()
+        return
+    if gamma == 2:
+        torch.mul(s, loss, out=grad)
+    else:
+        _power(s, gamma, out=grad)
+        grad.neg_()
+    loss.log1p_()  # -softplus, and grad is -s^gamma
+    torch.lerp(loss, _scalar(-1 / gamma, s.dtype), s, out=s)  # -(s + gamma (1 - s) softplus) / gamma
+    loss.mul_(grad)
+    torch.addcmul(_scalar(0.0, s.dtype), grad, s, value=alpha * gamma, out=grad)
+
+
+def _any_negatives(x: Tensor, loss: Tensor, grad: Tensor, s: Tensor, *, gamma: float, alpha: float) -> None:
+    """As ``_easy_negatives`` for any logit; 1 - s is sigmoid(-x)."""
     torch._C._nn.softplus(x, 1, 40, out=loss)  # type: ignore[call-arg]
     if gamma == 0:
-        torch.mul(scratch, alpha, out=grad)
-    else:
-        _power(scratch, gamma, out=grad)
-        loss.mul_(grad)
-        torch.addcmul(x.new_zeros(()), grad, scratch, value=alpha, out=grad)  # alpha s^(gamma + 1) in one pass
-        torch.neg(x, out=scratch)
-        torch.sigmoid(scratch, out=scratch)
-        grad.addcmul_(scratch, loss, value=alpha * gamma)
-    if alpha != 1:
-        loss.mul_(alpha)
+        torch.mul(s, alpha, out=grad)
+        return
+    _power(s, gamma, out=grad)
+    loss.mul_(grad)
+    torch.addcmul(_scalar(0.0, s.dtype), grad, s, value=alpha, out=grad)  # alpha s^(gamma + 1) in one pass
+    torch.neg(x, out=s)
+    s.sigmoid_()
+    grad.addcmul_(s, loss, value=alpha * gamma)
+
+
+@lru_cache(maxsize=64)
+def _scalar(value: float, dtype: torch.dtype) -> Tensor:
+    """A 0-d tensor that operations broadcast; kept, because making one takes as long as a pass over a chunk's tenth."""
+    return torch.tensor(value, dtype=dtype)
 
 
 def _power(s: Tensor, gamma: float, *, out: Tensor) -> None:
-    """s^gamma; small whole exponents by multiplication, which is several times faster than a power."""
-    if gamma == 1:
-        out.copy_(s)
-    elif gamma in (2, 3, 4, 5):
+    """s^gamma for gamma > 0: whole powers by multiplication, several times faster than a power, the rest by one.
+
+    The rest is below 1, so that its rounding to float32 moves the result less than gamma's would.
+    """
+    if gamma == 2:
         torch.mul(s, s, out=out)
-        if gamma in (4, 5):
-            out.mul_(out)
-        if gamma in (3, 5):
-            out.mul_(s)
-    elif gamma == 0.5:
+        return
+    whole = int(gamma) if gamma <= _MOST_MULTIPLICATIONS else 0
+    rest = gamma - whole
+    if rest == 0:
+        out.copy_(s)
+        whole -= 1
+    elif rest == 0.5:
         torch.sqrt(s, out=out)
     else:
-        torch.pow(s, gamma, out=out)
+        torch.pow(s, rest, out=out)
+    for _ in range(whole):
+        out.mul_(s)

@@ -20,13 +20,14 @@ class _GHMTerms:
 
     bin_weights: Tensor
 
-    def negative(self, x: Tensor, loss: Tensor, grad: Tensor, scratch: Tensor) -> None:
+    def negative(self, x: Tensor, loss: Tensor, grad: Tensor, scratch: Tensor) -> float:
         """See ``elementwise.Terms``."""
         torch.sigmoid(x, out=grad)
         torch._C._nn.softplus(x, 1, 40, out=loss)  # type: ignore[call-arg]
         weight = self.bin_weights.to(x.dtype)[bin_of(grad, len(self.bin_weights))]
         loss.mul_(weight)
         grad.mul_(weight)
+        return 1.0
 
     def positive(self, x: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """See ``elementwise.Terms``."""

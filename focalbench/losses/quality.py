@@ -26,10 +26,10 @@ class _QualityFocalTerms:
     beta: float
     quality: Tensor
 
-    def negative(self, x: Tensor, loss: Tensor, grad: Tensor, scratch: Tensor) -> None:
+    def negative(self, x: Tensor, loss: Tensor, grad: Tensor, scratch: Tensor) -> float:
         """See ``elementwise.Terms``."""
         beta, one = torch.tensor(self.beta, device=x.device), torch.ones((), device=x.device)
-        FocalTerms(beta, one, one).negative(x, loss, grad, scratch)
+        return FocalTerms(beta, one, one).negative(x, loss, grad, scratch)
 
     def positive(self, x: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """See ``elementwise.Terms``."""
@@ -77,9 +77,9 @@ class _VarifocalTerms:
     alpha: Tensor
     quality: Tensor
 
-    def negative(self, x: Tensor, loss: Tensor, grad: Tensor, scratch: Tensor) -> None:
+    def negative(self, x: Tensor, loss: Tensor, grad: Tensor, scratch: Tensor) -> float:
         """See ``elementwise.Terms``."""
-        FocalTerms(self.gamma, self.alpha, self.alpha).negative(x, loss, grad, scratch)
+        return FocalTerms(self.gamma, self.alpha, self.alpha).negative(x, loss, grad, scratch)
 
     def positive(self, x: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """See ``elementwise.Terms``."""
