@@ -20,7 +20,8 @@ class RetinaNetConfig(Section):
     backbone: Literal["tiny", "resnet18", "resnet34", "resnet50", "mobilenet_v3_large"] = "resnet18"
     """Network below the pyramid. `tiny` (about 0.6 M parameters with everything above it) is made for two CPU cores."""
     weights: Annotated[str, Field(min_length=1)] = "none"
-    """First weights of the backbone: `none` (random), `imagenet` (torchvision's, not for `tiny`), or the path of a torch
+    """First weights of the backbone: `none` (random), `imagenet` (torchvision's, not for `tiny`), or the path of a
+    torch
     file: a torchvision classifier's, or that of a trained RetinaNet."""
     prior_prob: OpenFraction | None = 0.01
     """Probability that every class starts with (pi in the paper, sec. 3.3); null: no prior, the bias starts at 0."""

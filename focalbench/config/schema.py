@@ -40,11 +40,12 @@ class RunConfig(Section):
     """Where and how trials run. Nothing here belongs to a trial's identity."""
 
     launcher: Literal["local", "ray"] = "local"
-    """What starts the trials: processes on this machine, or Ray."""
+    """What starts the trials: `local`, processes on this machine. `ray` is reserved for several machines and refused by
+    this version."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")] = "auto"
     """`auto` (the first GPU, else the processor), `cpu`, `cuda` or `cuda:N`."""
     devices: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Devices that one trial trains on."""
+    """Devices that one trial trains on; this version takes 1."""
     trials_per_device: Annotated[int, Field(ge=1, le=64)] = 1
     """Trials that share one GPU. On a CPU there is always one trial a core."""
     retries: Annotated[int, Field(ge=0, le=100)] = 2

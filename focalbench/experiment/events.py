@@ -17,6 +17,7 @@ from focalbench.config.sweep import Trial
 from focalbench.data.dataset import DetectionData
 from focalbench.errors import DataError
 from focalbench.experiment.batches import PlainImages
+from focalbench.experiment.live_figures import LiveLossFigures
 from focalbench.experiment.trial_files import CHECKPOINTS, DETECTIONS_FILE, write_status
 from focalbench.losses.oracle import diagnose_stuck
 from focalbench.metrics.voc import precision_recall
@@ -49,6 +50,7 @@ class TrialEvents:
     val: DetectionData
     detection: DetectionSettings
     step_settings: StepSettings
+    live_figures: LiveLossFigures
     total_steps: int
     batch_size: int
     protocol: str
@@ -95,6 +97,7 @@ class TrialEvents:
         self.tracker.scalars(state.step, line)
         self._write_curves(state.step, truth)
         self._write_pictures(state.step, model, images)
+        self.live_figures.log(self.tracker, state.step, model, state.criterion, state.seconds)
         save_detections(self.folder / DETECTIONS_FILE, self.last, self.val, truth)
         self.tracker.flush()
         if improved:

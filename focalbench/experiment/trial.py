@@ -19,6 +19,7 @@ from focalbench.errors import BusyError, CheckpointError, ConfigError, DivergedE
 from focalbench.experiment import build
 from focalbench.experiment.build_loss import build_criterion, reference_loss
 from focalbench.experiment.events import Progress, TrialEvents, load_detections
+from focalbench.experiment.live_figures import LiveLossFigures
 from focalbench.experiment.scale import matched_factor
 from focalbench.experiment.selfcheck import initial_class_loss
 from focalbench.experiment.trial_files import (
@@ -253,6 +254,12 @@ def _fit(trial: Trial, folder: Path, session: _Session, hooks: _Hooks, may_retry
         val=session.data.val,
         detection=build.detection_settings(config),
         step_settings=session.step_settings,
+        live_figures=LiveLossFigures(
+            session.data.val,
+            batch_size=config.optim.batch_size,
+            device=session.step_settings.device,
+            precision=session.step_settings.precision,
+        ),
         total_steps=plan.total_steps,
         batch_size=config.optim.batch_size,
         protocol=config.eval.protocol,
@@ -262,6 +269,8 @@ def _fit(trial: Trial, folder: Path, session: _Session, hooks: _Hooks, may_retry
         warn=hooks.warn,
         stop=hooks.stop,
     )
+    if config.optim.compile:
+        state.model.compile()  # in place: the names of the weights in checkpoints stay
     try:
         if state.step == 0:
             tracker.scalars(0, {"loss_weight": session.notes["loss_weight"]})

@@ -11,7 +11,7 @@ from focalbench.config.schema import ExperimentConfig
 from focalbench.config.sweep import Trial
 from focalbench.data.check import check_data, raise_for_errors
 from focalbench.data.faults import summarise
-from focalbench.errors import BusyError
+from focalbench.errors import BusyError, ConfigError
 from focalbench.experiment.build import cache_dir, class_setting, data_location
 from focalbench.experiment.sweep import open_sweep, trial_state, write_results
 from focalbench.experiment.trial_files import finished_result
@@ -58,6 +58,21 @@ class Session:
         return 3 if counts["done"] < len(self.states) else 0
 
 
+def require_supported(config: ExperimentConfig) -> None:
+    """Says at once what this version cannot do, instead of doing something else.
+
+    Raises:
+        ConfigError: for a launcher or a number of devices that is not there yet.
+    """
+    if config.run.launcher != "local":
+        raise ConfigError(f"run.launcher: {config.run.launcher}: this version trains on one machine only; use local")
+    if config.run.devices != 1:
+        raise ConfigError(
+            f"run.devices: {config.run.devices}: this version trains a trial on one device; use 1 "
+            "(the trials of a sweep are spread over all GPUs by themselves)"
+        )
+
+
 def check_all_data(trials: Sequence[Trial], report: Callable[[str], None]) -> None:
     """Reads every split that any trial uses, before the first one starts.
 
@@ -95,6 +110,7 @@ def run_session(
     Raises:
         FocalbenchError: for faults found before the first trial starts; nothing is half-written then.
     """
+    require_supported(config)
     stop = StopFlag()
     with stop_on_signals(stop):
         check_all_data(trials, report)
