@@ -56,7 +56,8 @@ def test_imports_point_down(path: Path) -> None:
 
 
 def test_every_package_has_a_layer() -> None:
-    found = {p.name.removesuffix(".py") for p in _PACKAGE.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
+    parts = [path for path in _PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
+    found = {path.name.removesuffix(".py") for path in parts}
     assert found - {"__init__", "__main__"} == set(_LAYERS)
 
 

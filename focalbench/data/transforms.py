@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from focalbench.data.images import PAD_COLOR
-from focalbench.structures import Targets
+from focalbench.structures import IMAGE_MEAN, IMAGE_STD, Targets
 
-# ImageNet's statistics on the 0..255 scale: what torchvision's pretrained backbones expect.
-MEAN = (123.675, 116.28, 103.53)
-STD = (58.395, 57.12, 57.375)
+# On the 0..255 scale.
+MEAN = tuple(255 * value for value in IMAGE_MEAN)
+STD = tuple(255 * value for value in IMAGE_STD)
 # Rec. 601 luma: the gray that saturation fades to.
 _LUMA = (0.299, 0.587, 0.114)
 

@@ -23,7 +23,8 @@ def _finish(out: Path, trial: Trial, mean_ap: float | None) -> None:
     folder = out / trial.name
     folder.mkdir(parents=True)
     result = {"trial": trial.name, "arm": trial.arm, "val/mAP": mean_ap, "val/mAP_best": mean_ap, "step": 6}
-    write_json(folder / "result.json", {**result, "protocol": "voc07", "AP": {"cat": mean_ap, "dog": None}, "wall_s": 1})
+    result |= {"protocol": "voc07", "AP": {"cat": mean_ap, "dog": None}, "wall_s": 1}
+    write_json(folder / "result.json", result)
     write_status(folder, trial, "done")
 
 
