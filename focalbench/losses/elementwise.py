@@ -224,8 +224,10 @@ class _Chunks:
             x = self.logits[index]
             if len(x) < rows:  # the last one
                 loss, spare = loss[: len(x)], spare[: len(x)]
-                cast, out = (None if buffer is None else buffer[: len(x)] for buffer in (cast, out))
-            slope = out if out is not None else self.grad[index]  # type: ignore[index]
+                cast = None if cast is None else cast[: len(x)]
+                out = None if out is None else out[: len(x)]
+            slope = self.grad[index] if out is None and self.grad is not None else out
+            assert slope is not None  # out is made where there is no grad
             if cast is not None:
                 x = cast.copy_(x)
             factor = self.terms.negative(x, loss, slope, spare)

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _DENORMAL_EXPONENT = 80.0  # exp(-80) is far from float32's denormals, which are several times slower
-# Up to these logits 1 - sigmoid(x), formed in float32, costs value and gradient less than a unit in the sixth digit.
-_EASY_LOGIT, _EASY_LOGIT_OF_HIGH_POWERS = 2.0, 0.5
+# Up to these s, the sigmoids of 2 and 0.5, 1 - s formed in float32 costs less than a unit in the sixth digit.
+_EASY, _EASY_FOR_HIGH_POWERS = 0.88, 0.62
 _MOST_MULTIPLICATIONS = 6
 
 
@@ -111,43 +111,43 @@ def negative_on_cpu(x: Tensor, loss: Tensor, grad: Tensor, scratch: Tensor, *, g
     """
     if gamma > 2:  # the power would reach denormals at ordinary logits
         x = torch.clamp(x, min=-_DENORMAL_EXPONENT / (gamma + 1))
-    torch.sigmoid(x, out=scratch)
-    if float(x.max()) <= (_EASY_LOGIT if gamma <= 2 else _EASY_LOGIT_OF_HIGH_POWERS):
-        _easy_negatives(loss, grad, scratch, gamma=gamma, alpha=alpha)
+    # first of all the slow function, reading x and writing grad: it hides the wait for memory
+    s = torch.sigmoid(x, out=grad)
+    if float(s.max()) <= (_EASY if gamma <= 2 else _EASY_FOR_HIGH_POWERS):
+        _easy_negatives(loss, s, scratch, gamma=gamma, alpha=alpha)
     else:
-        _any_negatives(x, loss, grad, scratch, gamma=gamma, alpha=alpha)
+        _any_negatives(x, loss, s, scratch, gamma=gamma, alpha=alpha)
 
 
-def _easy_negatives(loss: Tensor, grad: Tensor, s: Tensor, *, gamma: float, alpha: float) -> None:
-    """L without alpha, dL/dx with it. softplus is -log(1 - s), the bracket of the gradient a weighted mean of two."""
+def _easy_negatives(loss: Tensor, s: Tensor, power: Tensor, *, gamma: float, alpha: float) -> None:
+    """L / alpha, and dL/dx in the place of ``s``. softplus is -log(1 - s), the gradient's bracket a mean of two."""
     torch.neg(s, out=loss)
     if gamma == 0:
-        torch.mul(s, alpha, out=grad)
         loss.log1p_().neg_()
+        s.mul_(alpha)
         return
     if gamma == 2:
-        torch.mul(s, loss, out=grad)
+        torch.mul(s, loss, out=power)
     else:
-        _power(s, gamma, out=grad)
-        grad.neg_()
-    loss.log1p_()  # -softplus, and grad is -s^gamma
+        _power(s, gamma, out=power)
+        power.neg_()
+    loss.log1p_()  # -softplus, and power is -s^gamma
     torch.lerp(loss, _scalar(-1 / gamma, s.dtype), s, out=s)  # -(s + gamma (1 - s) softplus) / gamma
-    loss.mul_(grad)
-    torch.addcmul(_scalar(0.0, s.dtype), grad, s, value=alpha * gamma, out=grad)
+    loss.mul_(power)
+    torch.addcmul(_scalar(0.0, s.dtype), power, s, value=alpha * gamma, out=s)
 
 
-def _any_negatives(x: Tensor, loss: Tensor, grad: Tensor, s: Tensor, *, gamma: float, alpha: float) -> None:
+def _any_negatives(x: Tensor, loss: Tensor, s: Tensor, scratch: Tensor, *, gamma: float, alpha: float) -> None:
     """As ``_easy_negatives`` for any logit; 1 - s is sigmoid(-x)."""
     torch._C._nn.softplus(x, 1, 40, out=loss)  # type: ignore[call-arg]
     if gamma == 0:
-        torch.mul(s, alpha, out=grad)
+        s.mul_(alpha)
         return
-    _power(s, gamma, out=grad)
-    loss.mul_(grad)
-    torch.addcmul(_scalar(0.0, s.dtype), grad, s, value=alpha, out=grad)  # alpha s^(gamma + 1) in one pass
-    torch.neg(x, out=s)
-    s.sigmoid_()
-    grad.addcmul_(s, loss, value=alpha * gamma)
+    _power(s, gamma, out=scratch)
+    loss.mul_(scratch)
+    torch.addcmul(_scalar(0.0, s.dtype), scratch, s, value=alpha, out=s)  # alpha s^(gamma + 1) in one pass
+    torch.neg(x, out=scratch)
+    s.addcmul_(scratch.sigmoid_(), loss, value=alpha * gamma)
 
 
 @lru_cache(maxsize=64)

@@ -249,6 +249,23 @@ def test_chunks_do_not_show():
     torch.testing.assert_close(gradient, wanted, rtol=2e-6, atol=1e-9)
 
 
+def test_the_number_of_threads_does_not_show():
+    generator = torch.Generator().manual_seed(3)
+    logits = (torch.randn(20_000, 7, generator=generator) * 3).requires_grad_()
+    labels = torch.randint(-1, 8, (20_000,), generator=generator)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            loss = sigmoid_focal_loss(logits, labels, reduction="sum")
+            found.append((loss, torch.autograd.grad(loss, logits)[0]))
+    finally:
+        torch.set_num_threads(before)
+    for loss, gradient in found[1:]:
+        assert torch.equal(loss, found[0][0])
+        assert torch.equal(gradient, found[0][1])
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
