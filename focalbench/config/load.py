@@ -111,6 +111,7 @@ def assign(document: Document, path: KeyPath, value: Any, places: Document) -> F
     for depth, part in enumerate(path[:-1], start=1):
         if target.get(part) is None:
             target[part] = {}
+            document.keys.setdefault(path[:depth], places.mark(()) or Mark(""))
         target = target[part]
         if not isinstance(target, dict):
             return Fault(path, f"'{'.'.join(map(str, path[:depth]))}' is a value, not a section", places.mark(()))

@@ -124,6 +124,7 @@ def test_override_can_reach_into_sections_that_the_file_lacks(write):
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
+        ("los.name=ce", "-s los.name=ce: los: unknown key; did you mean 'loss'?"),
         ("loss.gama=1", "-s loss.gama=1: loss.gama: unknown key; did you mean 'gamma'?"),
         ("loss.gamma", "-s loss.gamma: should be KEY=VALUE"),
         ("=3", "-s =3: should be KEY=VALUE"),
