@@ -237,7 +237,7 @@ def _require_metric(metric: str, arms: Sequence[Arm]) -> None:
         return
     names = sorted({name for arm in arms for trial in arm.trials.values() for name in trial.metric_names()})
     if metric in names:
-        raise DataError(f"--metric {metric}: undefined (NaN) in every finished trial")
+        raise DataError(f"{metric} is undefined (NaN) in every finished trial")
     listed = ", ".join(name for name in names if not name.startswith("train/"))
     raise ConfigError(f"--metric {metric}: no such metric{_suggestion(metric, names)}; there are: {listed}")
 

@@ -37,6 +37,7 @@ MAX_DRAWN = len(_COLORS)
 MAX_BANDS = 4
 """Arms whose bands can lie upon each other and still be told apart where curves are steep."""
 _MAX_NAME = 40
+_WIDTH = 4.6  # inches; shrunk to a phone the text is still read, and a wide window enlarges the figure
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def plain(name: str) -> str:
 
 def plot_learning_curves(arms: Sequence[Arm], key: str, words: str, styles: Mapping[str, LineStyle]) -> Picture | None:
     """A logged number over the steps: mean of the seeds, and one standard deviation as a band; None where none is."""
-    figure, (axes,) = new_figure(width=6.4, height=3.6)
+    figure, (axes,) = new_figure(width=_WIDTH, height=3.0)
     num_bands = 0
     for arm in arms:
         step, mean, sd = _over_seeds(arm, key)
@@ -109,7 +110,7 @@ def plot_learning_curves(arms: Sequence[Arm], key: str, words: str, styles: Mapp
             num_bands += 1
     if not axes.lines:
         return None
-    axes.set(xlabel="training step", ylabel=words)
+    axes.set(xlabel="training step", ylabel=words, xlim=(0, None))
     _finish(axes)
     if key.startswith("train/"):
         axes.set_yscale("log")
@@ -119,7 +120,7 @@ def plot_learning_curves(arms: Sequence[Arm], key: str, words: str, styles: Mapp
 
 def plot_swept_line(grid: SweptGrid, metric: str) -> Picture:
     """The metric against one swept key: mean of the seeds with its 95 % interval by t, and every seed as a dot."""
-    figure, (axes,) = new_figure(width=6.4, height=3.4)
+    figure, (axes,) = new_figure(width=_WIDTH, height=3.0)
     x = [cell[0] for cell in grid.cells]
     results = list(grid.cells.values())
     means = np.array([result.summary.mean for result in results])
@@ -138,7 +139,7 @@ def plot_swept_line(grid: SweptGrid, metric: str) -> Picture:
 
 def plot_class_ap(classes: Sequence[str], arms: Sequence[Arm], styles: Mapping[str, LineStyle]) -> Picture:
     """AP of every class as a row of dots, one an arm, with one standard deviation over the seeds."""
-    figure, (axes,) = new_figure(width=6.4, height=max(2.2, 0.9 + 0.34 * len(classes)))
+    figure, (axes,) = new_figure(width=_WIDTH, height=max(2.2, 0.9 + 0.34 * len(classes)))
     spread = 0.6 / max(len(arms), 1)
     for number, arm in enumerate(arms):
         for row, name in enumerate(classes):
@@ -163,7 +164,7 @@ def plot_precision_recall(
         title: of the figure.
         wide: a figure of its own rather than one of many.
     """
-    figure, (axes,) = new_figure(width=6.4 if wide else 3.2, height=3.6 if wide else 2.6)
+    figure, (axes,) = new_figure(width=_WIDTH if wide else 3.2, height=3.2 if wide else 2.6)
     with_bands = wide and len(curves) <= MAX_BANDS
     for label, of_seeds in curves.items():
         table = np.stack(of_seeds)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from focalbench import __version__
 from focalbench.analysis.comparison import Comparison, compare_trials
@@ -57,5 +58,13 @@ def render_page(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "signed": signed, "p_value": p_value}
+    environment.filters |= {"number": number, "signed": signed, "p_value": p_value, "breakable": breakable}
     return environment.get_template(_TEMPLATE).render(page=page, version=__version__)
+
+
+def breakable(name: str) -> Markup:
+    """``name``, escaped, with places where a narrow column may break it: ``gamma=1,`` ``alpha=0.5``."""
+    text = str(escape(name))
+    for mark in (",", "_", "/"):
+        text = text.replace(mark, f"{mark}<wbr>")
+    return Markup(text)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
@@ -17,14 +15,13 @@ import yaml
 from focalbench.analysis.arms import Arm
 from focalbench.analysis.comparison import RULE, ArmComparison, ArmResult, Comparison
 from focalbench.analysis.published import PUBLISHED_FIGURES, ReproductionCard, reproduction_cards
-from focalbench.analysis.runs import STATUS_FILE, TrialRecord, as_number
+from focalbench.analysis.runs import TrialRecord
 from focalbench.analysis.statistics import MIN_SEEDS, summarise, t_interval
 from focalbench.analysis.swept_keys import SweptGrid, swept_grids
-from focalbench.errors import DataError
 from focalbench.report.evidence import Evidence, gather_evidence
+from focalbench.report.facts import as_text, class_names, ended_at, environment, run_facts
 from focalbench.report.figures import Picture, plot_swept_line
 from focalbench.report.formats import number, p_value, signed
-from focalbench.tracking.records import read_json
 
 _INTERVAL_WIDTH, _INTERVAL_MARGIN = 200.0, 8.0
 # Light to dark blue; the text on it turns white where black could not be read.
@@ -127,7 +124,7 @@ def build_page(
     """Gathers the page; reads logs, detections and test images, trains and evaluates nothing."""
     arms = [result.arm for result in comparison.arms]
     finished = [trial for arm in arms for trial in arm.trials.values()]
-    classes = _class_names(finished)
+    classes = class_names(finished)
     evidence = gather_evidence(comparison, classes)
     grids = swept_grids(comparison.arms)
     keys = _differing_keys(arms)
@@ -136,10 +133,10 @@ def build_page(
         title=", ".join(names[:4]),
         created=created.strftime("%Y-%m-%d %H:%M UTC"),
         lead=_lead(comparison),
-        facts=_facts(finished, trials, classes, evidence),
+        facts=run_facts(finished, trials, classes, evidence.objects_per_class),
         setting_keys=keys,
         setting_rows=[
-            (arm.label, [_text(arm.settings[key]) if key in arm.settings else "" for key in keys]) for arm in arms
+            (arm.label, [as_text(arm.settings[key]) if key in arm.settings else "" for key in keys]) for arm in arms
         ],
         comparison=comparison,
         rule=RULE,
@@ -153,7 +150,7 @@ def build_page(
         cards=reproduction_cards(comparison.arms) if comparison.metric == "val/mAP" else [],
         published=PUBLISHED_FIGURES,
         trials=[_trial_row(trial, comparison.metric) for trial in trials],
-        environment=_environment(finished),
+        environment=environment(finished),
         commands=_commands(arms, paths),
         configuration=_configuration(comparison),
     )
@@ -170,70 +167,13 @@ def _lead(comparison: Comparison) -> list[str]:
             groups.setdefault(words, []).append(f"{entry.arm} ({signed(entry.paired.difference)})")
         else:
             groups.setdefault(words, []).append(entry.arm)
-    sentences = [f"{words[0].upper()}{words[1:]}: {', '.join(labels)}." for words, labels in groups.items() if labels]
+    sentences = [
+        f"{words.capitalize().replace(':', ',')}: {', '.join(labels)}." for words, labels in groups.items() if labels
+    ]
     fewest = min((len(entry.seeds) for entry in comparison.comparisons), default=0)
     if fewest < MIN_SEEDS:
         sentences.append(f"A claim needs at least {MIN_SEEDS} paired seeds; the arm with the fewest has {fewest}.")
     return [f"{comparison.metric} against {comparison.baseline}, paired by seed.", *sentences]
-
-
-def _facts(
-    finished: Sequence[TrialRecord], trials: Sequence[TrialRecord], classes: Sequence[str], evidence: Evidence
-) -> list[tuple[str, str]]:
-    """What was run and on what; several values where trials disagree."""
-    counts = ", ".join(f"{name} {count}" for name, count in evidence.objects_per_class.items())
-    ended = sorted(time for trial in finished if (time := _ended(trial)))
-    arms, seeds = (
-        {trial.arm for trial in finished},
-        sorted({trial.seed for trial in finished if trial.seed is not None}),
-    )
-    rows = [
-        ("Trials", f"{len(finished)} finished of {len(trials)}; {len(arms)} arms, seeds {', '.join(map(str, seeds))}"),
-        ("Trained on", _distinct(finished, lambda t: _split_words(t, "train", "train_images"))),
-        ("Evaluated on", _distinct(finished, lambda t: _split_words(t, "val", "val_images"))),
-        ("Classes", f"{len(classes)}: {', '.join(classes)}"),
-        ("Test objects", counts and f"{sum(evidence.objects_per_class.values())} that count: {counts}"),
-        ("Protocol", _distinct(finished, lambda t: t.result.get("protocol"))),
-        ("Detector", _distinct(finished, _detector_words)),
-        ("Length", _distinct(finished, _length_words)),
-        ("Data root", _distinct(finished, lambda t: _section(t, "data").get("root"))),
-        ("Data fingerprint", _distinct(finished, lambda t: t.result.get("data_fingerprint"))),
-        ("Device", _distinct(finished, lambda t: _joined(t.result.get("device"), t.result.get("precision")))),
-        ("Trials ended", " to ".join(dict.fromkeys([ended[0], ended[-1]])) if ended else ""),
-    ]
-    return [(term, words) for term, words in rows if words]
-
-
-def _split_words(trial: TrialRecord, key: str, count: str) -> str:
-    data, num = _section(trial, "data"), as_number(trial.result.get(count))
-    splits = data.get(key) or (trial.result.get("split") if key == "val" else None)
-    if data.get("name") == "synthetic":
-        splits = f"generated shapes, {key}, seed {data.get('seed', 0)}"
-    return _joined(_text(splits) if splits else "", f"{num:g} images" if num is not None else "")
-
-
-def _detector_words(trial: TrialRecord) -> str:
-    model, size = _section(trial, "model"), _section(trial, "data").get("image_size")
-    parameters = as_number(trial.result.get("num_parameters"))
-    weights = model.get("weights")
-    return _joined(
-        model.get("name"),
-        model.get("backbone"),
-        f"weights {_text(weights)}" if weights else "",
-        f"{_text(size)} px" if size else "",
-        f"{parameters / 1e6:.2f} M parameters" if parameters else "",
-    )
-
-
-def _length_words(trial: TrialRecord) -> str:
-    optim, steps = _section(trial, "optim"), as_number(trial.result.get("steps"))
-    return _joined(
-        f"{steps:g} steps" if steps else "",
-        f"batch {_text(optim['batch_size'])}" if "batch_size" in optim else "",
-        optim.get("name"),
-        f"learning rate {_text(optim['lr'])}" if "lr" in optim else "",
-        optim.get("schedule"),
-    )
 
 
 def _verdict_rows(comparison: Comparison) -> list[VerdictRow]:
@@ -341,24 +281,8 @@ def _trial_row(trial: TrialRecord, metric: str) -> TrialRow:
         "-" if value is None else number(value),
         "-" if seconds is None else f"{seconds:.0f}",
         "-" if speed is None else f"{speed:.0f}",
-        _ended(trial),
+        ended_at(trial),
     )
-
-
-def _ended(trial: TrialRecord) -> str:
-    """When the trial last wrote its status, empty where nothing says it."""
-    try:
-        document = read_json(trial.folder / STATUS_FILE)
-        seconds = as_number(document.get("time")) if isinstance(document, dict) else None
-        return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    except (DataError, OverflowError, OSError, ValueError, RecursionError):
-        return ""
-
-
-def _environment(finished: Sequence[TrialRecord]) -> list[tuple[str, str]]:
-    found = [e for trial in finished if isinstance(e := trial.result.get("environment"), dict)]
-    keys = dict.fromkeys(str(key) for environment in found for key in environment)
-    return [(key, "; ".join(dict.fromkeys(_text(e[key]) for e in found if key in e))) for key in keys]
 
 
 def _commands(arms: Sequence[Arm], paths: Sequence[Path]) -> list[str]:
@@ -378,35 +302,4 @@ def _configuration(comparison: Comparison) -> str:
 
 def _differing_keys(arms: Sequence[Arm]) -> list[str]:
     keys = dict.fromkeys(key for arm in arms for key in arm.settings)
-    return [key for key in keys if len({_text(arm.settings.get(key, "")) for arm in arms}) > 1]
-
-
-def _class_names(finished: Sequence[TrialRecord]) -> list[str]:
-    names: dict[str, None] = {}
-    for trial in finished:
-        listed, per_class = trial.result.get("classes"), trial.result.get("AP")
-        for source in (listed if isinstance(listed, list) else [], per_class if isinstance(per_class, dict) else {}):
-            names |= dict.fromkeys(str(name) for name in source)
-    return list(names)
-
-
-def _section(trial: TrialRecord, name: str) -> Mapping[str, Any]:
-    section = trial.config.get(name)
-    return section if isinstance(section, dict) else {}
-
-
-def _distinct(trials: Sequence[TrialRecord], words: Any) -> str:
-    found = dict.fromkeys(_text(value) for trial in trials if (value := words(trial)))
-    return "; ".join(found)
-
-
-def _joined(*parts: Any) -> str:
-    return ", ".join(_text(part) for part in parts if part)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list | tuple) and not any(isinstance(item, list | dict) for item in value):
-        return ", ".join(_text(item) for item in value)
-    return json.dumps(value, ensure_ascii=False, default=str)
+    return [key for key in keys if len({as_text(arm.settings.get(key, "")) for arm in arms}) > 1]

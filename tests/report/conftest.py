@@ -1,9 +1,12 @@
 """A sweep's folder without any training, and a browser that is asked over a pipe."""
 
+import fcntl
 import json
 import os
+import select
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,8 +48,18 @@ WriteRun = Callable[..., Path]
 
 
 @pytest.fixture
-def write_run(tmp_path: Path, voc_root: Path, truth: dict[str, Any]) -> WriteRun:
-    """Writes finished trials: arm -> (loss section, mAP by seed); keywords replace what all trials share."""
+def write_run(tmp_path: Path, new_writer: Callable[[Path], WriteRun]) -> WriteRun:
+    """Writes finished trials into the test's own folder; see ``new_writer``."""
+    return new_writer(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def new_writer(voc_root: Path, truth: dict[str, Any]) -> Callable[[Path], WriteRun]:
+    """A writer of finished trials below a folder: arm -> (loss section, mAP by seed); keywords hold for all trials."""
+    return lambda folder: _writer(folder, voc_root, truth)
+
+
+def _writer(base: Path, voc_root: Path, truth: dict[str, Any]) -> WriteRun:
 
     def write(
         arms: dict[str, tuple[dict[str, Any], list[float | None]]],
@@ -56,7 +69,7 @@ def write_run(tmp_path: Path, voc_root: Path, truth: dict[str, Any]) -> WriteRun
         root: Path | None = voc_root,
         detections: bool = True,
     ) -> Path:
-        run = tmp_path / "runs" / "test"
+        run = base / "runs" / "test"
         for arm_number, (arm, (loss, values)) in enumerate(arms.items()):
             for seed, value in enumerate(values):
                 folder = run / f"{arm_number}-s{seed}-{arm_number:04d}{seed:04d}"
@@ -131,13 +144,15 @@ class Browser:
     """Headless Chromium with one page, spoken to over two pipes: no port, no further library."""
 
     def __init__(self, profile: Path) -> None:
-        to_browser, self._writer = os.pipe()
-        self._reader, from_browser = os.pipe()
+        to_browser, self._writer = _high_pipe()
+        self._reader, from_browser = _high_pipe()
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
         flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
         command = [CHROMIUM, *flags, f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"]
-        # Chromium reads the descriptor 3 and writes to 4.
-        wrapped = ["sh", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "sh", *command]
+        # Chromium reads from descriptor 3 and writes to 4.
+        place = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); "
+        place += "os.execv(sys.argv[3], sys.argv[3:])"
+        wrapped = [sys.executable, "-c", place, str(to_browser), str(from_browser), *command]
         self._process = subprocess.Popen(
             wrapped, pass_fds=(to_browser, from_browser), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -145,6 +160,9 @@ class Browser:
         os.close(from_browser)
         self._buffer, self._last_id, self._session = b"", 0, ""
         self.events: list[dict[str, Any]] = []
+
+    def attach(self) -> None:
+        """Takes the first page, and listens to all that it says and asks for."""
         target = next(t for t in self.ask("Target.getTargets")["targetInfos"] if t["type"] == "page")
         attached = self.ask("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         self._session = attached["sessionId"]
@@ -187,6 +205,8 @@ class Browser:
         try:
             self.ask("Browser.close")
             self._process.wait(20)
+        except (OSError, AssertionError, subprocess.TimeoutExpired):
+            pass  # ended already, or does not want to
         finally:
             self._process.kill()
             self._process.wait()
@@ -195,6 +215,7 @@ class Browser:
 
     def _read(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:
+            assert select.select([self._reader], [], [], 60)[0], "the browser said nothing for 60 s"
             chunk = os.read(self._reader, 1 << 16)
             assert chunk, "the browser ended"
             self._buffer += chunk
@@ -207,5 +228,17 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     if shutil.which(CHROMIUM) is None:
         pytest.skip(f"{CHROMIUM} is not installed (Debian's package chromium)")
     found = Browser(tmp_path_factory.mktemp("chromium"))
-    yield found
-    found.close()
+    try:
+        found.attach()
+        yield found
+    finally:
+        found.close()
+
+
+def _high_pipe() -> tuple[int, int]:
+    """A pipe whose descriptors are not among those that a child is given by number."""
+    ends = os.pipe()
+    high = tuple(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends)
+    for end in ends:
+        os.close(end)
+    return high[0], high[1]

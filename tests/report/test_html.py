@@ -1,0 +1,277 @@
+"""The page from files to HTML: what it must say, what it must never let through, and how a browser shows it."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from focalbench.errors import ConfigError, DataError, StorageError
+from focalbench.report.html import breakable, write_report
+
+CE = [0.600, 0.605, 0.595, 0.602, 0.598, 0.601]
+GRID = {"ce": ({"name": "ce"}, CE)} | {
+    f"gamma={gamma:g},alpha={alpha:g}": (
+        {"name": "focal", "gamma": gamma, "alpha": alpha},
+        [value + 0.02 * gamma - 0.01 * (alpha == 0.5) + 0.0005 * seed for seed, value in enumerate(CE)],
+    )
+    for gamma in (0.5, 1.0, 2.0)
+    for alpha in (0.25, 0.5)
+}
+HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)> $\\frac{1$ & {{ 7 * 7 }} 漢'
+WriteRun = Callable[..., Path]
+
+
+class Reader(HTMLParser):
+    """Tags with their attributes, and the visible text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._hidden = False
+        self.feed(html)
+        self.text = " ".join(self.text.split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._hidden = tag == "style"
+        self.text += "" if tag == "wbr" else " "
+
+    def handle_endtag(self, tag: str) -> None:
+        self._hidden = False
+
+    def handle_data(self, data: str) -> None:
+        self.text += "" if self._hidden else data
+
+    def named(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def report(run: Path, **keywords: Any) -> Reader:
+    page = run.parent / "page.html"
+    write_report([run], page, **keywords)
+    return Reader(page.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def grid_page(new_writer: Callable[[Path], WriteRun], tmp_path_factory: pytest.TempPathFactory) -> Reader:
+    """The page of ``GRID``, made once."""
+    return report(new_writer(tmp_path_factory.mktemp("grid"))(GRID))
+
+
+def test_page_says_what_the_sweep_showed(grid_page: Reader) -> None:
+    for words in (
+        "gamma=2,alpha=0.25 (+0.0413)",  # the lead: better, with the difference
+        "42 finished of 42; 7 arms, seeds 0, 1, 2, 3, 4, 5",
+        "2007/train, 6 images",
+        "2007/val, 8 images",
+        "What these seeds can resolve",
+        "loss.gamma",
+        "focal loss by gamma, best alpha each: agrees",
+        "Holm-corrected",
+        "torch 2.15.0",
+        "focalbench run",
+        "name: gamma-alpha",  # the resolved configuration
+        "2026-09-21 14:13 UTC",
+    ):
+        assert words in grid_page.text, words
+    assert "Better: gamma=0.5,alpha=0.25" in grid_page.text
+
+
+def test_heat_map_has_a_cell_for_each_arm_and_the_interval_of_the_mean(grid_page: Reader) -> None:
+    cells = re.findall(r"(0\.\d{4}) ± (0\.\d{4}), n 6", grid_page.text)
+    values = np.array(GRID["gamma=2,alpha=0.25"][1])
+    half = 2.5706 * values.std(ddof=1) / np.sqrt(6)  # t quantile for 5 degrees of freedom
+    assert len(cells) == 6
+    assert (f"{values.mean():.4f}", f"{half:.4f}") in cells
+
+
+def test_interval_is_drawn_where_the_figures_are(grid_page: Reader) -> None:
+    lines = [tag for name, tag in grid_page.tags if name in ("svg", "line", "ellipse")]
+    start = next(n for n, tag in enumerate(lines) if (tag.get("aria-label") or "").startswith("+0.0413"))
+    zero, interval, dot = lines[start + 1 : start + 4]
+    low, high, point = (float(tag[key] or "nan") for tag, key in ((interval, "x1"), (interval, "x2"), (dot, "cx")))
+    assert float(zero["x1"] or "nan") < low < point < high <= 200
+
+
+def test_pictures_are_inside_and_described(grid_page: Reader) -> None:
+    pictures = grid_page.named("img")
+    # 2 learning curves, AP per class, precision and recall with 4 classes; 4 images and 6 crops of each of 7 arms
+    assert len(pictures) == 2 + 1 + 5 + 4 * 7 + 6 * 7
+    for picture in pictures:
+        assert re.match(r"data:image/(svg\+xml|jpeg|png);base64,", picture["src"] or "")
+        assert len(picture["alt"] or "") > 10
+        assert int(picture["width"] or 0) > 0
+
+
+def test_nothing_is_loaded_and_nothing_runs(grid_page: Reader) -> None:
+    assert not grid_page.named("script")
+    assert not grid_page.named("iframe")
+    for _, attributes in grid_page.tags:
+        for name, value in attributes.items():
+            if name in ("src", "href", "srcset", "action", "data", "poster"):
+                assert (value or "").startswith(("data:", "#")), value
+            assert not name.startswith("on")
+    policy = next(
+        tag["content"] for tag in grid_page.named("meta") if tag.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert "default-src 'none'" in (policy or "")
+
+
+def test_anchors_headings_and_tables_are_sound(grid_page: Reader) -> None:
+    ids = [attributes["id"] for _, attributes in grid_page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {f"#{name}" for name in ids} == {link["href"] for link in grid_page.named("a")}
+    assert len(grid_page.named("caption")) == len(grid_page.named("table"))
+    assert len(grid_page.named("h1")) == 1
+    assert grid_page.named("html")[0]["lang"] == "en"
+    assert all("scope" in cell for cell in grid_page.named("th"))
+
+
+def test_hostile_names_stay_text(write_run: WriteRun) -> None:
+    classes = [HOSTILE, "_cross", "square", "triangle"]
+    arms = {"ce": ({"name": "ce"}, CE), HOSTILE: ({"name": "focal", "label": HOSTILE}, CE)}
+    run = write_run(arms, name=HOSTILE, classes=classes)
+    failed = next(run.glob("1-s5-*"))
+    (failed / "status.json").write_text(json.dumps({"state": "failed", "error": HOSTILE}))
+    page = report(run)
+    assert not page.named("script")
+    assert all("onerror" not in attributes for _, attributes in page.tags)
+    assert all((tag["src"] or "").startswith("data:") for tag in page.named("img"))
+    assert " ".join(HOSTILE.split()) in page.text
+    assert "49" not in re.findall(r"& (\S+) 漢", page.text)
+
+
+def test_breaks_are_the_only_markup_in_a_name() -> None:
+    assert breakable("a<b>,c_d") == "a&lt;b&gt;,<wbr>c_<wbr>d"
+
+
+def test_images_that_are_gone_are_said_to_be(write_run: WriteRun, tmp_path: Path) -> None:
+    page = report(write_run({"ce": ({"name": "ce"}, CE)}, root=tmp_path / "gone"))
+    assert "Not drawn: " in page.text
+    assert str(tmp_path / "gone") in page.text
+    assert "nothing is annotated there" in page.text  # false positives need no image
+    assert all("Crop" not in (picture["alt"] or "") for picture in page.named("img"))
+
+
+def test_images_annotated_otherwise_by_now_are_not_shown(write_run: WriteRun, tmp_path: Path, voc_root: Path) -> None:
+    changed = shutil.copytree(voc_root, tmp_path / "changed")
+    for annotation in (changed / "VOC2007" / "Annotations").glob("val_*.xml"):
+        text = annotation.read_text()
+        annotation.write_text(re.sub(r"<xmin>\d+</xmin>", "<xmin>1</xmin>", text))
+    page = report(write_run({"ce": ({"name": "ce"}, CE)}, root=changed))
+    assert "other objects than when it was evaluated" in page.text
+
+
+def test_without_detections_the_rest_is_there(write_run: WriteRun) -> None:
+    run = write_run(GRID, detections=False)
+    page = report(run)
+    assert "no trial has usable detections" in page.text
+    assert "detections.npz is missing" in page.text
+    assert len(page.named("img")) == 3  # learning curves and AP per class
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"not a zip"])
+def test_damaged_detections_leave_one_trial_out(write_run: WriteRun, content: bytes) -> None:
+    run = write_run({"ce": ({"name": "ce"}, CE)})
+    damaged = next(run.glob("0-s3-*"))
+    (damaged / "detections.npz").write_bytes(content)
+    page = report(run)
+    assert "ce, seed 3" in page.text
+    assert "cannot be read" in page.text
+
+
+def test_detections_that_contradict_themselves_are_left_out(write_run: WriteRun) -> None:
+    run = write_run({"ce": ({"name": "ce"}, [0.6])})
+    path = next(run.glob("*/detections.npz"))
+    arrays = dict(np.load(path))
+    np.savez(path, **(arrays | {"image": arrays["image"] + 1000}))
+    assert "image numbers beyond its list of images" in report(run).text
+
+
+def test_one_seed_makes_no_claim(write_run: WriteRun) -> None:
+    page = report(write_run({"ce": ({"name": "ce"}, [0.6]), "focal": ({"name": "focal"}, [0.7])}))
+    assert "One seed, no claim: focal." in page.text
+    assert "A claim needs at least 6 paired seeds; the arm with the fewest has 1." in page.text
+    assert "no interval from one pair" in page.text
+
+
+def test_one_arm_and_a_single_trial(write_run: WriteRun) -> None:
+    run = write_run({"ce": ({"name": "ce"}, CE)})
+    assert "One arm: nothing to compare it with." in report(run).text
+    assert "1 finished of 1" in report(next(run.glob("0-s0-*"))).text
+
+
+def test_unfinished_trials_are_listed_with_their_reasons(write_run: WriteRun) -> None:
+    run = write_run({"ce": ({"name": "ce"}, CE), "focal": ({"name": "focal"}, CE)})
+    folders = sorted(run.glob("1-*"))
+    (folders[0] / "status.json").write_text(json.dumps({"state": "failed", "step": 7, "error": "the loss is NaN"}))
+    (folders[1] / "result.json").write_text('{"val/mAP": 0.')
+    (folders[2] / "status.json").write_text(json.dumps({"state": "running", "step": 3, "steps": 50}))
+    page = report(run)
+    assert "Not counted (3), and why." in page.text
+    assert "failed at step 7: the loss is NaN" in page.text
+    assert "result.json cannot be read" in page.text
+    assert "running at step 3 of 50" in page.text
+
+
+def test_nan_metrics_are_left_out_in_words(write_run: WriteRun) -> None:
+    page = report(write_run({"ce": ({"name": "ce"}, CE), "focal": ({"name": "focal"}, [None, *CE[1:]])}))
+    assert "focal: val/mAP is undefined (NaN) or missing for seed 0" in page.text
+
+
+def test_no_value_at_all_is_an_error_in_words(write_run: WriteRun) -> None:
+    with pytest.raises(DataError, match="undefined \\(NaN\\) in every finished trial"):
+        report(write_run({"ce": ({"name": "ce"}, [None, None])}))
+
+
+def test_arms_beyond_what_a_figure_holds_are_in_the_tables_only(write_run: WriteRun) -> None:
+    arms = {f"a{n}": ({"name": "focal", "gamma": float(n)}, [0.5 + 0.01 * n]) for n in range(10)}
+    page = report(write_run({"ce": ({"name": "ce"}, [0.1])} | arms, detections=False))
+    assert "in the tables only: a0, a1, a2" in page.text
+    assert "a0" in page.text.split("Trials")[-1]
+
+
+def test_loss_figures_of_analyze_are_taken_over(write_run: WriteRun) -> None:
+    run = write_run({"ce": ({"name": "ce"}, [0.6])})
+    folder = next(run.glob("0-*")) / "analysis"
+    assert "no trial was analysed" in report(run).text
+    folder.mkdir()
+    Image.new("RGB", (30, 20)).save(folder / "cumulative_loss.png")
+    (folder / "calibration.png").write_text("<svg onload=alert(1)>")
+    page = report(run)
+    taken = [picture for picture in page.named("img") if "Cumulative" in (picture["alt"] or "")]
+    assert [(picture["width"], picture["height"]) for picture in taken] == [("30", "20")]
+    assert not any("Reliability" in (picture["alt"] or "") for picture in page.named("img"))
+
+
+def test_baseline_can_be_chosen(write_run: WriteRun) -> None:
+    run = write_run({"ce": ({"name": "ce"}, CE), "focal": ({"name": "focal"}, [v + 0.05 for v in CE])})
+    assert "val/mAP against focal, paired by seed. Worse: ce (-0.0500)." in report(run, baseline="focal").text
+    with pytest.raises(ConfigError, match="no such arm; did you mean 'focal'"):
+        report(run, baseline="focl")
+
+
+def test_page_is_replaced_whole_or_not_at_all(write_run: WriteRun, tmp_path: Path) -> None:
+    run = write_run({"ce": ({"name": "ce"}, [0.6])}, detections=False)
+    page = tmp_path / "new" / "folder" / "page.html"
+    write_report([run], page)
+    before = page.read_bytes()
+    shutil.rmtree(run)
+    with pytest.raises(DataError):
+        write_report([run], page)
+    assert page.read_bytes() == before
+    assert [path.name for path in page.parent.iterdir()] == ["page.html"]
+
+
+def test_a_file_in_the_way_of_the_folder(write_run: WriteRun, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="file"):
+        write_report([write_run({"ce": ({"name": "ce"}, [0.6])}, detections=False)], tmp_path / "file" / "page.html")
