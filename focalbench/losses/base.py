@@ -148,8 +148,10 @@ def balance_from_counts(positives: int, negatives: int, *, name: str = "alpha: a
     """The alpha that gives both sides the same total weight: alpha / (1 - alpha) = negatives / positives.
 
     Raises:
-        ValueError: without positives there is nothing to balance.
+        ValueError: one side is empty.
     """
     if positives <= 0:
         raise ValueError(f"{name} needs positive anchors, but none were counted on the training set")
+    if negatives <= 0:
+        raise ValueError(f"{name} needs negatives, but none were counted: without a background use a number or null")
     return negatives / (negatives + positives)

@@ -150,14 +150,14 @@ class RegionLoss(nn.Module):
     def count(self, anchors: Tensor, targets: Targets) -> Counts:
         """What ``classification`` has to balance, for ``alpha: auto``, over a batch on one canvas.
 
-        Classes: responsible boxes of each class, and as negatives the K - 1 other classes of each. Objectness: see
-        :meth:`count_objectness`.
+        Classes: responsible boxes of each class and no background; the K - 1 other classes of each box are negatives
+        that a sigmoid loss adds itself. Objectness: see :meth:`count_objectness`.
         """
         if self.apply_to == "objectness":
             return self.count_objectness(anchors, targets)
         labels = _class_labels(self._responsible(anchors, targets), targets)
         positives = torch.bincount(labels[labels >= 0], minlength=self.num_classes).tolist()
-        return Counts(tuple(positives), sum(positives) * (self.num_classes - 1))
+        return Counts(tuple(positives), negatives=0)
 
     def count_objectness(self, anchors: Tensor, targets: Targets) -> Counts:
         """Responsible boxes and all others: which of those will be ignored, the training decides."""

@@ -208,6 +208,15 @@ def test_auto_needs_counts(name):
         LOSSES[name](num_classes=K, alpha="auto", counts=Counts((0, 0, 0), 10))
 
 
+def test_auto_without_background_balances_the_classes_of_a_positive():
+    """YOLOv2's class term: K - 1 negatives for each positive under sigmoids, none at all under a softmax."""
+    counts = Counts((5, 5, 10), 0)
+    alpha = LOSSES["balanced_ce"](num_classes=K, alpha="auto", counts=counts).scheduled()["alpha"]
+    assert alpha == pytest.approx((K - 1) / K)
+    with pytest.raises(ValueError, match="negatives"):
+        LOSSES["softmax_balanced_ce"](num_classes=K, alpha="auto", counts=counts)
+
+
 def test_auto_gives_both_sides_the_same_weight():
     alpha = build("balanced_ce", alpha="auto").scheduled()["alpha"]
     positives, elements = 60, 1060 * K
