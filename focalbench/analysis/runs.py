@@ -91,7 +91,10 @@ def as_number(value: Any) -> float | None:
     """``value`` as a finite float, or None; booleans are no numbers."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if math.isfinite(value) else None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # JSON's integers have no largest
+        return None
 
 
 def metric_name(name: str) -> str:

@@ -18,7 +18,7 @@ from focalbench.tracking.drawing import draw_detections
 
 NUM_IMAGES = 4
 NUM_FALSE_POSITIVES = 6
-_SHORT_SIDE = 384  # pixels; larger photographs are shrunk to it
+_SHORT_SIDE = 384  # pixels of every drawn photograph: names and scores have one size across images
 _CONTEXT = 0.6  # of the box's longer side, shown around it on each side
 
 
@@ -66,7 +66,7 @@ def embed_photograph(pixels: NDArray[np.uint8]) -> str:
 
 
 def _drawn(photograph: NDArray[np.uint8], number: int, found: FoundObjects, label: str) -> Picture:
-    shown, factor = _shrunk(photograph)
+    shown, factor = _resized(photograph)
     here, objects = found.detections.image == number, found.truth.image == number
     # Cut, not rounded: the least sure of the equal share must stay above it.
     threshold = np.floor(found.equal_share_score() * 1000) / 1000
@@ -110,10 +110,9 @@ def _continuous(boxes: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.asarray(boxes, np.float64) - np.array([1.0, 1, 0, 0])
 
 
-def _shrunk(photograph: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:
+def _resized(photograph: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:
+    """The photograph with a short side of ``_SHORT_SIDE``, and the factor."""
     height, width = photograph.shape[:2]
     factor = _SHORT_SIDE / min(height, width)
-    if factor >= 1:
-        return photograph, 1.0
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     return np.array(Image.fromarray(photograph).resize(size, Image.Resampling.BICUBIC)), factor
