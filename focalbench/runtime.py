@@ -41,6 +41,11 @@ def set_threads(num_threads: int) -> None:
     torch.set_num_threads(num_threads)
 
 
+def has_gpu_driver() -> bool:
+    """Whether a GPU could be there at all, told from the driver's device files without loading torch."""
+    return os.name == "nt" or any(os.path.exists(path) for path in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))
+
+
 def resolve_device(name: str) -> torch.device:
     """The device for ``auto | cpu | cuda | cuda:N``.
 

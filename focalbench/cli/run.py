@@ -33,9 +33,7 @@ def run(
     device: Annotated[
         str | None, typer.Option(help="auto, cpu, cuda or cuda:N. [default: run.device]", show_default=False)
     ] = None,
-    launcher: Annotated[
-        str | None, typer.Option(help="local. [default: run.launcher]", show_default=False)
-    ] = None,
+    launcher: Annotated[str | None, typer.Option(help="local. [default: run.launcher]", show_default=False)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the trials and train nothing.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew; older results are set aside.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train failed trials again.")] = False,

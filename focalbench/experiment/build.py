@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,19 +13,16 @@ from torch import Tensor, nn
 
 from focalbench.boxes.priors import VOC_PRIORS, fit_priors
 from focalbench.boxes.yolo import PRIOR_UNIT
-from focalbench.config.data import SyntheticData
 from focalbench.config.model import YoloV2Config
-from focalbench.config.paths import data_root
 from focalbench.config.schema import ExperimentConfig
-from focalbench.data.cache import choose_cache_dir
 from focalbench.data.dataset import DetectionData, load_data
 from focalbench.data.multiscale import multiscale_size, resize_batch
-from focalbench.data.synthetic import ensure_synthetic
 from focalbench.data.transforms import Augment
 from focalbench.data.voc import Classes
 from focalbench.errors import ConfigError
 from focalbench.experiment.batches import AugmentedBatches, Resize
 from focalbench.experiment.build_loss import class_activation
+from focalbench.experiment.locations import cache_dir, canvas_size, class_setting, data_location
 from focalbench.models import MODELS
 from focalbench.structures import Targets
 from focalbench.training.evaluate import DetectionSettings
@@ -47,35 +43,6 @@ class DataSets:
 
     train: DetectionData
     val: DetectionData
-
-
-def data_location(config: ExperimentConfig) -> tuple[Path, tuple[str, ...], tuple[str, ...]]:
-    """Root folder, training splits and evaluation splits; a synthetic set is made where it is not there yet.
-
-    Raises:
-        ConfigError: when no root is given.
-    """
-    data = config.data
-    if isinstance(data, SyntheticData):
-        root = ensure_synthetic(cache_dir(config), num_train=data.num_train, num_val=data.num_val, seed=data.seed)
-        return root, ("2007/train",), ("2007/val",)
-    return data_root(config), data.train, data.val
-
-
-def class_setting(config: ExperimentConfig) -> Classes:
-    """Which classes are asked for; a synthetic set has its own."""
-    return "auto" if isinstance(config.data, SyntheticData) else config.data.classes
-
-
-def cache_dir(config: ExperimentConfig) -> Path:
-    """Where decoded images are kept."""
-    return choose_cache_dir(config.data.cache_dir)
-
-
-def canvas_size(config: ExperimentConfig) -> tuple[int, int]:
-    """(height, width) of the network's input in pixels."""
-    size = config.data.image_size
-    return (size, size) if isinstance(size, int) else size
 
 
 def build_data(config: ExperimentConfig) -> DataSets:

@@ -24,6 +24,7 @@ from focalbench.errors import CheckpointError, ConfigError, DataError, Focalbenc
 from focalbench.experiment import build
 from focalbench.experiment.batches import PlainImages
 from focalbench.experiment.build_loss import Uncounted, build_criterion
+from focalbench.experiment.locations import cache_dir, canvas_size, data_location
 from focalbench.experiment.trial_files import CHECKPOINTS, CONFIG_FILE, RESULT_FILE, status_of
 from focalbench.runtime import resolve_device, resolve_precision
 from focalbench.tracking.hparams import flatten
@@ -91,7 +92,7 @@ class TrainedTrial:
             image_size=self.canvas,
             fit=self.fit,
             cache=self.config.data.cache,
-            cache_dir=build.cache_dir(self.config),
+            cache_dir=cache_dir(self.config),
         )
 
     def detect(self, data: DetectionData) -> FlatArrays:
@@ -136,7 +137,7 @@ def load_trained(
         model=model.to(where, memory_format=memory_format).eval(),  # type: ignore[call-overload]
         criterion=criterion.to(where).eval(),
         classes=classes,
-        canvas=build.canvas_size(config),
+        canvas=canvas_size(config),
         fit=config.data.fit,
         step=int(checkpoint["step"]),
         settings=build.detection_settings(config),
@@ -240,7 +241,7 @@ def _location(config: ExperimentConfig, root: Path | None, *, own_splits: bool) 
     if config.data.name != "voc":
         if root is not None and own_splits:
             raise ConfigError("--root: the trial was evaluated on generated images; give --split too")
-        where, _, val = build.data_location(config)
+        where, _, val = data_location(config)
         return root or where, val
     if root is not None:
         return root, config.data.val

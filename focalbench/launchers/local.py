@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from focalbench.experiment.trial_files import finished_result, write_status
 from focalbench.launchers.job import Job, Outcome
-from focalbench.runtime import StopFlag
+from focalbench.runtime import StopFlag, has_gpu_driver
 
 LOG_FILE = "workers.log"
 _POLL_S = 0.2
@@ -58,8 +58,8 @@ def plan_slots(num_trials: int, device: str, trials_per_device: int) -> Slots:
 
 def _gpus(device: str) -> list[str]:
     """Names of the GPUs to use; empty for a CPU."""
-    if device == "cpu":
-        return []
+    if device == "cpu" or (device == "auto" and not has_gpu_driver()):
+        return []  # without waiting for torch to load
     from focalbench.runtime import resolve_device
 
     first = str(resolve_device(device))

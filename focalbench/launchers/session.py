@@ -12,7 +12,7 @@ from focalbench.config.sweep import Trial
 from focalbench.data.check import check_data, raise_for_errors
 from focalbench.data.faults import summarise
 from focalbench.errors import BusyError, ConfigError
-from focalbench.experiment.build import cache_dir, class_setting, data_location
+from focalbench.experiment.locations import cache_dir, class_setting, data_location
 from focalbench.experiment.sweep import open_sweep, trial_state, write_results
 from focalbench.experiment.trial_files import finished_result
 from focalbench.launchers.job import Job, Outcome

@@ -1,0 +1,41 @@
+"""Where a configuration's data lie, and on which canvas: what must be known before torch is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from focalbench.config.data import SyntheticData
+from focalbench.config.paths import data_root
+from focalbench.config.schema import ExperimentConfig
+from focalbench.data.cache import choose_cache_dir
+from focalbench.data.synthetic import ensure_synthetic
+from focalbench.data.voc import Classes
+
+
+def data_location(config: ExperimentConfig) -> tuple[Path, tuple[str, ...], tuple[str, ...]]:
+    """Root folder, training splits and evaluation splits; a synthetic set is made where it is not there yet.
+
+    Raises:
+        ConfigError: when no root is given.
+    """
+    data = config.data
+    if isinstance(data, SyntheticData):
+        root = ensure_synthetic(cache_dir(config), num_train=data.num_train, num_val=data.num_val, seed=data.seed)
+        return root, ("2007/train",), ("2007/val",)
+    return data_root(config), data.train, data.val
+
+
+def class_setting(config: ExperimentConfig) -> Classes:
+    """Which classes are asked for; a synthetic set has its own."""
+    return "auto" if isinstance(config.data, SyntheticData) else config.data.classes
+
+
+def cache_dir(config: ExperimentConfig) -> Path:
+    """Where decoded images are kept."""
+    return choose_cache_dir(config.data.cache_dir)
+
+
+def canvas_size(config: ExperimentConfig) -> tuple[int, int]:
+    """(height, width) of the network's input in pixels."""
+    size = config.data.image_size
+    return (size, size) if isinstance(size, int) else size
