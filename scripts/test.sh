@@ -2,4 +2,6 @@
 # Runs the tests in .venv; arguments go to pytest, as in: bash scripts/test.sh tests/losses -k focal
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 prepare_environment dev
-exec .venv/bin/python -m pytest "$@"
+# One process a core, each with one thread: two that share cores slow each other down.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+exec .venv/bin/python -m pytest --numprocesses auto --dist worksteal "$@"
