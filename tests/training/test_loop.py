@@ -15,21 +15,15 @@ from focalbench.training.loop import Meter, Plan, StepSettings, TrainState, fit
 CPU = StepSettings(torch.device("cpu"), torch.float32, clip_norm=1.0)
 
 
-class _Classification:
-    def __init__(self) -> None:
-        self.progress: list[float] = []
-
-    def set_progress(self, fraction: float) -> None:
-        self.progress.append(fraction)
-
-
 class _Loss(nn.Module):
     """A stand-in for a criterion: the mean squared output; ``poison`` makes one step's loss NaN."""
 
     def __init__(self, poison: int | None = None) -> None:
         super().__init__()
-        self.classification = _Classification()
-        self.poison, self.calls = poison, 0
+        self.poison, self.calls, self.progress = poison, 0, []
+
+    def set_progress(self, fraction: float) -> None:
+        self.progress.append(fraction)
 
     def forward(self, outputs: Tensor, targets: Targets) -> dict[str, Tensor]:
         self.calls += 1
@@ -139,7 +133,7 @@ def test_divergence_names_step_loss_and_rate_and_saves_nothing_of_it() -> None:
 def test_the_loss_hears_of_the_progress_before_each_step() -> None:
     state = _state()
     fit(state, _batch, _plan(4, 4), CPU, _Events(), StopFlag())
-    assert state.criterion.classification.progress == [0, 0.25, 0.5, 0.75]
+    assert state.criterion.progress == [0, 0.25, 0.5, 0.75]
 
 
 def test_a_halved_learning_rate_is_used_and_logged() -> None:
