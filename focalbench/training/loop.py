@@ -219,6 +219,8 @@ def evaluate_or_stop(state: TrainState, events: LoopEvents) -> None:
     except InterruptedTrial:
         events.checkpoint(state)
         raise
+    finally:
+        state.model.train()  # whatever the evaluation left: batch norm must go on learning
     state.evaluated = state.step
 
 

@@ -91,13 +91,14 @@ def test_two_runs_of_one_seed_are_identical(write_config: Write, tmp_path: Path)
     assert len(_lines(tmp_path / "a")) >= 5
 
 
-@pytest.mark.parametrize("loss", ["focal", "ghm"])
-def test_resumed_equals_unbroken(write_config: Write, tmp_path: Path, loss: str) -> None:
-    trial = _trial(write_config(), f"loss.name={loss}", "optim.ema=0.5")
+@pytest.mark.parametrize(("loss", "stop_at"), [("focal", 2), ("ghm", 4), ("focal", 4)])
+def test_resumed_equals_unbroken(write_config: Write, tmp_path: Path, loss: str, stop_at: int) -> None:
+    ema = "optim.ema=0.5" if stop_at == 2 else "optim.ema=null"
+    trial = _trial(write_config(), f"loss.name={loss}", ema)  # evaluated after steps 3 and 6
     _run(trial, tmp_path / "whole")
     stop = StopFlag()
     with pytest.raises(InterruptedTrial):
-        _run(trial, tmp_path / "broken", stop, _stop_at(2, stop))
+        _run(trial, tmp_path / "broken", stop, _stop_at(stop_at, stop))
     status = json.loads((tmp_path / "broken" / "status.json").read_text())
     assert status["state"] == "interrupted"
     steps = [line["step"] for line in _lines(tmp_path / "broken")]
@@ -107,7 +108,8 @@ def test_resumed_equals_unbroken(write_config: Write, tmp_path: Path, loss: str)
     whole, resumed = (load_newest(tmp_path / name / "checkpoints") for name in ("whole", "broken"))
     assert whole is not None
     assert resumed is not None
-    for part in ("model", "ema", "optimizer", "criterion", "rng"):
+    assert {"model", "optimizer", "criterion", "rng"} <= whole.keys() == resumed.keys()
+    for part in whole.keys() - {"seconds"}:
         assert _equal(whole[part], resumed[part]), part
 
 

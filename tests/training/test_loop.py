@@ -45,6 +45,7 @@ class _Events:
         self.logs.append((state.step, values))
 
     def evaluate(self, state: TrainState) -> None:
+        state.model.eval()  # as an evaluation may leave it
         if self.interrupt_evaluation:
             raise InterruptedTrial("stopped", 15)
         self.evaluations.append(state.step)
@@ -108,6 +109,13 @@ def test_resumed_equals_unbroken_even_between_two_log_lines() -> None:
     assert torch.equal(second.model.weight, unbroken.model.weight)
     assert broken.logs + rest.logs == whole.logs
     assert broken.evaluations + rest.evaluations == whole.evaluations == [5, 10]
+
+
+def test_every_step_trains_also_after_an_evaluation() -> None:
+    state, modes = _state(), []
+    state.model.register_forward_hook(lambda module, inputs, output: modes.append(module.training))
+    fit(state, _batch, _plan(6, 2, 4, 6), CPU, _Events(), StopFlag())
+    assert modes == [True] * 6
 
 
 def test_a_stop_during_an_evaluation_leaves_it_to_be_done_again() -> None:
