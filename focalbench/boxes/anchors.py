@@ -1,5 +1,7 @@
 """Anchor boxes of dense detectors (arXiv:1708.02002, sec. 4, "Anchors")."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import torch
@@ -40,3 +42,45 @@ def grid_anchors(cell: Tensor, feature_size: tuple[int, int], stride: tuple[floa
     y, x = torch.meshgrid(ys, xs, indexing="ij")
     centres = torch.stack((x, y, x, y), dim=-1).reshape(-1, 1, 4)
     return (centres + cell).reshape(-1, 4)
+
+
+class AnchorPyramid:
+    """The anchors of a feature pyramid: on each level the same shapes, in sizes that grow with its stride.
+
+    Args:
+        num_levels: levels from P3 (stride 8) up, each with twice the stride of the one before.
+        scale: side of a level's smallest square anchor in strides.
+        octaves: sizes a level, evenly spaced within an octave.
+        ratios: height / width.
+    """
+
+    def __init__(self, num_levels: int, *, scale: float, octaves: int, ratios: Sequence[float]) -> None:
+        self.strides = tuple(8 * 2**level for level in range(num_levels))
+        factors = [2 ** (step / octaves) for step in range(octaves)]
+        self._cells = [cell_anchors([scale * s * factor for factor in factors], ratios) for s in self.strides]
+        self._placed: dict[tuple[tuple[tuple[int, int], ...], torch.device], tuple[Tensor, tuple[int, ...]]] = {}
+
+    def sizes(self) -> Tensor:
+        """(L * A, 2) float32 widths and heights in pixels of the anchors of one cell of every level."""
+        cells = torch.cat(self._cells)
+        return cells[:, 2:] - cells[:, :2]
+
+    def place(self, feature_sizes: tuple[tuple[int, int], ...], device: torch.device) -> tuple[Tensor, tuple[int, ...]]:
+        """(R, 4) anchors of all levels and how many each has; kept for the next batch of the same size.
+
+        Args:
+            feature_sizes: (height, width) of each level's feature map in cells.
+        """
+        key = (feature_sizes, device)
+        if key not in self._placed:
+            grids = [
+                grid_anchors(cell, size, (stride, stride))
+                for cell, size, stride in zip(self._cells, feature_sizes, self.strides, strict=True)
+            ]
+            self._placed[key] = torch.cat(grids).to(device), tuple(len(grid) for grid in grids)
+        return self._placed[key]
+
+    def on_canvas(self, canvas: tuple[int, int]) -> Tensor:
+        """(R, 4) anchors on a canvas of (H, W) pixels, on the CPU."""
+        sizes = tuple((-(-canvas[0] // s), -(-canvas[1] // s)) for s in self.strides)
+        return self.place(sizes, torch.device("cpu"))[0]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from focalbench.boxes.anchors import cell_anchors, grid_anchors
+from focalbench.boxes.anchors import AnchorPyramid
 from focalbench.boxes.coding import decode_boxes
 from focalbench.models.backbones import BACKBONES, HEAD_DEFAULTS, HeadDefaults
 from focalbench.models.fpn import FeaturePyramid
@@ -17,6 +17,17 @@ from focalbench.models.heads import Subnet, class_subnet
 from focalbench.models.postprocess import class_scores, select_detections, top_candidates
 from focalbench.models.weights import load_backbone_weights
 from focalbench.structures import Detections, HeadOutputs
+
+
+def head_settings(backbone: str, **given: float | None) -> HeadDefaults:
+    """What suits ``backbone``, with those of ``given`` (fields of ``HeadDefaults``) in its place that are not None."""
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return dataclasses.replace(HEAD_DEFAULTS.get(backbone, HeadDefaults()), **chosen)
+
+
+def anchor_pyramid(head: HeadDefaults, ratios: Sequence[float]) -> AnchorPyramid:
+    """The anchors of a RetinaNet with this head."""
+    return AnchorPyramid(head.num_levels, scale=head.anchor_scale, octaves=head.anchor_octaves, ratios=ratios)
 
 
 class RetinaNet(nn.Module):
@@ -57,22 +68,18 @@ class RetinaNet(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes, self.activation, self.pre_nms_top = num_classes, activation, pre_nms_top
-        chosen = {
-            "fpn_channels": fpn_channels,
-            "num_levels": num_levels,
-            "head_convs": head_convs,
-            "anchor_scale": anchor_scale,
-            "anchor_octaves": anchor_octaves,
-        }
-        given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
-        head = dataclasses.replace(HEAD_DEFAULTS.get(backbone, HeadDefaults()), **given)
+        head = head_settings(
+            backbone,
+            fpn_channels=fpn_channels,
+            num_levels=num_levels,
+            head_convs=head_convs,
+            anchor_scale=anchor_scale,
+            anchor_octaves=anchor_octaves,
+        )
         self.backbone = BACKBONES[backbone](norm)
         load_backbone_weights(self.backbone, backbone, weights)
         self.fpn = FeaturePyramid(self.backbone.channels, head.fpn_channels, head.num_levels - 3)
-        self.strides = tuple(8 * 2**level for level in range(head.num_levels))
-        octaves = [2 ** (step / head.anchor_octaves) for step in range(head.anchor_octaves)]
-        self._cells = [cell_anchors([head.anchor_scale * s * o for o in octaves], anchor_ratios) for s in self.strides]
-        self._anchors: dict[tuple[tuple[tuple[int, int], ...], torch.device], tuple[Tensor, tuple[int, ...]]] = {}
+        self._pyramid = anchor_pyramid(head, anchor_ratios)
         num_anchors = head.anchor_octaves * len(anchor_ratios)
         self.box_subnet = Subnet(head.fpn_channels, head.head_convs, num_anchors, 4)
         # Last, so that whatever the loss asks of its outputs, all other weights of one seed are the same.
@@ -83,27 +90,13 @@ class RetinaNet(nn.Module):
     def forward(self, images: Tensor) -> HeadOutputs:
         """Head outputs for (N, 3, H, W) normalised images."""
         levels = self.fpn(self.backbone(images))
-        anchors, sizes = self._place_anchors(tuple((x.shape[2], x.shape[3]) for x in levels), images.device)
+        anchors, sizes = self._pyramid.place(tuple((x.shape[2], x.shape[3]) for x in levels), images.device)
         canvas = (images.shape[2], images.shape[3])
         return HeadOutputs(self.class_subnet(levels), self.box_subnet(levels), anchors, canvas, sizes)
 
-    def _place_anchors(
-        self, feature_sizes: tuple[tuple[int, int], ...], device: torch.device
-    ) -> tuple[Tensor, tuple[int, ...]]:
-        """(R, 4) anchors of all levels and how many each has; kept for the next batch of the same size."""
-        key = (feature_sizes, device)
-        if key not in self._anchors:
-            grids = [
-                grid_anchors(cell, size, (stride, stride))
-                for cell, size, stride in zip(self._cells, feature_sizes, self.strides, strict=True)
-            ]
-            self._anchors[key] = torch.cat(grids).to(device), tuple(len(grid) for grid in grids)
-        return self._anchors[key]
-
     def anchors_for(self, canvas: tuple[int, int]) -> Tensor:
         """(R, 4) anchors on a canvas of (H, W) pixels, on the CPU, without running the network."""
-        sizes = tuple((-(-canvas[0] // s), -(-canvas[1] // s)) for s in self.strides)
-        return self._place_anchors(sizes, torch.device("cpu"))[0]
+        return self._pyramid.on_canvas(canvas)
 
     def dense(self, outputs: HeadOutputs) -> tuple[Tensor, Tensor]:
         """Scores (N, R, K) and boxes (N, R, 4), xyxy canvas pixels, of every anchor, before any is chosen or cut."""
