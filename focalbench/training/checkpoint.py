@@ -1,9 +1,9 @@
 """Checkpoints that survive a kill at any moment, and say so when they do not fit.
 
 A checkpoint is two files: ``step-00000500.pt`` and, beside it, its SHA-256. Each is written to a temporary file in the
-same folder, flushed to the disk and renamed; the data file first, so that a checksum without its data file cannot be. A
-data file without its checksum is one whose writer was killed: it is skipped. Loading never runs code
-(``weights_only``).
+same folder, flushed to the disk and renamed. The checksum goes first: a data file is never without one, whenever its
+writer was killed. While a file is replaced, its checksums are two lines, of the old content and of the new. Loading
+never runs code (``weights_only``).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 import io
 import re
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +24,25 @@ from focalbench.tracking.records import storage_faults, write_atomically
 FORMAT_VERSION = 1
 _NAME = re.compile(r"step-(\d{8})\.pt")
 BEST = "best.pt"
+_CHECKSUM_SUFFIX = ".sha256"
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], *, step: int, keep: int) -> Path:
     """Writes ``state`` as the checkpoint of ``step`` and removes all but the ``keep`` newest.
+
+    A checkpoint of a later step goes too: training has gone back behind it, because it was damaged.
 
     Raises:
         StorageError: when the folder cannot be written; older checkpoints are untouched.
     """
     path = folder / f"step-{step:08d}.pt"
     _write_with_checksum(path, _serialise(state))
-    for old in list_checkpoints(folder)[keep:]:
-        _checksum_path(old).unlink(missing_ok=True)
-        old.unlink(missing_ok=True)
+    others = list_checkpoints(folder)
+    place = others.index(path)
+    for other in others[:place] + others[place + keep :]:
+        with storage_faults(other):
+            other.unlink(missing_ok=True)
+            _checksum_path(other).unlink(missing_ok=True)
     return path
 
 
@@ -72,8 +79,7 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
             reasons.append(str(fault))
             if path != paths[-1]:
                 warnings.warn(f"{fault}; going on from the checkpoint before it", stacklevel=2)
-    # A first write that was cut off leaves a data file without checksum and nothing older: start anew.
-    if reasons and any(_checksum_path(path).exists() for path in paths):
+    if reasons:
         raise CheckpointError(f"{reasons[0]}; no older checkpoint is whole; use --fresh to start again")
     return None
 
@@ -86,10 +92,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         content = path.read_bytes()
-        expected = _checksum_path(path).read_text(encoding="ascii").split()[0]
-    except (OSError, ValueError, IndexError) as fault:
+        expected = _checksums(path)
+    except (OSError, ValueError) as fault:
         raise CheckpointError(f"{path}: cannot be read with its checksum ({fault.__class__.__name__})") from fault
-    if hashlib.sha256(content).hexdigest() != expected:
+    if hashlib.sha256(content).hexdigest() not in expected:
         raise CheckpointError(f"{path}: damaged: its SHA-256 is not the one written beside it")
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -102,9 +108,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Deletes the temporary files that a killed writer left; only the owner of the trial may call it."""
+    """Deletes what a killed writer left, temporary files and checksums of nothing; only the owner of the trial may call
+    it.
+    """
     for path in folder.glob(".*.pt*"):
         path.unlink(missing_ok=True)
+    for path in folder.glob(f"*.pt{_CHECKSUM_SUFFIX}"):
+        if not path.with_suffix("").exists():
+            path.unlink(missing_ok=True)
 
 
 def _serialise(state: dict[str, Any]) -> bytes:
@@ -114,15 +125,28 @@ def _serialise(state: dict[str, Any]) -> bytes:
 
 
 def _checksum_path(path: Path) -> Path:
-    return path.with_name(path.name + ".sha256")
+    return path.with_name(path.name + _CHECKSUM_SUFFIX)
+
+
+def _checksums(path: Path) -> list[str]:
+    """The first word of each line, as ``sha256sum`` writes them."""
+    return [line.split()[0] for line in _checksum_path(path).read_text(encoding="ascii").splitlines() if line.strip()]
 
 
 def _write_with_checksum(path: Path, content: bytes) -> None:
-    """Data file, then checksum. Replacing a file, its old checksum goes first: new data never stand beside an old
-    sum.
-    """
+    """Checksum, then data file. Where an older file is replaced, its checksum stays valid until it is gone."""
     with storage_faults(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _checksum_path(path).unlink(missing_ok=True)
+    digest = hashlib.sha256(content).hexdigest()
+    replaced: list[str] = []
+    if path.exists():
+        with suppress(OSError, ValueError):  # without a checksum that can be read, the old content was lost already
+            replaced = _checksums(path)
+    _write_checksums(path, [digest, *replaced])
     write_atomically(path, content)
-    write_atomically(_checksum_path(path), f"{hashlib.sha256(content).hexdigest()}  {path.name}\n".encode("ascii"))
+    if replaced:
+        _write_checksums(path, [digest])
+
+
+def _write_checksums(path: Path, digests: list[str]) -> None:
+    write_atomically(_checksum_path(path), "".join(f"{digest}  {path.name}\n" for digest in digests).encode("ascii"))

@@ -48,12 +48,6 @@ class Meter:
         """The inverse of :meth:`state_dict`."""
         self.sums, self.steps = dict(state["sums"]), state["steps"]
 
-    def require_finite(self, step: int) -> None:
-        """Raises DivergedError when a step since the last log line was not finite: nothing of it may be saved."""
-        bad = [name for name, value in self.sums.items() if not math.isfinite(value.item())]
-        if bad:
-            raise DivergedError(f"diverged before step {step}: {', '.join(bad)} not finite; lower optim.lr")
-
     def means(self) -> dict[str, float]:
         """Means since the last call, which also resets; a step that was not finite makes its mean so."""
         means = {name: value.item() / self.steps for name, value in self.sums.items()}
@@ -88,6 +82,18 @@ class TrainState:
     def evaluated_model(self) -> nn.Module:
         """The averaged network where there is one, else the trained one."""
         return self.model if self.ema is None else self.ema.module
+
+    def require_finite(self) -> None:
+        """Raises DivergedError when the weights, or a step since the last log line, are not finite: nothing of it may
+        be scored or saved.
+        """
+        bad = [name for name, value in self.meter.sums.items() if not math.isfinite(value.item())]
+        weights = [value for value in self.model.state_dict().values() if value.is_floating_point()]
+        # A step with finite gradients may overflow them.
+        if not torch.stack([value.isfinite().all() for value in weights]).all().item():
+            bad.append("weights")
+        if bad:
+            raise DivergedError(f"diverged before step {self.step}: {', '.join(bad)} not finite; lower optim.lr")
 
     def state_dict(self) -> dict[str, Any]:
         """Plain tensors and numbers only."""
@@ -199,11 +205,13 @@ def fit(
     saved_at = time.monotonic()
     while True:
         evaluation_due = state.step in plan.eval_steps and state.evaluated < state.step
+        timed_out = time.monotonic() - saved_at >= plan.checkpoint_every
+        checkpoint_due = evaluation_due or ((timed_out or stop.signum is not None) and state.step > 0)
+        if checkpoint_due:
+            state.require_finite()
         if evaluation_due:
             evaluate_or_stop(state, events)
-        timed_out = time.monotonic() - saved_at >= plan.checkpoint_every
-        if evaluation_due or ((timed_out or stop.signum is not None) and state.step > 0):
-            state.meter.require_finite(state.step)
+        if checkpoint_due:
             events.checkpoint(state)
             saved_at = time.monotonic()
         stop.raise_if_set(f"after step {state.step}")

@@ -1,8 +1,10 @@
 """A checkpoint is whole or it is not used; nothing in it is ever run."""
 
+import contextlib
 import hashlib
 import os
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -68,10 +70,75 @@ def test_all_damaged_is_an_error_that_names_the_way_out(tmp_path: Path) -> None:
         load_newest(tmp_path)
 
 
-def test_a_first_write_cut_off_before_its_checksum_starts_anew(tmp_path: Path) -> None:
+def test_without_its_checksum_a_checkpoint_is_not_trusted_and_nothing_starts_anew_in_silence(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, _state(1), step=1, keep=2)
     path.with_name(path.name + ".sha256").unlink()
-    assert load_newest(tmp_path) is None
+    with pytest.raises(CheckpointError, match=r"cannot be read with its checksum.*--fresh"):
+        load_newest(tmp_path)
+
+
+class _Killed(BaseException):
+    """Stands for SIGKILL: nothing of the writer runs after it."""
+
+
+@pytest.mark.parametrize("replacing", [False, True])
+@pytest.mark.parametrize("operation", ["fsync", "replace"])
+@pytest.mark.parametrize("number", range(6))
+def test_a_kill_between_any_two_operations_leaves_the_old_or_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replacing: bool, operation: str, number: int
+) -> None:
+    save_checkpoint(tmp_path, _state(1), step=1, keep=1)  # one only: there is nothing to fall back to
+    real, calls = getattr(os, operation), []
+
+    def killed(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) > number:
+            raise _Killed
+        return real(*arguments)
+
+    new = {**_state(9), "step": 1} if replacing else _state(9)
+    with monkeypatch.context() as patch, contextlib.suppress(_Killed):
+        patch.setattr(os, operation, killed)
+        save_checkpoint(tmp_path, new, step=1 if replacing else 9, keep=1)
+    remove_leftovers(tmp_path)
+    found = load_newest(tmp_path)
+    assert found is not None
+    assert found["model"]["weight"][0].item() in (1.0, 9.0)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".pt", ".sha256"}
+
+
+def test_content_is_on_the_disk_before_its_name_and_the_name_before_the_next_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def record(name: str) -> None:
+        real = getattr(os, name)
+
+        def recorded(*arguments: object) -> object:
+            target = os.readlink(f"/proc/self/fd/{arguments[0]}") if name == "fsync" else str(arguments[1])
+            calls.append(f"{name} {Path(target).name}")
+            return real(*arguments)
+
+        monkeypatch.setattr(os, name, recorded)
+
+    record("fsync")
+    record("replace")
+    save_checkpoint(tmp_path / "c", _state(1), step=1, keep=1)
+    order = [re.sub(r"^fsync \.(.*)\.[0-9a-f]{8}$", r"fsync \1", call) for call in calls]
+    names = ("step-00000001.pt.sha256", "step-00000001.pt")
+    assert order == [call for name in names for call in (f"fsync {name}", f"replace {name}", "fsync c")]
+
+
+def test_a_damaged_newer_one_never_displaces_a_whole_one(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, _state(5), step=5, keep=2)
+    damaged = save_checkpoint(tmp_path, _state(9), step=9, keep=2)
+    damaged.write_bytes(b"rubbish")
+    save_checkpoint(tmp_path, _state(7), step=7, keep=1)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000007.pt"]
+    newest = load_newest(tmp_path)
+    assert newest is not None
+    assert newest["step"] == 7
 
 
 class _Payload:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from focalbench.errors import DivergedError, InterruptedTrial
 from focalbench.runtime import StopFlag
 from focalbench.structures import Targets
-from focalbench.training.loop import Meter, Plan, StepSettings, TrainState, fit
+from focalbench.training.loop import Plan, StepSettings, TrainState, fit
 
 CPU = StepSettings(torch.device("cpu"), torch.float32, clip_norm=1.0)
 
@@ -160,10 +160,26 @@ def test_the_averaged_weights_are_the_ones_evaluated() -> None:
     assert not torch.equal(state.ema.module.weight, state.model.weight)
 
 
-def test_a_meter_with_a_bad_step_refuses_to_be_saved() -> None:
-    meter = Meter()
-    meter.add({"loss": torch.tensor(1.0)})
-    meter.require_finite(1)
-    meter.add({"loss": torch.tensor(math.inf)})
-    with pytest.raises(DivergedError, match="before step 2"):
-        meter.require_finite(2)
+def test_a_bad_step_since_the_last_log_line_refuses_to_be_saved() -> None:
+    state = _state()
+    state.step = 2
+    state.meter.add({"loss": torch.tensor(1.0)})
+    state.require_finite()
+    state.meter.add({"loss": torch.tensor(math.inf)})
+    with pytest.raises(DivergedError, match="before step 2: loss not finite"):
+        state.require_finite()
+
+
+def test_weights_that_overflow_after_a_finite_loss_are_neither_scored_nor_saved() -> None:
+    state, events = _state(), _Events()
+
+    def batches(step: int) -> tuple[Tensor, Targets]:
+        if step == 2:
+            for group in state.optimizer.param_groups:  # the loss of this step is still finite
+                group["weight_decay"] = 1e41
+        return _batch(step)
+
+    with pytest.raises(DivergedError, match="before step 3: weights not finite"):
+        fit(state, batches, _plan(8, 3, 8), CPU, events, StopFlag())
+    assert events.saved == []
+    assert events.evaluations == []
