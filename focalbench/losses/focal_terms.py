@@ -10,16 +10,15 @@ finite for every gamma >= 0 and every logit, where the textbook form gives inf *
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 _DENORMAL_EXPONENT = 80.0  # exp(-80) is far from float32's denormals, which are several times slower
-# Up to these s, the sigmoids of 2 and 0.5, 1 - s formed in float32 costs less than a unit in the sixth digit.
-_EASY, _EASY_FOR_HIGH_POWERS = 0.88, 0.62
 _MOST_MULTIPLICATIONS = 6
 
 
@@ -103,42 +102,33 @@ def soft_target(
 
 
 def negative_on_cpu(x: Tensor, loss: Tensor, grad: Tensor, scratch: Tensor, *, gamma: float, alpha: float) -> None:
-    """Write L / alpha and dL/dx of negatives with logits ``x`` into ``loss`` and ``grad``, in few passes.
+    """Write L / alpha and dL/dx of negatives with logits ``x`` into ``loss`` and ``grad``.
 
-    Two ways to the same digits: where no logit is large, as among the negatives of a detector, 1 - s may be formed as
-    a difference, and half of the work falls away. All tensors are contiguous, of one shape and not empty; ``x`` is left
-    alone.
+    All tensors are contiguous, of one shape and not empty; ``x`` is left alone. float32 goes through the compiled
+    kernel where Numba is installed, everything else through a few passes of torch's operations.
     """
+    kernel = _compiled_negatives() if x.dtype == torch.float32 else None
+    if kernel is not None:
+        kernel(*(tensor.view(-1).numpy() for tensor in (x, loss, grad)), gamma, alpha)
+    else:
+        _negatives_in_passes(x, loss, grad, scratch, gamma=gamma, alpha=alpha)
+
+
+@cache
+def _compiled_negatives() -> Callable[..., None] | None:
+    """``focal_numba.negatives``, or None without Numba. The first call on a machine compiles it, in seconds."""
+    try:
+        from focalbench.losses.focal_numba import negatives
+    except ImportError:
+        return None
+    return negatives
+
+
+def _negatives_in_passes(x: Tensor, loss: Tensor, s: Tensor, scratch: Tensor, *, gamma: float, alpha: float) -> None:
+    """As ``negative_on_cpu``, dL/dx in the place of ``s``; 1 - s is sigmoid(-x)."""
     if gamma > 2:  # the power would reach denormals at ordinary logits
         x = torch.clamp(x, min=-_DENORMAL_EXPONENT / (gamma + 1))
-    # first of all the slow function, reading x and writing grad: it hides the wait for memory
-    s = torch.sigmoid(x, out=grad)
-    if float(s.max()) <= (_EASY if gamma <= 2 else _EASY_FOR_HIGH_POWERS):
-        _easy_negatives(loss, s, scratch, gamma=gamma, alpha=alpha)
-    else:
-        _any_negatives(x, loss, s, scratch, gamma=gamma, alpha=alpha)
-
-
-def _easy_negatives(loss: Tensor, s: Tensor, power: Tensor, *, gamma: float, alpha: float) -> None:
-    """L / alpha, and dL/dx in the place of ``s``. softplus is -log(1 - s), the gradient's bracket a mean of two."""
-    torch.neg(s, out=loss)
-    if gamma == 0:
-        loss.log1p_().neg_()
-        s.mul_(alpha)
-        return
-    if gamma == 2:
-        torch.mul(s, loss, out=power)
-    else:
-        _power(s, gamma, out=power)
-        power.neg_()
-    loss.log1p_()  # -softplus, and power is -s^gamma
-    torch.lerp(loss, _scalar(-1 / gamma, s.dtype), s, out=s)  # -(s + gamma (1 - s) softplus) / gamma
-    loss.mul_(power)
-    torch.addcmul(_scalar(0.0, s.dtype), power, s, value=alpha * gamma, out=s)
-
-
-def _any_negatives(x: Tensor, loss: Tensor, s: Tensor, scratch: Tensor, *, gamma: float, alpha: float) -> None:
-    """As ``_easy_negatives`` for any logit; 1 - s is sigmoid(-x)."""
+    torch.sigmoid(x, out=s)
     torch._C._nn.softplus(x, 1, 40, out=loss)  # type: ignore[call-arg]
     if gamma == 0:
         s.mul_(alpha)
