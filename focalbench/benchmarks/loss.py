@@ -25,8 +25,7 @@ GPU_SIZES = {"retinanet": 16 * 49_104}
 WANTED = {"small": 4.5, "large": 12.0}  # times faster than the MMDetection-style operation, on a CPU
 WANTED_MEMORY = 1.1  # units of the logits
 SPREADS = {"": (-4.6, 1.5), ", any logit": (0.0, 3.0)}
-"""Mean and standard deviation of the logits: around a prior of .01, as a detector's are, and anywhere (a CPU has a
-quicker way for the former)."""
+"""Mean and standard deviation of the logits: around a prior of .01, as a detector's are, and anywhere."""
 OURS, FLOOR = "focalbench", "copy"
 
 

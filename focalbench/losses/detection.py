@@ -17,6 +17,7 @@ from focalbench.boxes.coding import decode_boxes, encode_boxes
 from focalbench.boxes.matching import BACKGROUND, IGNORE, match_anchors
 from focalbench.losses.base import ClassificationLoss, Counts
 from focalbench.losses.box import smooth_l1_loss
+from focalbench.ranks import sum_over_ranks, world_size
 from focalbench.structures import HeadOutputs, Targets
 
 
@@ -29,7 +30,7 @@ class ClassProblem:
         labels: (N, R) int64: 0..K-1, K for background, -1 for ignored.
         quality: (N, R) IoU of predicted box and object in [0, 1], 0 off the positives; None unless the loss needs it.
         boxes: (N, R, 4) decoded predictions; None unless the loss needs them.
-        avg_factor: float32 scalar, the normaliser.
+        avg_factor: float32 scalar, the normaliser: see :func:`normaliser`.
     """
 
     logits: Tensor
@@ -83,7 +84,7 @@ class DetectionLoss(nn.Module):
         return {
             "cls": self.weight * problem.loss(self.classification),
             "box": box,
-            "num_pos": (matched >= 0).sum().detach(),
+            "num_pos": sum_over_ranks((matched >= 0).sum()),
         }
 
     def set_progress(self, fraction: float) -> None:
@@ -103,8 +104,7 @@ class DetectionLoss(nn.Module):
             boxes = decode_boxes(outputs.box_deltas.detach(), outputs.anchors)
         if needs.needs_quality and boxes is not None:
             quality = aligned_iou(boxes, matched_boxes(matched, targets)) * (matched >= 0)
-        avg_factor = (matched >= 0).sum().clamp(min=1).float()
-        return ClassProblem(outputs.cls_logits, labels, quality, boxes, avg_factor)
+        return ClassProblem(outputs.cls_logits, labels, quality, boxes, normaliser((matched >= 0).sum()))
 
     def count(self, anchors: Tensor, targets: Targets) -> Counts:
         """Positives of each class and negatives after matching, over a batch; for ``alpha: auto``."""
@@ -126,6 +126,14 @@ class DetectionLoss(nn.Module):
         encoded = encode_boxes(boxes, outputs.anchors)
         deltas = torch.where(positive, outputs.box_deltas.float(), encoded)
         return F.smooth_l1_loss(deltas, encoded, beta=self.box_beta, reduction="sum")
+
+
+def normaliser(num_positives: Tensor) -> Tensor:
+    """The number of positives of the whole batch, at least 1, per rank: float32 scalar.
+
+    Several ranks average their gradients; divided by this number, the mean is the gradient of the whole batch's loss.
+    """
+    return sum_over_ranks(num_positives).clamp(min=1).float() / world_size()
 
 
 def matched_boxes(matched: Tensor, targets: Targets) -> Tensor:

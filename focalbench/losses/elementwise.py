@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -41,6 +41,23 @@ class Terms(Protocol):
 
     def positive(self, x: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Value and derivative, (P,) each, of the positives (rows, columns), all (P,), with the logits ``x``."""
+
+
+@runtime_checkable
+class CompiledTerms(Protocol):
+    """Terms that have a compiled kernel for what ``_Chunks`` does with torch's operations."""
+
+    def chunk_sums(
+        self, logits: Tensor, labels: Tensor, grad: Tensor, rows: int
+    ) -> Callable[[range], list[float]] | None:
+        """A function that writes the gradients of a range of chunks and returns their sums, or None for these tensors.
+
+        Args:
+            logits: (A, C).
+            labels: (A,) int64, checked.
+            grad: (A, C) of the logits' dtype.
+            rows: rows of a chunk.
+        """
 
 
 class _FusedSum(torch.autograd.Function):
@@ -145,7 +162,11 @@ def sum_on_cpu(
     rows, columns, ignored_rows = split_labels(labels, num_columns)
     logits = logits.contiguous()
     grad = torch.empty_like(logits) if want_grad else None
-    total = _sum_of_negatives(logits, terms, weight, (rows, columns), ignored_rows, grad)
+    work = _compiled_work(logits, labels, terms, weight, grad)
+    if work is None:
+        total = _sum_of_negatives(logits, terms, weight, (rows, columns), ignored_rows, grad)
+    else:
+        total = math.fsum(_share_out(work, _num_chunks(logits)))
     if rows.numel():
         loss_at, grad_at = terms.positive(logits[rows, columns].double(), rows, columns)
         if weight is not None:
@@ -159,6 +180,23 @@ def sum_on_cpu(
     return torch.tensor(total, dtype=dtype), grad
 
 
+def _rows_of_a_chunk(logits: Tensor) -> int:
+    return max(1, _CHUNK // logits.shape[1])
+
+
+def _num_chunks(logits: Tensor) -> int:
+    return -(-len(logits) // _rows_of_a_chunk(logits))
+
+
+def _compiled_work(
+    logits: Tensor, labels: Tensor, terms: Terms, weight: Tensor | None, grad: Tensor | None
+) -> Callable[[range], list[float]] | None:
+    """What ``_sum_of_negatives`` does as compiled code, for the plain case that training is made of; else None."""
+    if weight is not None or grad is None or not logits.numel() or not isinstance(terms, CompiledTerms):
+        return None
+    return terms.chunk_sums(logits.detach(), labels.long().contiguous(), grad, _rows_of_a_chunk(logits))
+
+
 def _sum_of_negatives(
     logits: Tensor,
     terms: Terms,
@@ -168,11 +206,10 @@ def _sum_of_negatives(
     grad: Tensor | None,
 ) -> float:
     """The sum over every element that is neither positive nor ignored; ``grad`` is filled as if all were negative."""
-    num_rows, num_columns = logits.shape
     if not logits.numel():
         return 0.0
-    step = max(1, _CHUNK // num_columns)
-    num_chunks = -(-num_rows // step)
+    num_columns = logits.shape[1]
+    step, num_chunks = _rows_of_a_chunk(logits), _num_chunks(logits)
     rows, columns = positives
     chunks = _Chunks(
         terms,

@@ -24,15 +24,13 @@ _ZERO, _ONE, _TWO = float32(0), float32(1), float32(2)
 _TAYLOR = tuple(float32(1 / factorial) for factorial in (720, 120, 24, 6, 2, 1, 1))
 _ATANH = tuple(float32(1 / odd) for odd in (13, 11, 9, 7, 5, 3, 1))
 
-_inline: Any = njit(inline="always")
 # Compiled code is kept beside the module, as Python's own is; where that is not writable nothing is kept.
-_kernel: Any = njit(
-    "void(float32[::1], float32[::1], float32[::1], float64, float32)",
-    nogil=True,
-    error_model="numpy",
-    fastmath={"contract"},
-    cache=os.access(os.path.dirname(__file__), os.W_OK),
-)
+_kept = os.access(os.path.dirname(__file__), os.W_OK)
+_inline: Any = njit(inline="always")
+
+
+def _kernel(signature: str, *flags: str) -> Any:
+    return njit(signature, nogil=True, error_model="numpy", fastmath={"contract", *flags}, cache=_kept)
 
 
 @_inline
@@ -85,7 +83,7 @@ def _parts(x, lowest):  # type: ignore[no-untyped-def]
     return x, s, q, _log1p(e)
 
 
-@_kernel
+@_kernel("void(float32[::1], float32[::1], float32[::1], float64, float32)")
 def negatives(x, loss, grad, gamma, alpha):  # type: ignore[no-untyped-def]
     """Write L / alpha and dL/dx of negatives; ``focal_terms`` has the formula.
 
@@ -117,3 +115,46 @@ def negatives(x, loss, grad, gamma, alpha):  # type: ignore[no-untyped-def]
             power = _exp_of_double(gamma * (float64(_ZERO if z > _ZERO else z) - float64(log1p)))
             loss[i] = power * softplus
             grad[i] = alpha * power * (s + slope * q * softplus)
+
+
+@_kernel("float64(float32[::1])", "reassoc", "nsz")
+def _sum(values):  # type: ignore[no-untyped-def]
+    """The sum in float64; its terms may be added in any order, for vector instructions, but always in the same."""
+    total = 0.0
+    for i in range(values.size):
+        total += float64(values[i])
+    return total
+
+
+@_kernel("void(float32[:, ::1], int64[::1], float32[:, ::1], float64, float32, int64, int64, int64, float64[::1])")
+def sums_of_negatives(logits, labels, grad, gamma, alpha, rows, first, last, sums):  # type: ignore[no-untyped-def]
+    """The sum of L / alpha over the elements of background rows and the other columns of positive rows, chunk by chunk.
+
+    A whole thread's share in one call: between two calls Python's lock changes hands, which takes longer than a chunk.
+
+    Args:
+        logits: (A, C).
+        labels: (A,), C is background, -1 ignored; not checked.
+        grad: (A, C), dL/dx is written as if every element were a negative.
+        gamma: >= 0.
+        alpha: the weight of negatives.
+        rows: rows of a chunk.
+        first: the first chunk.
+        last: the one after the last.
+        sums: (last - first,), written.
+    """
+    num_anchors, num_columns = logits.shape
+    scratch = np.empty(rows * num_columns, float32)
+    for chunk in range(first, last):
+        begin, end = chunk * rows, min((chunk + 1) * rows, num_anchors)
+        loss = scratch[: (end - begin) * num_columns]
+        negatives(logits[begin:end].reshape(-1), loss, grad[begin:end].reshape(-1), gamma, alpha)
+        for row in range(begin, end):
+            label = labels[row]
+            if label != num_columns:
+                start = (row - begin) * num_columns
+                if label < 0:
+                    loss[start : start + num_columns] = _ZERO
+                else:
+                    loss[start + label] = _ZERO
+        sums[chunk - first] = _sum(loss)

@@ -10,10 +10,13 @@ finite for every gamma >= 0 and every logit, where the textbook form gives inf *
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from types import ModuleType
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -51,6 +54,23 @@ class FocalTerms:
         loss.mul_(self.alpha_neg)
         grad.mul_(self.alpha_neg)
         return 1.0
+
+    def chunk_sums(
+        self, logits: Tensor, labels: Tensor, grad: Tensor, rows: int
+    ) -> Callable[[range], list[float]] | None:
+        """See ``elementwise.CompiledTerms``."""
+        kernels = _kernels()
+        if kernels is None or logits.dtype != torch.float32 or self.alpha_neg.ndim:
+            return None
+        gamma, alpha = float(self.gamma), float(self.alpha_neg)
+        arrays = logits.numpy(), labels.numpy(), grad.numpy()
+
+        def sums(chunks: range) -> list[float]:
+            found = np.empty(len(chunks))
+            kernels.sums_of_negatives(*arrays, gamma, alpha, rows, chunks.start, chunks.stop, found)
+            return [alpha * value for value in found.tolist()]
+
+        return sums
 
     def positive(self, x: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """See ``elementwise.Terms``."""
@@ -107,21 +127,20 @@ def negative_on_cpu(x: Tensor, loss: Tensor, grad: Tensor, scratch: Tensor, *, g
     All tensors are contiguous, of one shape and not empty; ``x`` is left alone. float32 goes through the compiled
     kernel where Numba is installed, everything else through a few passes of torch's operations.
     """
-    kernel = _compiled_negatives() if x.dtype == torch.float32 else None
-    if kernel is not None:
-        kernel(*(tensor.view(-1).numpy() for tensor in (x, loss, grad)), gamma, alpha)
+    kernels = _kernels() if x.dtype == torch.float32 else None
+    if kernels is not None:
+        kernels.negatives(*(tensor.view(-1).numpy() for tensor in (x, loss, grad)), gamma, alpha)
     else:
         _negatives_in_passes(x, loss, grad, scratch, gamma=gamma, alpha=alpha)
 
 
 @cache
-def _compiled_negatives() -> Callable[..., None] | None:
-    """``focal_numba.negatives``, or None without Numba. The first call on a machine compiles it, in seconds."""
+def _kernels() -> ModuleType | None:
+    """The module of compiled kernels, or None without Numba. The first call on a machine compiles, for seconds."""
     try:
-        from focalbench.losses.focal_numba import negatives
+        return importlib.import_module("focalbench.losses.focal_numba")
     except ImportError:
         return None
-    return negatives
 
 
 def _negatives_in_passes(x: Tensor, loss: Tensor, s: Tensor, scratch: Tensor, *, gamma: float, alpha: float) -> None:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from focalbench.losses.base import ClassificationLoss, Counts, check_number
 from focalbench.losses.elementwise import fused_sum
+from focalbench.ranks import sum_over_ranks
 
 _CHUNK = 65536  # elements; the histogram's temporaries stay in the cache
 
@@ -78,14 +79,15 @@ class GHM(ClassificationLoss):
         """See ``ClassificationLoss.forward``. In training mode with a gradient the moving averages move."""
         flat_logits, flat_labels = self._flat(logits, labels)
         learning = self.training and torch.is_grad_enabled() and logits.requires_grad
-        counts = self._count(flat_logits.detach(), flat_labels)
+        counts = sum_over_ranks(self._count(flat_logits.detach(), flat_labels))
         seen = counts > 0
         known = self.density > 0
         mixed = self.momentum * self.density + (1 - self.momentum) * counts
         density = torch.where(seen, torch.where(known, mixed, counts), self.density)
         if learning:
             self.density.copy_(density)
-        num_positives = ((flat_labels >= 0) & (flat_labels < self.num_classes)).sum().clamp(min=1)
+        is_positive = (flat_labels >= 0) & (flat_labels < self.num_classes)
+        num_positives = sum_over_ranks(is_positive.sum()).clamp(min=1)
         weights = torch.where(seen, num_positives / (density.clamp(min=1e-12) * seen.sum().clamp(min=1)), 0.0)
         return fused_sum(flat_logits, flat_labels, _GHMTerms(weights))
 

@@ -29,7 +29,8 @@ from torch.nn import functional as F
 from focalbench.boxes.matching import IGNORE
 from focalbench.boxes.yolo import decode_cells, encode_cells, match_cells
 from focalbench.losses.base import ClassificationLoss, Counts
-from focalbench.losses.detection import ClassProblem, aligned_iou, matched_boxes
+from focalbench.losses.detection import ClassProblem, aligned_iou, matched_boxes, normaliser
+from focalbench.ranks import sum_over_ranks, world_size
 from focalbench.structures import HeadOutputs, Targets
 
 ApplyTo = Literal["class", "objectness", "both"]
@@ -49,7 +50,7 @@ class _Assignment:
             object enough.
         boxes: (N, R, 4) decoded predictions, xyxy pixels, without gradient.
         iou: (N, R) IoU of a responsible box's prediction with its object; 0 elsewhere.
-        avg_factor: float32 scalar, responsible boxes of the batch, at least 1.
+        avg_factor: float32 scalar, responsible boxes of the batch, at least 1: see ``detection.normaliser``.
     """
 
     matched: Tensor
@@ -82,7 +83,7 @@ class RegionLoss(nn.Module):
         anneal_images: how many images the early pull lasts; 0 for none.
 
     Attributes:
-        images_seen: int64 scalar, images of this process trained on so far; goes into checkpoints.
+        images_seen: int64 scalar, images trained on so far; goes into checkpoints.
     """
 
     weight: Tensor
@@ -136,9 +137,9 @@ class RegionLoss(nn.Module):
             "obj": self._objectness_loss(outputs, assigned),
         }
         if self.training:
-            self.images_seen += len(targets.boxes)
+            self.images_seen += len(targets.boxes) * world_size()
         terms = {name: value / assigned.avg_factor for name, value in sums.items()}
-        return {**terms, "num_pos": assigned.responsible.sum()}
+        return {**terms, "num_pos": sum_over_ranks(assigned.responsible.sum())}
 
     def class_problem(self, outputs: HeadOutputs, targets: Targets) -> ClassProblem:
         """The question put to ``classification``: the class, or, applied to objectness alone, object or not."""
@@ -181,7 +182,7 @@ class RegionLoss(nn.Module):
             valid = (targets.labels >= 0)[:, None]
             best = (aligned_iou(boxes[:, :, None], objects[:, None]) * valid).amax(dim=2)
             matched = torch.where(~responsible & (best > self.ignore_iou), IGNORE, matched)
-        return _Assignment(matched, boxes, iou, responsible.sum().clamp(min=1).float())
+        return _Assignment(matched, boxes, iou, normaliser(responsible.sum()))
 
     def _class_loss(self, outputs: HeadOutputs, targets: Targets, assigned: _Assignment) -> Tensor:
         """Sum over responsible boxes; the loss under test, or softmax cross entropy."""

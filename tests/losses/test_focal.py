@@ -59,7 +59,7 @@ def test_negatives_agree_with_float64_over_the_whole_range(gamma, compiled, monk
     if compiled:
         pytest.importorskip("numba")
     else:
-        monkeypatch.setattr(focal_terms, "_compiled_negatives", lambda: None)
+        monkeypatch.setattr(focal_terms, "_kernels", lambda: None)
     x = torch.cat([torch.linspace(-30, 40, 20001), torch.linspace(-1e4, 1e4, 501)])
     loss, grad, scratch = torch.empty_like(x), torch.empty_like(x), torch.empty_like(x)
     focal_terms.negative_on_cpu(x, loss, grad, scratch, gamma=gamma, alpha=0.75)
@@ -85,12 +85,12 @@ def test_where_nothing_can_be_imported_from_numba_the_loss_is_the_same(monkeypat
     logits, labels = torch.randn(200, 3) * 4 - 2, torch.randint(0, 4, (200,))
     with_kernel = sigmoid_focal_loss(logits, labels, gamma=1.5, reduction="sum")
     monkeypatch.setitem(sys.modules, "focalbench.losses.focal_numba", None)
-    focal_terms._compiled_negatives.cache_clear()
+    focal_terms._kernels.cache_clear()
     try:
         torch.testing.assert_close(sigmoid_focal_loss(logits, labels, gamma=1.5, reduction="sum"), with_kernel)
-        assert focal_terms._compiled_negatives() is None
+        assert focal_terms._kernels() is None
     finally:
-        focal_terms._compiled_negatives.cache_clear()
+        focal_terms._kernels.cache_clear()
 
 
 @pytest.mark.parametrize("gamma", GAMMAS)
