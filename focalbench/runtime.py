@@ -156,12 +156,11 @@ class StopFlag:
         if self.signum is None:
             self.signum = int(signum)
 
-    def raise_if_set(self, where: str) -> None:
-        """Raises InterruptedTrial when a stop was asked for; SIGUSR1 counts as SIGTERM."""
-        if self.signum is None:
-            return
-        signum = signal.SIGINT if self.signum == signal.SIGINT else signal.SIGTERM
-        raise InterruptedTrial(f"stopped by {signal.Signals(self.signum).name} {where}", int(signum))
+    def interruption(self, where: str) -> InterruptedTrial:
+        """What to raise for a stop, of this process or of another rank of the trial; SIGUSR1 counts as SIGTERM."""
+        found = self.signum or signal.SIGTERM
+        signum = signal.SIGINT if found == signal.SIGINT else signal.SIGTERM
+        return InterruptedTrial(f"stopped by {signal.Signals(found).name} {where}", int(signum))
 
 
 @contextmanager

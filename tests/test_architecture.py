@@ -13,6 +13,7 @@ _PACKAGE = Path(__file__).parent.parent / "focalbench"
 _LAYERS = {
     "errors": 0,
     "structures": 0,
+    "ranks": 0,
     "console": 0,
     "boxes": 0,
     "config": 1,

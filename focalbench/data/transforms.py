@@ -102,20 +102,23 @@ class Augment:
         self.jitter = (brightness, contrast, saturation)
         self.dtype = dtype
 
-    def __call__(self, images: Tensor, targets: Targets, generator: torch.Generator) -> tuple[Tensor, Targets]:
+    def __call__(
+        self, images: Tensor, targets: Targets, generator: torch.Generator, *, skip: int = 0
+    ) -> tuple[Tensor, Targets]:
         """Augments a batch.
 
         Args:
             images: (B, 3, H, W) uint8; channels-last memory is the fast case.
             targets: boxes in canvas pixels, on the same device.
             generator: CPU generator that all draws come from.
+            skip: images of the batch before these, which others augment: their draws are passed over.
 
         Returns:
             (B, 3, H, W) normalised images of ``dtype`` in channels-last memory, and targets of the same padded shape,
             those left first in their order.
         """
         height, width = images.shape[-2:]
-        draws = torch.rand((len(images), 8), generator=generator)
+        draws = torch.rand((skip + len(images), 8), generator=generator)[skip:]
         windows = self._draw_windows(draws, height, width)
         matrix, offset = self._draw_color(draws)
         if images.device.type == "cpu":

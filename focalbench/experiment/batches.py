@@ -21,7 +21,12 @@ Resize = Callable[[Tensor, Targets, int], tuple[Tensor, Targets]]
 
 
 class AugmentedBatches:
-    """The training batch of any step, the same for every arm of one seed."""
+    """The training batch of any step, the same for every arm of one seed; or the share of it that a rank trains on.
+
+    Args:
+        batch_size: of the whole batch, a multiple of ``num_ranks``.
+        rank, num_ranks: which share; images and augmentation are those that one process would have there.
+    """
 
     def __init__(
         self,
@@ -33,16 +38,21 @@ class AugmentedBatches:
         device: torch.device,
         channels_last: bool,
         resize: Resize | None = None,
+        rank: int = 0,
+        num_ranks: int = 1,
     ) -> None:
         self._data, self._augment, self._resize = data, augment, resize
         self._schedule = BatchSchedule(len(data), batch_size, seed)
         self._seed, self._device = seed, device
         self._format = torch.channels_last if channels_last else torch.contiguous_format
+        self._size = batch_size // num_ranks
+        self._first = rank * self._size
 
     def __call__(self, step: int) -> tuple[Tensor, Targets]:
-        """Normalised, augmented images (B, 3, H, W) and their targets on the training device."""
-        images, targets = self._data.batch(self._schedule.indices(step), self._device)
-        images, targets = self._augment(images, targets, step_generator(self._seed, step))
+        """Normalised, augmented images (B / num_ranks, 3, H, W) and their targets on the training device."""
+        indices = self._schedule.indices(step)[self._first : self._first + self._size]
+        images, targets = self._data.batch(indices, self._device)
+        images, targets = self._augment(images, targets, step_generator(self._seed, step), skip=self._first)
         if self._resize is not None:
             images, targets = self._resize(images, targets, step)
         return images.contiguous(memory_format=self._format), targets

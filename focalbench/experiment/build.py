@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from focalbench.boxes.priors import VOC_PRIORS, fit_priors
 from focalbench.boxes.yolo import PRIOR_UNIT
@@ -24,6 +25,8 @@ from focalbench.experiment.batches import AugmentedBatches, Resize
 from focalbench.experiment.build_loss import class_activation
 from focalbench.experiment.locations import cache_dir, canvas_size, class_setting, data_location
 from focalbench.models import MODELS
+from focalbench.models.batch_norm import synchronise_batch_norm
+from focalbench.ranks import rank, world_size
 from focalbench.structures import Targets
 from focalbench.training.evaluate import DetectionSettings
 from focalbench.training.loop import Plan, StepSettings, TrainState
@@ -120,6 +123,8 @@ def build_batches(config: ExperimentConfig, train: DetectionData, device: torch.
         device=device,
         channels_last=config.optim.channels_last,
         resize=_multiscale(config),
+        rank=rank(),
+        num_ranks=world_size(),
     )
 
 
@@ -138,9 +143,11 @@ def _multiscale(config: ExperimentConfig) -> Resize | None:
 
 def build_state(config: ExperimentConfig, model: nn.Module, criterion: nn.Module, step: StepSettings) -> TrainState:
     """Model, criterion and optimizer on their device, before the first step."""
-    optim = config.optim
+    optim, shared = config.optim, world_size() > 1
     memory_format = torch.channels_last if optim.channels_last else torch.contiguous_format
     model = model.to(step.device, memory_format=memory_format)  # type: ignore[call-overload]
+    if shared:
+        synchronise_batch_norm(model)
     options: dict[str, Any] = {"lr": optim.lr, "weight_decay": optim.weight_decay}
     options |= (
         {"momentum": optim.momentum, "nesterov": optim.nesterov} if optim.name == "sgd" else {"betas": optim.betas}
@@ -154,9 +161,16 @@ def build_state(config: ExperimentConfig, model: nn.Module, criterion: nn.Module
         model=model,
         criterion=criterion.to(step.device),
         optimizer=build_optimizer(model, optim.name, **options),
+        parallel=_in_parallel(model, step.device) if shared else None,
         ema=ema,
         scaler=scaler,
     )
+
+
+def _in_parallel(model: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """The model whose backward pass averages gradients over the ranks; batch norm keeps its statistics equal itself."""
+    devices = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(model, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def total_steps(config: ExperimentConfig, num_train: int) -> int:

@@ -21,6 +21,7 @@ from focalbench.experiment.live_figures import LiveLossFigures
 from focalbench.experiment.trial_files import CHECKPOINTS, DETECTIONS_FILE, write_status
 from focalbench.losses.oracle import diagnose_stuck
 from focalbench.metrics.voc import precision_recall
+from focalbench.ranks import alone
 from focalbench.runtime import StopFlag, rng_state
 from focalbench.tracking.drawing import draw_detections
 from focalbench.tracking.records import write_atomically
@@ -96,8 +97,9 @@ class TrialEvents:
         line |= {f"AP/{name}": value for name, value in self.last.ap.items()}
         self.tracker.scalars(state.step, line)
         self._write_curves(state.step, truth)
-        self._write_pictures(state.step, model, images)
-        self.live_figures.log(self.tracker, state.step, model, state.criterion, state.seconds)
+        with alone():
+            self._write_pictures(state.step, model, images)
+            self.live_figures.log(self.tracker, state.step, model, state.criterion, state.seconds)
         save_detections(self.folder / DETECTIONS_FILE, self.last, self.val, truth)
         self.tracker.flush()
         if improved:
@@ -138,6 +140,28 @@ class TrialEvents:
                 truth_labels=truth.labels[index][valid].numpy(),
             )
             self.tracker.images(step, f"val/{self.val.records[index].image_id}", picture)
+
+
+@dataclass(frozen=True)
+class FollowerEvents:
+    """What ranks other than the first do when the loop calls: their share of an evaluation. They write nothing."""
+
+    val: DetectionData
+    detection: DetectionSettings
+    step_settings: StepSettings
+    stop: StopFlag
+
+    def log(self, state: TrainState, values: dict[str, float]) -> None:
+        """The first rank logs."""
+
+    def evaluate(self, state: TrainState) -> None:
+        """Detects on this rank's share of the images; the first one scores."""
+        model, settings = state.evaluated_model(), self.step_settings
+        images = PlainImages(self.val)
+        detect(model, images, self.detection, device=settings.device, precision=settings.precision, stop=self.stop)
+
+    def checkpoint(self, state: TrainState) -> None:
+        """The first rank saves."""
 
 
 def save_detections(path: Path, evaluation: Evaluation, val: DetectionData, truth: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from focalbench.losses.base import ClassificationLoss
 from focalbench.losses.detection import ClassProblem
+from focalbench.ranks import sum_over_ranks
 from focalbench.training.loop import TrainingBatches
 
 
@@ -43,7 +44,7 @@ def matched_factor(
             outputs = model(images)
         problem = criterion.class_problem(outputs, targets)  # type: ignore[operator]
         squares += torch.stack([_squared_gradient(problem, loss) for loss in (reference, own)])
-    expected, found = squares.sqrt().tolist()
+    expected, found = sum_over_ranks(squares).sqrt().tolist()
     return expected / found if found > 0 else 1.0
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from focalbench.losses.oracle import diagnose_initial_loss
+from focalbench.ranks import mean_over_ranks
 from focalbench.training.loop import TrainingBatches
 
 
@@ -26,7 +27,7 @@ def initial_class_loss(
     images, targets = batches(0)
     outputs = model(images)
     problem = criterion.class_problem(outputs, targets)  # type: ignore[operator]
-    observed = problem.loss(loss).item()
+    observed = mean_over_ranks({"loss": problem.loss(loss)})["loss"].item()
     num_images, num_anchors = problem.labels.shape
     expected = None
     if outputs.objectness is None:  # the closed forms are those of RetinaNet's anchors, background among them

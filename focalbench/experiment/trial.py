@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from focalbench.config.sweep import Trial
 from focalbench.errors import BusyError, CheckpointError, ConfigError, DivergedError, InterruptedTrial, StorageError
 from focalbench.experiment import build
 from focalbench.experiment.build_loss import build_criterion, reference_loss
-from focalbench.experiment.events import Progress, TrialEvents, load_detections
+from focalbench.experiment.events import FollowerEvents, Progress, TrialEvents, load_detections
 from focalbench.experiment.live_figures import LiveLossFigures
 from focalbench.experiment.scale import matched_factor
 from focalbench.experiment.selfcheck import initial_class_loss
@@ -31,6 +32,7 @@ from focalbench.experiment.trial_files import (
     finished_result,
     write_status,
 )
+from focalbench.ranks import from_first, rank, world_size
 from focalbench.runtime import (
     StopFlag,
     environment,
@@ -46,7 +48,7 @@ from focalbench.tracking.records import storage_faults, write_atomically, write_
 from focalbench.tracking.tensorboard import open_trackers
 from focalbench.training.checkpoint import load_newest, remove_leftovers
 from focalbench.training.evaluate import score
-from focalbench.training.loop import StepSettings, TrainState, fit
+from focalbench.training.loop import Plan, StepSettings, TrainState, fit
 
 _MATCH_BATCHES = 8
 _LEAST_LR_SCALE = 1 / 16
@@ -109,15 +111,32 @@ def run_trial(
         lock.release()
 
 
+def follow_trial(trial: Trial, folder: Path, *, device: str, stop: StopFlag) -> None:
+    """What every other rank does while the first one is in :func:`run_trial`: its share; it writes nothing.
+
+    Raises:
+        FocalbenchError: what the first rank raises too, unless it concerns its files.
+    """
+    if from_first(False):
+        _train(trial, folder, device, _Hooks(stop, progress=lambda *_: None, warn=lambda _: None))
+
+
 def _run_owned(trial: Trial, folder: Path, device: str, hooks: _Hooks) -> dict[str, Any]:
     """Between lock and release: the status always tells how the trial ended."""
     done = finished_result(folder)
+    from_first(done is None)  # the other ranks wait for it
     if done is not None:
         return done
     write_atomically(folder / CONFIG_FILE, dump_yaml(trial.config).encode())
     write_status(folder, trial, "running", step=0)
+    started = time.monotonic()
     try:
-        return _train(trial, folder, device, hooks)
+        session, events = _train(trial, folder, device, hooks)
+        assert isinstance(events, TrialEvents)
+        result = _result(trial, folder, session, events, wall_s=time.monotonic() - started)
+        write_json(folder / RESULT_FILE, result)
+        write_status(folder, trial, "done", step=session.state.step, steps=events.total_steps)
+        return result
     except InterruptedTrial as fault:
         write_status(folder, trial, "interrupted", error=str(fault))
         raise
@@ -127,17 +146,15 @@ def _run_owned(trial: Trial, folder: Path, device: str, hooks: _Hooks) -> dict[s
         raise
 
 
-def _train(trial: Trial, folder: Path, device: str, hooks: _Hooks) -> dict[str, Any]:
+def _train(trial: Trial, folder: Path, device: str, hooks: _Hooks) -> tuple[_Session, TrialEvents | FollowerEvents]:
     """Trains to the end; after a divergence, where that is asked for, again from the last good checkpoint."""
-    started = time.monotonic()
     lr_scale = 1.0
     while True:
         session = _prepare(trial, folder, device, hooks.warn)
         lr_scale = session.state.lr_scale = min(session.state.lr_scale, lr_scale)
         may_retry = trial.config.run.on_divergence == "retry" and lr_scale > _LEAST_LR_SCALE
         try:
-            events = _fit(trial, folder, session, hooks, may_retry)
-            break
+            return session, _fit(trial, folder, session, hooks, may_retry)
         except DivergedError as fault:
             if not may_retry:
                 raise
@@ -145,10 +162,6 @@ def _train(trial: Trial, folder: Path, device: str, hooks: _Hooks) -> dict[str, 
             hooks.warn(
                 f"{trial.name}: {fault}; going on from the last good checkpoint at {lr_scale:g} of the learning rate"
             )
-    result = _result(trial, folder, session, events, wall_s=time.monotonic() - started)
-    write_json(folder / RESULT_FILE, result)
-    write_status(folder, trial, "done", step=session.state.step, steps=events.total_steps)
-    return result
 
 
 def _prepare(trial: Trial, folder: Path, device: str, warn: Warn) -> _Session:
@@ -175,7 +188,8 @@ def _prepare(trial: Trial, folder: Path, device: str, warn: Warn) -> _Session:
         "data": [data.train.fingerprint, data.val.fingerprint],
     }
     session = _Session(state, batches, settings, data, identity, notes={})
-    remove_leftovers(folder / CHECKPOINTS)
+    if rank() == 0:
+        remove_leftovers(folder / CHECKPOINTS)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         checkpoint = load_newest(folder / CHECKPOINTS)
@@ -235,10 +249,28 @@ def _require_same(checkpoint: Mapping[str, Any], identity: Mapping[str, Any], fo
             )
 
 
-def _fit(trial: Trial, folder: Path, session: _Session, hooks: _Hooks, may_retry: bool) -> TrialEvents:
-    """Opens the trackers, trains, tells TensorBoard how it ended, closes them."""
+def _fit(trial: Trial, folder: Path, session: _Session, hooks: _Hooks, may_retry: bool) -> TrialEvents | FollowerEvents:
+    """Trains from where the session stands to the end."""
+    plan = build.build_plan(trial.config, len(session.data.train))
+    if trial.config.optim.compile:
+        session.state.model.compile()  # in place: the names of the weights in checkpoints stay
+    if rank() > 0:
+        follower = FollowerEvents(
+            session.data.val, build.detection_settings(trial.config), session.step_settings, hooks.stop
+        )
+        fit(session.state, session.batches, plan, session.step_settings, follower, hooks.stop)
+        return follower
+    with _written(trial, folder, session, hooks, plan, may_retry) as events:
+        fit(session.state, session.batches, plan, session.step_settings, events, hooks.stop)
+    return events
+
+
+@contextmanager
+def _written(
+    trial: Trial, folder: Path, session: _Session, hooks: _Hooks, plan: Plan, may_retry: bool
+) -> Iterator[TrialEvents]:
+    """Opens the trackers, tells TensorBoard how the training within the block ended, closes them."""
     config, state = trial.config, session.state
-    plan = build.build_plan(config, len(session.data.train))
     tracker = open_trackers(
         folder,
         hparams=flatten(resolved(config)),
@@ -269,13 +301,11 @@ def _fit(trial: Trial, folder: Path, session: _Session, hooks: _Hooks, may_retry
         warn=hooks.warn,
         stop=hooks.stop,
     )
-    if config.optim.compile:
-        state.model.compile()  # in place: the names of the weights in checkpoints stay
     try:
         if state.step == 0:
             tracker.scalars(0, {"loss_weight": session.notes["loss_weight"]})
         hooks.progress(state.step, plan.total_steps, {})
-        fit(state, session.batches, plan, session.step_settings, events, hooks.stop)
+        yield events
         tracker.finish("done")
     except InterruptedTrial:
         raise
@@ -285,7 +315,6 @@ def _fit(trial: Trial, folder: Path, session: _Session, hooks: _Hooks, may_retry
         raise
     finally:
         tracker.close()
-    return events
 
 
 def _result(trial: Trial, folder: Path, session: _Session, events: TrialEvents, *, wall_s: float) -> dict[str, Any]:
@@ -320,6 +349,7 @@ def _result(trial: Trial, folder: Path, session: _Session, events: TrialEvents, 
         "lr_scale": state.lr_scale,
         "peak_memory_mb": peak_memory_mb(),
         "device": str(session.step_settings.device),
+        "devices": world_size(),
         "precision": str(session.step_settings.precision).removeprefix("torch."),
         "environment": environment(),
     }

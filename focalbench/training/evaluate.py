@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from focalbench.metrics.coco import coco_average_precision
 from focalbench.metrics.voc import voc_average_precision
+from focalbench.ranks import any_rank, gather, rank, world_size
 from focalbench.runtime import StopFlag
 from focalbench.structures import Detections
 
@@ -78,28 +79,41 @@ def detect(
 ) -> FlatArrays:
     """All detections of ``model`` on ``data``, image by image, best first; memory grows with the detections only.
 
+    Several ranks take turns at the batches; the first one gets all detections, the others only their own.
+
     Raises:
         InterruptedTrial: when ``stop`` is set, between two batches.
     """
     was_training = model.training
     model.eval()
-    parts: list[FlatArrays] = []
-    for start in range(0, len(data), settings.batch_size):
-        if stop is not None:
-            stop.raise_if_set("during an evaluation")
-        indices = range(start, min(start + settings.batch_size, len(data)))
-        found = detect_batch(model, data.images(indices, device), settings, precision)
-        for index, detections in zip(indices, found, strict=True):
-            parts.append(
-                {
-                    "image": np.full(len(detections.labels), index, dtype=np.int64),
-                    "label": detections.labels.cpu().numpy(),
-                    "score": detections.scores.cpu().numpy(),
-                    "box": data.to_original(index, detections.boxes.cpu().numpy()).astype(np.float32),
-                }
-            )
+    parts = [_flat(data, (), [])]
+    for start in range(0, len(data), settings.batch_size * world_size()):
+        if stop is not None and any_rank(stop.signum is not None)[0]:
+            raise stop.interruption("during an evaluation")
+        first = start + rank() * settings.batch_size
+        indices = range(first, min(first + settings.batch_size, len(data)))
+        if indices:
+            found = detect_batch(model, data.images(indices, device), settings, precision)
+            parts.append(_flat(data, indices, found))
     model.train(was_training)
-    return {key: np.concatenate([part[key] for part in parts]) for key in ("image", "label", "score", "box")}
+    together = _joined(gather(_joined(parts)))
+    order = together["image"].argsort(kind="stable")
+    return {key: values[order] for key, values in together.items()}
+
+
+def _flat(data: EvaluationImages, indices: Sequence[int], found: Sequence[Detections]) -> FlatArrays:
+    """The detections on some images as flat arrays, boxes in pixels of the original images."""
+    boxes = [data.to_original(i, one.boxes.cpu().numpy()) for i, one in zip(indices, found, strict=True)]
+    return {
+        "image": np.repeat(np.asarray(indices, np.int64), np.array([len(one.labels) for one in found], np.int64)),
+        "label": np.concatenate([np.zeros(0, np.int64), *(one.labels.cpu().numpy() for one in found)]),
+        "score": np.concatenate([np.zeros(0, np.float32), *(one.scores.cpu().numpy() for one in found)]),
+        "box": np.concatenate([np.zeros((0, 4), np.float32), *boxes]).astype(np.float32),
+    }
+
+
+def _joined(parts: Sequence[FlatArrays]) -> FlatArrays:
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
 def detect_batch(

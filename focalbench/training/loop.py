@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from focalbench.errors import DivergedError, InterruptedTrial
+from focalbench.ranks import any_rank, mean_over_ranks
 from focalbench.runtime import StopFlag
 from focalbench.structures import Targets
 
@@ -60,6 +61,7 @@ class TrainState:
     """Everything that a checkpoint must hold for the next step to be the same as without a stop.
 
     Attributes:
+        parallel: wrapper of the model that averages gradients over the ranks; None where there is one.
         step: finished steps.
         lr_scale: halved at each restart after a divergence.
         evaluated: step of the last finished evaluation, 0 before the first.
@@ -70,6 +72,7 @@ class TrainState:
     model: nn.Module
     criterion: nn.Module
     optimizer: torch.optim.Optimizer
+    parallel: nn.Module | None = None
     ema: torch.optim.swa_utils.AveragedModel | None = None
     scaler: torch.amp.GradScaler | None = None
     step: int = 0
@@ -78,6 +81,10 @@ class TrainState:
     best: float = -math.inf
     seconds: float = 0.0
     meter: Meter = field(default_factory=Meter)
+
+    def trained_model(self) -> nn.Module:
+        """What a step calls."""
+        return self.model if self.parallel is None else self.parallel
 
     def evaluated_model(self) -> nn.Module:
         """The averaged network where there is one, else the trained one."""
@@ -130,10 +137,10 @@ class StepSettings:
 
 def train_step(state: TrainState, images: Tensor, targets: Targets, settings: StepSettings) -> dict[str, Tensor]:
     """One update. Returns detached scalars: cls, box, num_pos, loss (their minimised sum) and grad_norm before
-    clipping.
+    clipping. With several ranks each has its share of the batch, and all get the scalars of the whole.
     """
     with torch.autocast(settings.device.type, settings.precision, enabled=settings.precision != torch.float32):
-        outputs = state.model(images)
+        outputs = state.trained_model()(images)
     terms = state.criterion(outputs, targets)
     loss = torch.stack([value for name, value in terms.items() if name != "num_pos"]).sum()
     state.optimizer.zero_grad(set_to_none=True)
@@ -150,11 +157,8 @@ def train_step(state: TrainState, images: Tensor, targets: Targets, settings: St
         scaler.update()
     if state.ema is not None:
         state.ema.update_parameters(state.model)
-    return {
-        **{name: value.detach() for name, value in terms.items()},
-        "loss": loss.detach(),
-        "grad_norm": grad_norm.detach(),
-    }
+    values = {**terms, "loss": loss, "grad_norm": grad_norm}
+    return mean_over_ranks({name: value.detach() for name, value in values.items()})
 
 
 @dataclass(frozen=True)
@@ -206,7 +210,8 @@ def fit(
     while True:
         evaluation_due = state.step in plan.eval_steps and state.evaluated < state.step
         timed_out = time.monotonic() - saved_at >= plan.checkpoint_every
-        checkpoint_due = evaluation_due or ((timed_out or stop.signum is not None) and state.step > 0)
+        timed_out, stopped = any_rank(timed_out, stop.signum is not None)
+        checkpoint_due = evaluation_due or ((timed_out or stopped) and state.step > 0)
         if checkpoint_due:
             state.require_finite()
         if evaluation_due:
@@ -214,7 +219,8 @@ def fit(
         if checkpoint_due:
             events.checkpoint(state)
             saved_at = time.monotonic()
-        stop.raise_if_set(f"after step {state.step}")
+        if stopped:
+            raise stop.interruption(f"after step {state.step}")
         if state.step >= plan.total_steps:
             return
         run_step(state, batches, plan, settings, events)
