@@ -1,7 +1,7 @@
 """The books of a sweep: which trials there are, how each stands, and one table of their results.
 
-A trial is found by the hash at the end of its folder's name, so that a sweep may grow, move or be renamed: what is done
-stays done.
+A trial is known by the hash that its files name, so that a sweep may grow, and it or its trials may be moved or
+renamed: what is done stays done.
 """
 
 from __future__ import annotations
@@ -9,45 +9,48 @@ from __future__ import annotations
 import csv
 import io
 import os
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from focalbench.config.sweep import Trial
-from focalbench.errors import DataError, StorageError
-from focalbench.experiment.trial_files import RESULT_FILE, STATUS_FILE, status_of
+from focalbench.errors import BusyError, DataError, StorageError
+from focalbench.experiment.trial_files import RESULT_FILE, STATUS_FILE, finished_result, released, status_of
 from focalbench.tracking.records import read_json, storage_faults, write_atomically, write_json
 
 SWEEP_FILE = "sweep.json"
 RESULTS_FILE = "results.csv"
+_LOCK_FILE = ".books.lock"
 _IDENTITY = ("name", "arm", "seed", "hash", "differs")
 
 
-def open_sweep(out: Path, name: str, trials: Sequence[Trial], *, fresh: bool = False) -> None:
-    """Makes ``out`` ready for ``trials``: with ``fresh`` an older folder is set aside, never deleted.
+def open_sweep(out: Path, name: str, trials: Sequence[Trial], *, alone: bool = True) -> None:
+    """Lists ``trials`` in the books of ``out``, a folder that is made where missing.
 
-    Trials that an earlier form of the sweep gave another name are renamed; trials that are no longer asked for stay
-    listed.
+    Trials that an earlier form of the sweep gave another name, or whose folders were renamed by hand, are renamed;
+    trials that are no longer asked for stay listed.
+
+    Args:
+        alone: whether no other process is at work in ``out``: only then may a trial change its name.
 
     Raises:
+        BusyError: when a trial would have to be renamed under the hands of another process.
         StorageError: when ``out`` cannot be written or holds something else.
     """
-    if fresh and out.exists():
-        aside = out.with_name(f"{out.name}.{time.strftime('%Y%m%d-%H%M%S')}")
-        with storage_faults(aside):
-            os.rename(out, aside)
     if out.exists() and not out.is_dir():
         raise StorageError(f"{out}: is a file, not a folder; pass --out with another path")
     with storage_faults(out):
         out.mkdir(parents=True, exist_ok=True)
-    known = {row["hash"]: row for row in listed_trials(out)}
-    for trial in trials:
-        row = known.get(trial.hash)
-        if row is not None and row["name"] != trial.name:
-            _rename(out, row["name"], trial)
-        known[trial.hash] = {key: getattr(trial, key) for key in _IDENTITY}
-    write_json(out / SWEEP_FILE, {"name": name, "trials": list(known.values())})
+    with storage_faults(out), _locked(out):
+        known = {row["hash"]: row for row in listed_trials(out)}
+        folders = _folders_by_hash(out, trials)
+        for trial in trials:
+            if trial.hash in folders:
+                _rename(folders[trial.hash], out / trial.name, trial, alone)
+            known[trial.hash] = {key: getattr(trial, key) for key in _IDENTITY}
+        write_json(out / SWEEP_FILE, {"name": name, "trials": list(known.values())})
 
 
 def listed_trials(out: Path) -> list[dict[str, Any]]:
@@ -61,17 +64,38 @@ def listed_trials(out: Path) -> list[dict[str, Any]]:
         return []
     document = read_json(path)
     rows = document.get("trials") if isinstance(document, dict) else None
-    if not isinstance(rows, list) or any(not isinstance(row, dict) or "hash" not in row for row in rows):
+    if not isinstance(rows, list) or any(not isinstance(row, dict) or set(_IDENTITY) - row.keys() for row in rows):
         raise DataError(f"{path}: not a list of trials; move it away or use --fresh")
     return rows
 
 
-def _rename(out: Path, old_name: str, trial: Trial) -> None:
+def _locked(out: Path) -> FileLock:
+    """One process at a time reads trials and writes the books, so that none writes down an older state."""
+    return FileLock(out / _LOCK_FILE)
+
+
+def _folders_by_hash(out: Path, trials: Sequence[Trial]) -> dict[str, Path]:
+    """Where the trials lie that are not under their name, by what their status.json says."""
+    missing = {trial.hash for trial in trials if not (out / trial.name).exists()}
+    found = {}
+    for path in out.glob(f"*/{STATUS_FILE}") if missing else ():
+        try:
+            status = status_of(path.parent)
+        except DataError:
+            continue  # whoever asks for that trial is told
+        if status.get("config_hash") in missing:
+            found[status["config_hash"]] = path.parent
+    return found
+
+
+def _rename(old: Path, new: Path, trial: Trial, alone: bool) -> None:
     """The same trial under the name that the grown sweep gives it."""
-    old, new = out / old_name, out / trial.name
-    if not old.is_dir() or new.exists():
-        return
-    with storage_faults(new):
+    if not alone:
+        raise BusyError(
+            f"{old}: has to be renamed to {new.name}, but another process is at work in this sweep; wait for it or "
+            "use another --out"
+        )
+    with released(old), storage_faults(new):
         os.rename(old, new)
     for file in (STATUS_FILE, RESULT_FILE):
         if (new / file).exists():
@@ -80,9 +104,12 @@ def _rename(out: Path, old_name: str, trial: Trial) -> None:
 
 
 def trial_state(folder: Path) -> str:
-    """done | failed | interrupted | running (or left behind by a kill) | new."""
+    """done | failed | interrupted | running (or left behind by a kill) | new.
+
+    A trial whose result is lost or damaged is as good as interrupted: its last checkpoint gives it again.
+    """
     state = str(status_of(folder).get("state", "new"))
-    return "interrupted" if state == "done" and not (folder / RESULT_FILE).exists() else state
+    return "interrupted" if state == "done" and finished_result(folder) is None else state
 
 
 def write_results(out: Path) -> None:
@@ -90,6 +117,11 @@ def write_results(out: Path) -> None:
 
     It holds no times, so that a sweep that was killed and resumed ends with the same bytes as one that never was.
     """
+    with storage_faults(out), _locked(out):
+        _write_results(out)
+
+
+def _write_results(out: Path) -> None:
     rows = [_result_row(out / str(row["name"]), row) for row in listed_trials(out)]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     text = io.StringIO()
@@ -103,8 +135,9 @@ def _result_row(folder: Path, row: Mapping[str, Any]) -> dict[str, Any]:
     state = trial_state(folder)
     line = {"trial": row["name"], "arm": row["arm"], "seed": row["seed"], "config_hash": row["hash"], "state": state}
     line |= {key: value for key, value in row["differs"].items() if not isinstance(value, dict | list)}
-    if state == "done":
-        result = read_json(folder / RESULT_FILE)
-        line |= {key: result[key] for key in ("val/mAP", "val/mAP_best", "step", "protocol")}
-        line |= {f"AP/{name}": value for name, value in result["AP"].items()}
+    result = finished_result(folder)
+    if result is not None:
+        line |= {key: result.get(key) for key in ("val/mAP", "val/mAP_best", "step", "protocol")}
+        per_class = result.get("AP")
+        line |= {f"AP/{name}": value for name, value in per_class.items()} if isinstance(per_class, dict) else {}
     return line

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from focalbench.experiment.trial_files import finished_result, write_status
+from focalbench.experiment.trial_files import busy, finished_result, is_locked, status_of, write_status
 from focalbench.launchers.job import Job, Outcome
 from focalbench.runtime import StopFlag, has_gpu_driver
 
@@ -75,6 +75,7 @@ class _Worker:
 
     def __init__(self, inbox: queue.Queue[tuple[_Worker, dict[str, Any] | None]], log: Path, threads: int) -> None:
         self.job: Job | None = None
+        self.has_begun = False
         # OpenMP reads its number of threads when torch loads; a user's own setting must not split two cores four ways.
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
         with log.open("ab") as stderr:
@@ -99,7 +100,7 @@ class _Worker:
 
     def give(self, job: Job) -> None:
         """Hands over a job; a worker that died meanwhile is noticed by its reader."""
-        self.job = job
+        self.job, self.has_begun = job, False
         assert self.process.stdin is not None
         with contextlib.suppress(OSError):
             self.process.stdin.write(job.to_json().encode() + b"\n")
@@ -116,7 +117,7 @@ class LocalRun:
     """Drives workers until every job has an outcome or a stop is asked for.
 
     Args:
-        on_finish: called after each trial, for the books of the sweep.
+        on_change: called when a trial has begun or ended, for the books of the sweep.
         fail_fast: no new trial starts after the first failure.
         share: whether a trial that another process trains is waited for (a sweep) or refused (a single trial).
     """
@@ -130,7 +131,7 @@ class LocalRun:
         stop: StopFlag,
         watcher: Watcher,
         log_folder: Path,
-        on_finish: Callable[[], None],
+        on_change: Callable[[], None],
         fail_fast: bool = False,
         share: bool = True,
     ) -> None:
@@ -138,8 +139,9 @@ class LocalRun:
         self._busy: list[Job] = []
         self._slots, self._stop, self._watcher = slots, stop, watcher
         self._log = log_folder / LOG_FILE
-        self._on_finish, self._fail_fast, self._share = on_finish, fail_fast, share
+        self._on_change, self._fail_fast, self._share = on_change, fail_fast, share
         self._tries_left = {job.trial.name: retries for job in jobs}
+        self._failed_before = {job.trial.name: status for job in jobs if _has_failed(status := status_of(job.folder))}
         self._inbox: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
         self._idle = list(slots.devices)
         self._devices: dict[_Worker, str] = {}
@@ -170,26 +172,63 @@ class LocalRun:
         return self.outcomes
 
     def _start_jobs(self) -> None:
-        while self._idle and self._waiting:
-            device = self._idle.pop(0)
+        while self._idle and (job := self._take_job()) is not None:
             worker = _Worker(self._inbox, self._log, self._slots.threads)
-            self._devices[worker] = device
-            self._next_job(worker)
+            self._devices[worker] = self._idle.pop(0)
+            self._give(job, worker)
 
     def _next_job(self, worker: _Worker) -> None:
         """The next job on the worker's device, or the end of the worker."""
         worker.job = None
-        if not self._waiting:
+        job = self._take_job()
+        if job is None:
             worker.close()
-            return
-        job = self._waiting.popleft()
+        else:
+            self._give(job, worker)
+
+    def _give(self, job: Job, worker: _Worker) -> None:
         self._watcher.trial_started(job.trial.name)
         worker.give(Job(job.trial, job.folder, self._devices[worker], self._slots.threads))
+
+    def _take_job(self) -> Job | None:
+        """The next job that no other process has in hand or has ended meanwhile; None when there is none."""
+        while self._waiting:
+            job = self._waiting.popleft()
+            outcome = self._ended_elsewhere(job)
+            if outcome is not None:
+                self._record(job, outcome)
+            elif is_locked(job.folder):
+                self._leave_to_other(job)
+            else:
+                return job
+        return None
+
+    def _ended_elsewhere(self, job: Job) -> Outcome | None:
+        """How another process has ended the job since this one looked, if one has."""
+        result = finished_result(job.folder)
+        if result is not None:
+            return Outcome("done", None, 0, {"val/mAP": result.get("val/mAP")})
+        status = status_of(job.folder)
+        if _has_failed(status) and status != self._failed_before.get(job.trial.name):
+            return Outcome("failed", status.get("error"), 3, {})
+        return None
+
+    def _leave_to_other(self, job: Job) -> None:
+        """Waits for the process that trains the job, or says that there is one."""
+        if self._share:
+            self._watcher.message(f"{job.trial.name}: another process is training it; waiting")
+            self._busy.append(job)
+            return
+        fault = busy(job.folder)
+        self._record(job, Outcome("busy", str(fault), fault.exit_code, {}))
 
     def _handle(self, worker: _Worker, report: dict[str, Any] | None) -> None:
         if report is None:
             self._worker_ended(worker)
         elif report["event"] == "progress":
+            if worker.job is not None and not worker.has_begun:
+                worker.has_begun = True
+                self._on_change()
             self._watcher.trial_progress(report["name"], report["step"], report["steps"], report["values"])
         elif report["event"] == "warning":
             self._watcher.message(f"warning: {report['message']}")
@@ -198,12 +237,10 @@ class LocalRun:
             self._next_job(worker)
 
     def _job_ended(self, job: Job, report: Mapping[str, Any]) -> None:
-        state = report["state"]
-        if state == "busy" and self._share:
-            self._watcher.message(f"{job.trial.name}: another process is training it; waiting")
-            self._busy.append(job)
+        if report["state"] == "busy":
+            self._leave_to_other(job)
             return
-        outcome = Outcome(state, report.get("error"), report.get("exit_code", 0), report.get("values", {}))
+        outcome = Outcome(report["state"], report.get("error"), report.get("exit_code", 0), report.get("values", {}))
         self._record(job, outcome)
 
     def _record(self, job: Job, outcome: Outcome) -> None:
@@ -211,7 +248,7 @@ class LocalRun:
         self._watcher.trial_finished(job.trial.name, outcome.state, outcome.values)
         if outcome.error:
             self._watcher.message(f"{job.trial.name}: {outcome.error}")
-        self._on_finish()
+        self._on_change()
         if outcome.state == "failed" and self._fail_fast:
             self._waiting.clear()
 
@@ -236,13 +273,8 @@ class LocalRun:
     def _look_at_busy(self) -> None:
         """Trials that another process had: done by now, or free again."""
         for job in list(self._busy):
-            self._busy.remove(job)
-            result = finished_result(job.folder)
-            if result is not None:
-                self._record(job, Outcome("done", None, 0, {"val/mAP": result["val/mAP"]}))
-            elif is_locked(job.folder):
-                self._busy.append(job)
-            else:
+            if not is_locked(job.folder):
+                self._busy.remove(job)
                 self._waiting.append(job)
 
     def _signal_workers(self) -> None:
@@ -251,16 +283,5 @@ class LocalRun:
                 worker.process.terminate()
 
 
-def is_locked(folder: Path) -> bool:
-    """Whether a process owns the trial in ``folder``."""
-    from filelock import FileLock, Timeout
-
-    from focalbench.experiment.trial_files import LOCK_FILE
-
-    if not (folder / LOCK_FILE).exists():
-        return False
-    try:
-        with FileLock(folder / LOCK_FILE, timeout=0):
-            return False
-    except Timeout:
-        return True
+def _has_failed(status: Mapping[str, Any]) -> bool:
+    return status.get("state") == "failed"

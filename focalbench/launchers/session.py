@@ -12,6 +12,7 @@ from focalbench.config.sweep import Trial
 from focalbench.data.check import check_data, raise_for_errors
 from focalbench.data.faults import summarise
 from focalbench.errors import BusyError, ConfigError
+from focalbench.experiment.attendance import attend
 from focalbench.experiment.locations import cache_dir, class_setting, data_location
 from focalbench.experiment.sweep import open_sweep, trial_state, write_results
 from focalbench.experiment.trial_files import finished_result
@@ -115,26 +116,32 @@ def run_session(
     with stop_on_signals(stop):
         check_all_data(trials, report)
         slots = plan_slots(len(trials), options.device, config.run.trials_per_device)
-        open_sweep(out, config.name, trials, fresh=options.fresh)
-        wanted = {"new", "running", "interrupted"} | ({"failed"} if options.retry_failed else set())
-        todo = [trial for trial in trials if trial_state(out / trial.name) in wanted]
-        watcher = make_watcher(len(trials), sum(finished_result(out / trial.name) is not None for trial in trials))
-        run = LocalRun(
-            [Job(trial, out / trial.name, options.device, slots.threads) for trial in todo],
-            slots,
-            retries=config.run.retries,
-            stop=stop,
-            watcher=watcher,
-            log_folder=out,
-            on_finish=lambda: write_results(out),
-            fail_fast=options.fail_fast,
-            share=len(trials) > 1,
-        )
-        write_results(out)
-        outcomes = run.run()
-        write_results(out)
+        with attend(out, fresh=options.fresh) as attendance:
+            open_sweep(out, config.name, trials, alone=attendance.alone)
+            attendance.admit_others()
+            wanted = {"new", "running", "interrupted"} | ({"failed"} if options.retry_failed else set())
+            todo = [trial for trial in trials if trial_state(out / trial.name) in wanted]
+            run = LocalRun(
+                [Job(trial, out / trial.name, options.device, slots.threads) for trial in todo],
+                slots,
+                retries=config.run.retries,
+                stop=stop,
+                watcher=make_watcher(len(trials), _count_done(out, trials)),
+                log_folder=out,
+                on_change=lambda: write_results(out),
+                fail_fast=options.fail_fast,
+                # A worker that a killed launcher left behind stops by itself.
+                share=len(trials) > 1 or attendance.alone,
+            )
+            write_results(out)
+            outcomes = run.run()
+            write_results(out)
     states = {trial.name: trial_state(out / trial.name) for trial in trials}
     busy = [outcome for outcome in outcomes.values() if outcome.state == "busy"]
     if busy:
         raise BusyError(busy[0].error or "another process is training this trial")
     return Session(states, outcomes, stop.signum)
+
+
+def _count_done(out: Path, trials: Sequence[Trial]) -> int:
+    return sum(finished_result(out / trial.name) is not None for trial in trials)

@@ -10,6 +10,7 @@ import pytest
 from focalbench.config.load import load_config
 from focalbench.config.sweep import Trial, expand
 from focalbench.errors import DataError, StorageError
+from focalbench.experiment.attendance import attend
 from focalbench.experiment.sweep import listed_trials, open_sweep, trial_state, write_results
 from focalbench.experiment.trial_files import write_status
 from focalbench.tracking.records import write_json
@@ -67,7 +68,8 @@ def test_fresh_sets_the_old_folder_aside(write_config: Callable[..., Path], tmp_
     trials = _trials(write_config())
     open_sweep(tmp_path / "o", "tiny", trials)
     _finish(tmp_path / "o", trials[0], 0.5)
-    open_sweep(tmp_path / "o", "tiny", trials, fresh=True)
+    with attend(tmp_path / "o", fresh=True):
+        open_sweep(tmp_path / "o", "tiny", trials)
     assert trial_state(tmp_path / "o" / trials[0].name) == "new"
     (aside,) = tmp_path.glob("o.*")
     assert trial_state(aside / trials[0].name) == "done"

@@ -54,7 +54,7 @@ def _launch(
         stop=stop or StopFlag(),
         watcher=watcher,
         log_folder=out,
-        on_finish=lambda: None,
+        on_change=lambda: None,
     )
 
 

@@ -1,0 +1,85 @@
+"""Which processes are at work in a sweep's folder: they may share it, but not set it aside or rename under another's
+hands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from focalbench.errors import BusyError, StorageError
+from focalbench.experiment.trial_files import LOCK_FILE, released
+from focalbench.tracking.records import storage_faults
+
+_FILE = ".attendance"
+
+
+class Attendance:
+    """A process at work in a sweep's folder, for as long as it lives: a lock on a file there, shared with its like.
+
+    Attributes:
+        alone: whether no other process was there when this one came.
+
+    Raises:
+        StorageError: when the folder cannot be written.
+    """
+
+    def __init__(self, out: Path) -> None:
+        if out.exists() and not out.is_dir():
+            raise StorageError(f"{out}: is a file, not a folder; pass --out with another path")
+        with storage_faults(out):
+            out.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(out / _FILE, os.O_RDWR | os.O_CREAT, 0o644)
+            self.alone = True
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self.alone = False
+                fcntl.flock(self._file, fcntl.LOCK_SH)  # waits while the one who is alone puts its books in order
+
+    def admit_others(self) -> None:
+        """Lets in those who wait while this process was alone."""
+        fcntl.flock(self._file, fcntl.LOCK_SH)
+
+    def leave(self) -> None:
+        """No longer at work."""
+        os.close(self._file)
+
+
+@contextmanager
+def attend(out: Path, *, fresh: bool = False) -> Iterator[Attendance]:
+    """Within the block this process counts as at work in ``out``, which is made where missing.
+
+    Args:
+        fresh: set an older folder aside first; it is never deleted.
+
+    Raises:
+        BusyError: with ``fresh``, when another process is at work there.
+        StorageError: when ``out`` cannot be written or is no folder.
+    """
+    if fresh and out.is_dir():
+        _set_aside(out)
+    attendance = Attendance(out)
+    try:
+        yield attendance
+    finally:
+        attendance.leave()
+
+
+def _set_aside(out: Path) -> None:
+    attendance = Attendance(out)
+    try:
+        if not attendance.alone:
+            raise BusyError(f"{out}: another process is at work there; wait for it, or use --out instead of --fresh")
+        aside = out.with_name(f"{out.name}.{time.strftime('%Y%m%d-%H%M%S')}")
+        with contextlib.ExitStack() as stack, storage_faults(aside):
+            for lock in out.glob(f"*/{LOCK_FILE}"):  # workers that a killed launcher left
+                stack.enter_context(released(lock.parent))
+            os.rename(out, aside)
+    finally:
+        attendance.leave()
