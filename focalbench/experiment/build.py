@@ -27,6 +27,7 @@ from focalbench.experiment.locations import cache_dir, canvas_size, class_settin
 from focalbench.models import MODELS
 from focalbench.models.batch_norm import synchronise_batch_norm
 from focalbench.ranks import rank, world_size
+from focalbench.runtime import StopFlag
 from focalbench.structures import Targets
 from focalbench.training.evaluate import DetectionSettings
 from focalbench.training.loop import Plan, StepSettings, TrainState
@@ -48,11 +49,12 @@ class DataSets:
     val: DetectionData
 
 
-def build_data(config: ExperimentConfig) -> DataSets:
+def build_data(config: ExperimentConfig, stop: StopFlag | None = None) -> DataSets:
     """Reads, decodes (once for all trials) and joins the splits.
 
     Raises:
         DataError: for faults of the data set.
+        InterruptedTrial: when ``stop`` is set before all is read.
     """
     root, train_splits, val_splits = data_location(config)
 
@@ -65,6 +67,7 @@ def build_data(config: ExperimentConfig) -> DataSets:
             fit=config.data.fit,
             cache=config.data.cache,
             cache_dir=cache_dir(config),
+            stop=stop,
         )
 
     train = load(train_splits, class_setting(config))
@@ -147,7 +150,7 @@ def build_state(config: ExperimentConfig, model: nn.Module, criterion: nn.Module
     memory_format = torch.channels_last if optim.channels_last else torch.contiguous_format
     model = model.to(step.device, memory_format=memory_format)  # type: ignore[call-overload]
     if shared:
-        synchronise_batch_norm(model)
+        synchronise_batch_norm(model, step.device)
     options: dict[str, Any] = {"lr": optim.lr, "weight_decay": optim.weight_decay}
     options |= (
         {"momentum": optim.momentum, "nesterov": optim.nesterov} if optim.name == "sgd" else {"betas": optim.betas}

@@ -11,12 +11,27 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from focalbench.ranks import sum_over_ranks, world_size
 
 
-class GlobalBatchNorm(nn.SyncBatchNorm):
-    """torch's ``SyncBatchNorm``, and the same on a CPU, where torch has none."""
+def synchronise_batch_norm(model: nn.Module, device: torch.device) -> None:
+    """Replaces every trained batch norm in ``model`` by one over all ranks, its parameters and statistics kept."""
+    if device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, _BatchNorm):
+                norm = CpuSyncBatchNorm(child.num_features, child.eps, child.momentum)
+                norm.weight, norm.bias = child.weight, child.bias
+                norm.running_mean, norm.running_var = child.running_mean, child.running_var
+                norm.num_batches_tracked = child.num_batches_tracked
+                setattr(parent, name, norm.train(child.training))
+
+
+class CpuSyncBatchNorm(nn.BatchNorm2d):
+    """torch's ``SyncBatchNorm`` refuses to work without a GPU."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) normalised by mean and variance over N, H, W and all ranks; in eval mode by the averages."""
-        if input.is_cuda or not self.training or world_size() == 1:
+        if not self.training or world_size() == 1:
             return super().forward(input)
         x = input.float()
         num_values = sum_over_ranks(torch.tensor(x.numel() / x.shape[1]))
@@ -49,15 +64,3 @@ class _SumOverRanks(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         return sum_over_ranks(gradients[0])
-
-
-def synchronise_batch_norm(model: nn.Module) -> None:
-    """Replaces every trained batch norm in ``model`` by one over all ranks, its parameters and statistics kept."""
-    for parent in list(model.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, _BatchNorm):
-                norm = GlobalBatchNorm(child.num_features, child.eps, child.momentum)
-                norm.weight, norm.bias = child.weight, child.bias
-                norm.running_mean, norm.running_var = child.running_mean, child.running_var
-                norm.num_batches_tracked = child.num_batches_tracked
-                setattr(parent, name, norm.train(child.training))
