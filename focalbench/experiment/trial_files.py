@@ -38,6 +38,7 @@ def write_status(folder: Path, trial: Trial, state: str, **facts: Any) -> None:
         "time": time.time(),
         **facts,
     }
+    folder.mkdir(parents=True, exist_ok=True)  # a process that died early has not made it
     write_json(folder / STATUS_FILE, status)
 
 

@@ -99,6 +99,18 @@ def test_a_worker_that_always_dies_is_given_up(write_config: Write, tmp_path: Pa
     assert trial_state(tmp_path / "o" / name) == "failed"
 
 
+def test_a_worker_that_dies_before_it_makes_the_folder_fails_its_trial(write_config: Write, tmp_path: Path) -> None:
+    class KillsAtStart(_Watcher):
+        def trial_started(self, name: str) -> None:
+            for worker in run._devices:
+                worker.process.kill()
+
+    run = _launch(write_config(), tmp_path / "o", KillsAtStart(), retries=1, slots=1)
+    ((name, outcome),) = run.run().items()
+    assert (outcome.state, outcome.exit_code) == ("failed", 3)
+    assert trial_state(tmp_path / "o" / name) == "failed"
+
+
 def test_a_stop_leaves_a_checkpoint_from_which_the_same_run_follows(write_config: Write, tmp_path: Path) -> None:
     stop = StopFlag()
 
