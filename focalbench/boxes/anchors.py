@@ -60,11 +60,6 @@ class AnchorPyramid:
         self._cells = [cell_anchors([scale * s * factor for factor in factors], ratios) for s in self.strides]
         self._placed: dict[tuple[tuple[tuple[int, int], ...], torch.device], tuple[Tensor, tuple[int, ...]]] = {}
 
-    def sizes(self) -> Tensor:
-        """(L * A, 2) float32 widths and heights in pixels of the anchors of one cell of every level."""
-        cells = torch.cat(self._cells)
-        return cells[:, 2:] - cells[:, :2]
-
     def place(self, feature_sizes: tuple[tuple[int, int], ...], device: torch.device) -> tuple[Tensor, tuple[int, ...]]:
         """(R, 4) anchors of all levels and how many each has; kept for the next batch of the same size.
 

@@ -1,4 +1,4 @@
-"""``focalbench data``: check, count, cluster and generate data sets in VOC's layout."""
+"""``focalbench data``: check, count and generate data sets in VOC's layout; anchors and downloads lie beside it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from focalbench.cli import download
+from focalbench.cli import anchors, download
 from focalbench.errors import DataError
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 # Warnings and facts beside them keep a report with errors within 20 lines.
 _ERROR_LINES = 16
 _WARNING_LINES = 20
-_STRIDE = 32  # YOLOv2's cells, in pixels
 
 Root = Annotated[
     Path, typer.Argument(metavar="ROOT", help="Folder that holds VOC2007, VOC2012, ...", show_default=False)
@@ -32,6 +31,7 @@ data_app = typer.Typer(name="data", help="Check, count, generate and download da
 
 def register(app: typer.Typer) -> None:
     """Adds the group of commands to ``app``."""
+    anchors.register(data_app)
     download.register(data_app)
     app.add_typer(data_app)
 
@@ -157,60 +157,6 @@ def _print_stats(name: str, entry: SplitStats) -> None:
     ]
     columns = ("class", "objects", "share", "difficult", "images", "median side, px")
     console.print_table(columns, rows, title=f"{name}: {entry.num_images} images", note="\n".join(lines) + "\n")
-
-
-@data_app.command()
-def anchors(
-    root: Root,
-    num_priors: Annotated[int, typer.Option("-k", min=1, max=50, help="Number of priors.")] = 5,
-    split: Annotated[
-        list[str] | None,
-        typer.Option("--split", metavar="YEAR/SPLIT", help="Split to cluster; may be repeated. Default: training."),
-    ] = None,
-    image_size: Annotated[
-        int, typer.Option("--image-size", min=32, max=4096, help="Side of the square canvas in pixels.")
-    ] = 416,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the clustering's starts.")] = 0,
-    as_json: Json = False,
-) -> None:
-    """Cluster the objects' sizes into prior boxes for YOLOv2: k-means with 1 - IoU."""
-    from focalbench import console
-    from focalbench.boxes.priors import VOC_PRIORS, average_best_iou, fit_priors
-    from focalbench.data.files import default_splits
-    from focalbench.data.stats import canvas_sizes
-    from focalbench.data.voc import read_records
-
-    splits = tuple(split) if split else default_splits(root)[0]
-    part = read_records(root, splits, "auto")
-    cells = canvas_sizes(part.records, (image_size, image_size)) / _STRIDE
-    try:
-        priors = fit_priors(cells, num_priors, seed=seed)
-    except ValueError as error:
-        raise DataError(f"{root}: {', '.join(splits)}: {error}") from None
-    published = average_best_iou(cells, VOC_PRIORS)
-    if as_json:
-        document = {
-            "priors": priors.sizes.round(4).tolist(),
-            "unit": f"cells of {_STRIDE} px on a {image_size} px canvas",
-            "shares": priors.shares.tolist(),
-            "average_iou": priors.average_iou,
-            "average_iou_voc_priors": published,
-            "objects": len(cells),
-        }
-        console.print_json(document)
-        return
-    rows = [
-        (f"{width:.3f}", f"{height:.3f}", f"{width * _STRIDE:.0f}", f"{height * _STRIDE:.0f}", f"{100 * share:.1f}%")
-        for (width, height), share in zip(priors.sizes, priors.shares, strict=True)
-    ]
-    values = ", ".join(f"[{width:.3f}, {height:.3f}]" for width, height in priors.sizes)
-    console.print_table(
-        ("width, cells", "height, cells", "width, px", "height, px", "objects"),
-        rows,
-        title=f"{num_priors} priors of {len(cells):,} objects on a {image_size} px canvas",
-        note=f"average best IoU {priors.average_iou:.4f} (VOC's five published priors: {published:.4f})\n"
-        f"model.priors: [{values}]",
-    )
 
 
 @data_app.command()

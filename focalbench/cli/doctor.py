@@ -31,11 +31,10 @@ class Finding:
 
 EXTRAS = {
     "ray": ("ray", "several machines"),
-    "optuna": ("search", "search beyond grids"),
     "onnx": ("onnx", "export to ONNX"),
     "onnxruntime": ("onnx", "checking an exported network"),
 }
-"""Optional packages, the extra of focalbench that brings each, and what it is for."""
+"""Optional packages, the extra of focalbench that brings each where this version has it, and what it is for."""
 
 
 def register(app: typer.Typer) -> None:
@@ -142,15 +141,28 @@ def _compiler() -> Iterator[Finding]:
     yield Finding("triton", triton or "not installed", triton is not None, advice)
 
 
+def _offered_extras() -> set[str]:
+    """Extras of the focalbench that is installed."""
+    from importlib.metadata import PackageNotFoundError, metadata
+
+    try:
+        return set(metadata("focalbench").get_all("Provides-Extra") or ())
+    except PackageNotFoundError:  # run from a checkout that was not installed
+        return set()
+
+
 def _extras() -> Iterator[Finding]:
+    offered = _offered_extras()
     for package, (extra, purpose) in EXTRAS.items():
+        if extra not in offered:
+            continue
         found = _version(package)
         advice = "" if found else f"for {purpose}: pip install 'focalbench[{extra}]'"
         yield Finding(package, found or "not installed", found is not None, advice)
 
 
 def _folders() -> Iterator[Finding]:
-    from focalbench.data.cache import choose_cache_dir
+    from focalbench.runtime import choose_cache_dir
 
     data = os.environ.get("FOCALBENCH_DATA")
     if data:

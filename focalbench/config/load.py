@@ -55,15 +55,30 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentCo
 
     path = Path(path)
     document = read_document(path)
+    config = _configure(document, overrides, _UNSAFE.sub("_", path.stem).strip("._-"))
+    expand(config, document)
+    return config
+
+
+def default_config(overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """The defaults with ``overrides`` applied, for commands that take keys but no file.
+
+    Raises:
+        ConfigError: all faults at once.
+    """
+    return _configure(Document({}), overrides, "")
+
+
+def _configure(document: Document, overrides: Sequence[str], name: str) -> ExperimentConfig:
+    """``document`` with ``overrides``, validated; the experiment is called ``name`` where neither says how."""
     faults = apply_overrides(document, overrides)
-    if document.data.get("name") is None:
-        document.data["name"] = _UNSAFE.sub("_", path.stem).strip("._-") or None
+    if document.data.get("name") is None and name:
+        document.data["name"] = name
     config = check(document)
     if isinstance(config, list):
         raise config_error(faults + config)
     if faults:
         raise config_error(faults)
-    expand(config, document)
     return config
 
 

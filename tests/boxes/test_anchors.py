@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
-from focalbench.boxes.anchors import cell_anchors, grid_anchors
+from focalbench.boxes.anchors import AnchorPyramid, cell_anchors, grid_anchors
 
 
 def test_a_cells_anchors_by_hand():
@@ -43,3 +43,19 @@ def test_the_grid_covers_the_canvas():
     assert centres[:, 0].min() == 8
     assert centres[:, 0].max() == 6 * 16 - 8
     assert centres[:, 1].max() == 4 * 16 - 8
+
+
+def test_a_pyramid_is_its_levels_one_after_the_other():
+    """Sizes grow with the stride, and a canvas that is no multiple of it gets a last cell that reaches beyond."""
+    pyramid = AnchorPyramid(3, scale=2, octaves=2, ratios=(1.0,))
+    found = pyramid.on_canvas((24, 40))
+    assert pyramid.strides == (8, 16, 32)
+    parts = [
+        grid_anchors(cell_anchors([16, 16 * 2**0.5], [1.0]), (3, 5), (8, 8)),
+        grid_anchors(cell_anchors([32, 32 * 2**0.5], [1.0]), (2, 3), (16, 16)),
+        grid_anchors(cell_anchors([64, 64 * 2**0.5], [1.0]), (1, 2), (32, 32)),
+    ]
+    assert torch.equal(found, torch.cat(parts))
+    placed, counts = pyramid.place(((3, 5), (2, 3), (1, 2)), torch.device("cpu"))
+    assert placed is found
+    assert counts == tuple(map(len, parts))

@@ -87,19 +87,6 @@ def test_stats_count_every_split(root):
     assert "2007/train" not in text
 
 
-def test_anchors_print_values_that_go_into_a_configuration(root):
-    document = json.loads(invoke("anchors", root, "-k", "3", "--image-size", "128", "--json").stdout)
-    assert len(document["priors"]) == 3
-    assert 0.5 < document["average_iou"] <= 1
-    assert all(0.2 < side < 1.4 for prior in document["priors"] for side in prior)
-    text = invoke("anchors", root, "-k", "3", "--image-size", "128").stdout
-    assert "model.priors: [[" in text
-
-
-def test_more_priors_than_objects_is_the_users_fault(root):
-    assert isinstance(invoke("anchors", root, "-k", "50").exception, DataError)
-
-
 def test_synthesize_writes_a_set_and_never_over_one(tmp_path):
     result = invoke(
         "synthesize", tmp_path / "new", "--num-train", "3", "--num-val", "2", "--image-size", "64", "--json"

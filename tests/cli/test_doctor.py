@@ -1,6 +1,8 @@
 """``doctor``: every finding shown, every missing thing with its remedy."""
 
 import json
+import re
+from importlib.metadata import metadata
 
 import pytest
 from typer.testing import CliRunner
@@ -38,7 +40,14 @@ def test_missing_packages_come_with_the_command_that_installs_them(monkeypatch):
     monkeypatch.setattr(doctor, "_version", lambda package: None)
     lines = call().splitlines()
     assert "tensorboard: pip install tensorboard" in lines
-    assert "ray: for several machines: pip install 'focalbench[ray]'" in lines
+    assert "onnx: for export to ONNX: pip install 'focalbench[onnx]'" in lines
+
+
+def test_no_extra_is_advised_that_cannot_be_installed(monkeypatch):
+    monkeypatch.setattr(doctor, "_version", lambda package: None)
+    advised = re.findall(r"pip install 'focalbench\[(\w+)\]'", call())
+    assert advised
+    assert set(advised) <= set(metadata("focalbench").get_all("Provides-Extra"))
 
 
 def test_data_folder_of_the_environment(monkeypatch, tmp_path):
