@@ -11,11 +11,12 @@ import random
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from focalbench.errors import ConfigError, InterruptedTrial
+from focalbench.errors import ConfigError, InterruptedTrial, StorageError
 
 if TYPE_CHECKING:
     import torch
@@ -29,9 +30,50 @@ _STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")  # SLURM sends SIGUSR1 ahead of
 def prepare_process() -> None:
     """Sets what libraries read once, when they load; values that the user has set stay. Call before torch is
     imported.
+
+    Raises:
+        StorageError: as :func:`choose_cache_dir`.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _PRIMITIVE_CACHE)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # By themselves these two write to folders of their own, wherever nobody looks for them.
+    os.environ.setdefault("MPLCONFIGDIR", str(choose_cache_dir() / "matplotlib"))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(choose_cache_dir() / "torchinductor"))
+
+
+def choose_cache_dir(cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """The folder of caches: ``cache_dir``, else $FOCALBENCH_CACHE, else one in the user's cache folder.
+
+    The system's temporary folder, as a last resort, serves accounts without a home (containers, batch jobs).
+
+    Raises:
+        StorageError: when there is only the temporary folder, and somebody else may write to what would be ours.
+    """
+    if cache_dir is not None:
+        return Path(cache_dir).expanduser()
+    if os.environ.get("FOCALBENCH_CACHE"):
+        return Path(os.environ["FOCALBENCH_CACHE"]).expanduser()
+    if os.environ.get("XDG_CACHE_HOME"):
+        return Path(os.environ["XDG_CACHE_HOME"]) / "focalbench"
+    with suppress(RuntimeError):
+        home = Path.home()
+        if os.access(home, os.W_OK):
+            return home / ".cache" / "focalbench"
+    return _own_temporary_folder()
+
+
+def _own_temporary_folder() -> Path:
+    """Everybody may write to the system's temporary folder, and may have prepared one of this name for us."""
+    import stat
+    import tempfile
+
+    folder = Path(tempfile.gettempdir()) / f"focalbench-{os.getuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise StorageError(f"{folder}: somebody else may write there; set FOCALBENCH_CACHE to a folder for caches")
+    return folder
 
 
 def set_threads(num_threads: int) -> None:
@@ -146,21 +188,27 @@ def restore_rng_state(state: dict[str, Any]) -> None:
 
 
 class StopFlag:
-    """Whether a stop was asked for. Signal handlers only set it; the training loop looks at it between two steps."""
+    """Whether a stop was asked for, and by which signal. Handlers only set it; who is at work looks at it between two
+    images or steps.
+    """
 
     def __init__(self) -> None:
         self.signum: int | None = None
 
     def request(self, signum: int) -> None:
-        """Asks for a stop as if ``signum`` had arrived; the first one counts."""
+        """Asks for a stop as if ``signum`` had arrived; the first one counts, and SIGUSR1 counts as SIGTERM."""
         if self.signum is None:
-            self.signum = int(signum)
+            self.signum = int(signal.SIGINT if signum == signal.SIGINT else signal.SIGTERM)
 
     def interruption(self, where: str) -> InterruptedTrial:
-        """What to raise for a stop, of this process or of another rank of the trial; SIGUSR1 counts as SIGTERM."""
-        found = self.signum or signal.SIGTERM
-        signum = signal.SIGINT if found == signal.SIGINT else signal.SIGTERM
-        return InterruptedTrial(f"stopped by {signal.Signals(found).name} {where}", int(signum))
+        """What to raise for a stop, of this process or of another rank of the trial."""
+        signum = self.signum or signal.SIGTERM
+        return InterruptedTrial(f"stopped by {signal.Signals(signum).name} {where}", int(signum))
+
+    def raise_if_set(self, where: str) -> None:
+        """Raises InterruptedTrial when a stop was asked for."""
+        if self.signum is not None:
+            raise self.interruption(where)
 
 
 @contextmanager

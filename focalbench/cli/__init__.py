@@ -13,6 +13,7 @@ import typer
 from focalbench import __version__
 from focalbench.cli import bench, compare, config, data, doctor, evaluate, init, report, run
 from focalbench.errors import FocalbenchError
+from focalbench.runtime import prepare_process
 
 MAX_MESSAGE_LINES = 20
 _STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -52,6 +53,7 @@ def main() -> None:
     """
     _mend_streams()
     try:
+        prepare_process()
         app()
     except FocalbenchError as error:
         _fail(str(error), error.exit_code)

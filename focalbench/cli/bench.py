@@ -131,9 +131,6 @@ def step(
     as_json: Json = False,
 ) -> None:
     """A training step: against torchvision's RetinaNet, and the whole training against a static batch."""
-    from focalbench.runtime import prepare_process
-
-    prepare_process()
     from focalbench import console
     from focalbench.benchmarks.step import bench_step
     from focalbench.errors import ConfigError
@@ -169,3 +166,61 @@ def _print_step(result: dict[str, Any]) -> None:
             f"{case['size']} px: end to end {case['end_to_end']:.2f} of the static step "
             f"(wanted {case['wanted_end_to_end']:.2f})"
         )
+
+
+@bench_app.command("sweep")
+def sweep(
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    trials: Annotated[int, typer.Option(min=2, max=64, help="Trials of the sweep.")] = 6,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each trial.")] = 120,
+    trials_per_device: Annotated[int, typer.Option(min=1, max=64, help="Trials that share a GPU.")] = 1,
+    scaling: Annotated[bool, typer.Option("--scaling", help="Only the sweep, of 1, 2, 4 and 8 trials.")] = False,
+    as_json: Json = False,
+) -> None:
+    """A sweep against separate runs that decode their images: whole runs, process start and imports included."""
+    from focalbench import console
+    from focalbench.benchmarks.sweep import bench_sweep, bench_trials
+
+    if scaling:
+        rows = bench_trials(device=device, steps=steps, trials_per_device=trials_per_device)
+        if as_json:
+            console.print_json({"scaling": rows})
+        else:
+            cells = [(f"{r['trials']}", f"{r['seconds']:.1f}", f"{r['seconds_per_trial']:.1f}") for r in rows]
+            console.print_table(["trials", "seconds", "a trial"], cells, title=f"one sweep, {steps} steps a trial")
+        return
+    result = bench_sweep(device=device, num_trials=trials, steps=steps, trials_per_device=trials_per_device)
+    if as_json:
+        console.print_json(result)
+    else:
+        _print_sweep(result)
+
+
+def _print_sweep(result: dict[str, Any]) -> None:
+    from focalbench import console
+
+    case, wanted = result["case"], result["wanted"]
+    console.print_text(
+        f"{result['device']}, {result['precision']}, {result['cores']} cores, load {result['load_average']:.1f}"
+    )
+    rows = [
+        (
+            name,
+            f"{seconds:.1f}",
+            f"{result['ratios'][name]:.2f}" if name in result["ratios"] else "",
+            f"{wanted[name]:.1f}" if name in wanted else "",
+            f"{result['step_seconds'][name]:.1f}",
+            f"{result['step_ratios'][name]:.2f}" if name in result["step_ratios"] else "",
+        )
+        for name, seconds in result["seconds"].items()
+    ]
+    console.print_table(
+        ["", "seconds", "x the sweep", "wanted at least", "of it in steps", "x the sweep"],
+        rows,
+        title=(
+            f"{case['trials']} trials of {case['steps']} steps, batch {case['batch']}, {case['canvas']} px, "
+            f"{case['images']} JPEG files of {case['image_side']} px; {case['side_by_side']} trials side by side"
+        ),
+        note="wall clock of whole runs: processes start, torch is imported, images are read; the sweep also checks the "
+        "data set, fills an empty cache, evaluates and writes checkpoints",
+    )

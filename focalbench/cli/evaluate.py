@@ -55,9 +55,6 @@ def register(app: typer.Typer) -> None:
 
 def _load(trial: Path, device: str, unfinished: bool) -> TrainedTrial:
     from focalbench import console
-    from focalbench.runtime import prepare_process
-
-    prepare_process()
     from focalbench.experiment.trained import load_trained
 
     return load_trained(trial, device=device, unfinished=unfinished, warn=console.warn)

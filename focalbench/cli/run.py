@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from focalbench.cli.config import AsJson, ConfigPath, Overrides
+from focalbench.errors import InterruptedTrial
 
 if TYPE_CHECKING:
     from focalbench.config.schema import ExperimentConfig
@@ -43,9 +44,7 @@ def run(
     """Train one trial or all of a sweep. The same command again goes on where it stopped."""
     from focalbench.config.load import load_config
     from focalbench.config.sweep import expand
-    from focalbench.runtime import prepare_process
 
-    prepare_process()
     chosen = {"run.device": device, "run.launcher": launcher}
     extra = [f"{key}={value}" for key, value in chosen.items() if value is not None]
     loaded = load_config(config, [*(overrides or ()), *extra])
@@ -54,18 +53,23 @@ def run(
     if dry_run:
         _list_trials(loaded, trials, folder, as_json)
         return
-    session = _train(loaded, trials, folder, fresh=fresh, retry_failed=retry_failed, fail_fast=fail_fast)
+    try:
+        session = _train(loaded, trials, folder, fresh=fresh, retry_failed=retry_failed, fail_fast=fail_fast)
+    except InterruptedTrial as stopped:  # before the first trial started
+        _say_how_to_resume(str(stopped))
+        raise typer.Exit(stopped.exit_code) from None
     _report(session, trials, folder, as_json)
     if session.signum is not None:
-        from focalbench import console
-
-        console.info(f"stopped; go on with: {shlex.join(['focalbench', *_arguments_to_resume()])}")
+        _say_how_to_resume("stopped")
     raise typer.Exit(session.exit_code)
 
 
-def _arguments_to_resume() -> list[str]:
+def _say_how_to_resume(what: str) -> None:
     """The command that was typed, less what would start anew."""
-    return [argument for argument in sys.argv[1:] if argument != "--fresh"]
+    from focalbench import console
+
+    arguments = [argument for argument in sys.argv[1:] if argument != "--fresh"]
+    console.info(f"{what}; go on with: {shlex.join(['focalbench', *arguments])}")
 
 
 def _train(

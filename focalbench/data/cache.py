@@ -14,8 +14,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,13 +23,14 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from focalbench.data.faults import raise_for_faults
 from focalbench.data.images import Fit, to_canvas
 from focalbench.data.scanning import Listing, Sample, Scan, scan_samples
 from focalbench.data.voc import Classes, Record, VocSplit, settle
 from focalbench.errors import StorageError
+from focalbench.runtime import StopFlag, choose_cache_dir
 
 READER_VERSION = 1  # raise it when decoding, resizing or repairing changes: older caches are then rebuilt
 _STALE_SUFFIX = ".partial"
@@ -50,24 +51,6 @@ class DecodedSplit:
     fingerprint: str
 
 
-def choose_cache_dir(cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The folder of disk caches: ``cache_dir``, else $FOCALBENCH_CACHE, else one in the user's cache folder.
-
-    The system's temporary folder, as a last resort, serves accounts without a home (containers, batch jobs).
-    """
-    if cache_dir is not None:
-        return Path(cache_dir).expanduser()
-    if os.environ.get("FOCALBENCH_CACHE"):
-        return Path(os.environ["FOCALBENCH_CACHE"]).expanduser()
-    if os.environ.get("XDG_CACHE_HOME"):
-        return Path(os.environ["XDG_CACHE_HOME"]) / "focalbench"
-    with suppress(RuntimeError):
-        home = Path.home()
-        if os.access(home, os.W_OK):
-            return home / ".cache" / "focalbench"
-    return Path(tempfile.gettempdir()) / f"focalbench-{os.getuid()}"
-
-
 def compute_key(samples: Iterable[Sample], *settings: object) -> str:
     """16 hex digits that change when a file of ``samples`` does, or one of ``settings``, or this reader."""
     digest = hashlib.blake2b(digest_size=8)
@@ -84,12 +67,13 @@ def _decode_all(
     canvas: tuple[int, int],
     fit: Fit,
     workers: int | None,
+    stop: StopFlag | None,
     store: Callable[[int, np.ndarray], None],
 ) -> list[Scan]:
     """Decodes every sample and hands the pixels to ``store``; the faults are in the scans."""
     scans: list[Scan] = []
     to_pixels = partial(to_canvas, canvas=canvas, fit=fit)
-    for scan, pixels in scan_samples(samples, to_pixels, workers=workers):
+    for scan, pixels in scan_samples(samples, to_pixels, workers=workers, stop=stop):
         if pixels is not None:
             store(len(scans), pixels)
         scans.append(scan)
@@ -108,15 +92,22 @@ def fingerprint_split(split: VocSplit, scans: Iterable[Scan], canvas: tuple[int,
 
 
 def decode_split(
-    listing: Listing, classes: Classes, canvas: tuple[int, int], fit: Fit, *, workers: int | None = None
+    listing: Listing,
+    classes: Classes,
+    canvas: tuple[int, int],
+    fit: Fit,
+    *,
+    workers: int | None = None,
+    stop: StopFlag | None = None,
 ) -> DecodedSplit:
     """Decodes a split into an array in memory, writing nothing.
 
     Raises:
         DataError: with all faults at once.
+        InterruptedTrial: when ``stop`` is set.
     """
     images = np.zeros((len(listing.samples), *canvas, 3), np.uint8)
-    scans = _decode_all(listing.samples, canvas, fit, workers, images.__setitem__)
+    scans = _decode_all(listing.samples, canvas, fit, workers, stop, images.__setitem__)
     split = settle(listing, scans, classes)
     return DecodedSplit(split, images, fingerprint_split(split, scans, canvas, fit))
 
@@ -129,6 +120,7 @@ def open_cache(
     cache_dir: str | os.PathLike[str] | None = None,
     *,
     workers: int | None = None,
+    stop: StopFlag | None = None,
 ) -> DecodedSplit:
     """The split from its disk cache, which is built first where it is missing, out of date or damaged.
 
@@ -137,12 +129,13 @@ def open_cache(
         classes: as in :func:`focalbench.data.voc.read_records`.
         canvas: (height, width).
         fit: how images meet the canvas.
-        cache_dir: see :func:`choose_cache_dir`.
+        cache_dir: see :func:`focalbench.runtime.choose_cache_dir`.
         workers: decoding threads; None for one a core.
 
     Raises:
         DataError: with all faults of the data set at once.
         StorageError: if the cache folder cannot be written or the disk is full.
+        InterruptedTrial: when ``stop`` is set; nothing half-built is left.
     """
     raise_for_faults(listing.errors)
     folder = choose_cache_dir(cache_dir) / _name_cache(
@@ -153,10 +146,10 @@ def open_cache(
         return found
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
+        with _locked(folder, stop):
             found = _load(folder, listing)
             if found is None:
-                _build(folder, listing, classes, canvas, fit, workers)
+                _build(folder, listing, classes, canvas, fit, workers, stop)
                 found = _load(folder, listing)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -169,6 +162,21 @@ def open_cache(
     return found
 
 
+@contextmanager
+def _locked(folder: Path, stop: StopFlag | None) -> Iterator[None]:
+    """Only one process builds ``folder``; another one waits for it, or until it is stopped."""
+    lock = FileLock(f"{folder}.lock")
+    while not lock.is_locked:
+        if stop is not None:
+            stop.raise_if_set("while it waited for the image cache")
+        with suppress(Timeout):
+            lock.acquire(timeout=1)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _name_cache(listing: Listing, key: str, canvas: tuple[int, int]) -> str:
     root = listing.samples[0].folder.path.parent.resolve() if listing.samples else Path("empty")
     stem = root.parent.name if root.name == "VOCdevkit" else root.name
@@ -176,7 +184,13 @@ def _name_cache(listing: Listing, key: str, canvas: tuple[int, int]) -> str:
 
 
 def _build(
-    folder: Path, listing: Listing, classes: Classes, canvas: tuple[int, int], fit: Fit, workers: int | None
+    folder: Path,
+    listing: Listing,
+    classes: Classes,
+    canvas: tuple[int, int],
+    fit: Fit,
+    workers: int | None,
+    stop: StopFlag | None,
 ) -> None:
     """Writes the cache beside its place and renames it; the caller holds the lock."""
     for stale in folder.parent.glob(
@@ -200,7 +214,7 @@ def _build(
             def store(index: int, pixels: np.ndarray) -> None:
                 os.pwrite(file.fileno(), np.ascontiguousarray(pixels).data, start + index * stride)
 
-            scans = _decode_all(listing.samples, canvas, fit, workers, store)
+            scans = _decode_all(listing.samples, canvas, fit, workers, stop, store)
         split = settle(listing, scans, classes)
         _save_records(building / "records.npz", split)
         meta = {"shape": shape, "classes": split.classes, "fingerprint": fingerprint_split(split, scans, canvas, fit)}

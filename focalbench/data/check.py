@@ -16,13 +16,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from focalbench.data.cache import choose_cache_dir, compute_key
+from focalbench.data.cache import compute_key
 from focalbench.data.faults import MAX_LINES, Fault, count_kinds, raise_for_faults
 from focalbench.data.files import YearFolder, open_root
 from focalbench.data.images import decode, open_image
 from focalbench.data.scanning import Listing, Scan, list_samples, scan_samples
 from focalbench.data.voc import Classes, check_class_names, choose_classes, find_case_twins
 from focalbench.errors import DataError
+from focalbench.runtime import StopFlag, choose_cache_dir
 
 _CHECK_VERSION = 1
 
@@ -77,6 +78,7 @@ def check_data(
     classes: Classes = "auto",
     workers: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
+    stop: StopFlag | None = None,
 ) -> CheckReport:
     """Reads every image and annotation of the splits and reports all faults at once; raises none of them.
 
@@ -87,6 +89,9 @@ def check_data(
         classes: as in :func:`focalbench.data.voc.read_records`; ``auto`` takes the names found in ``train``.
         workers: threads; None for one a core.
         cache_dir: where reports are kept, None for the usual folder.
+
+    Raises:
+        InterruptedTrial: when ``stop`` is set.
     """
     listings, faults = _list_sides(root, train, val)
     samples = [sample for listing in listings.values() for sample in listing.samples]
@@ -100,7 +105,7 @@ def check_data(
     # An image of both sides is read once.
     scans: dict[tuple[str, str], Scan] = {}
     unread = {(sample.folder.year, sample.image_id): sample for sample in samples}
-    for scan, _ in scan_samples(list(unread.values()), _try_decoding, workers=workers):
+    for scan, _ in scan_samples(list(unread.values()), _try_decoding, workers=workers, stop=stop):
         scans[scan.sample.folder.year, scan.sample.image_id] = scan
     sides = {
         side: [scans[sample.folder.year, sample.image_id] for sample in listing.samples]

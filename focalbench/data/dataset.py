@@ -17,6 +17,7 @@ from focalbench.data.images import Fit, place, to_canvas
 from focalbench.data.scanning import list_samples, scan_samples
 from focalbench.data.voc import Classes, Record, settle
 from focalbench.errors import StorageError
+from focalbench.runtime import StopFlag
 from focalbench.structures import Targets
 
 CacheMode = Literal["auto", "none", "disk", "ram", "device"]
@@ -204,6 +205,7 @@ def load_data(
     fit: Fit = "warp",
     cache: CacheMode = "auto",
     cache_dir: str | os.PathLike[str] | None = None,
+    stop: StopFlag | None = None,
 ) -> DetectionData:
     """Opens joined splits on a canvas; the first time this decodes every image, later it takes milliseconds.
 
@@ -221,19 +223,20 @@ def load_data(
     Raises:
         DataError: with all faults of the data set at once.
         StorageError: if the cache cannot be written.
+        InterruptedTrial: when ``stop`` is set before the images are read.
     """
     canvas = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
     listing = list_samples(root, splits)
     if cache == "none":
-        scans = [scan for scan, _ in scan_samples(listing.samples)]
+        scans = [scan for scan, _ in scan_samples(listing.samples, stop=stop)]
         split = settle(listing, scans, classes)
         files = FileImages(split.records, canvas, fit)
         fingerprint = fingerprint_split(split, scans, canvas, fit)
         return DetectionData(files, split.records, split.classes, canvas, fit, fingerprint, cache)
     decoded = (
-        decode_split(listing, classes, canvas, fit)
+        decode_split(listing, classes, canvas, fit, stop=stop)
         if cache == "ram"
-        else open_cache(listing, classes, canvas, fit, cache_dir)
+        else open_cache(listing, classes, canvas, fit, cache_dir, stop=stop)
     )
     records, names = decoded.split.records, decoded.split.classes
     return DetectionData(decoded.images, records, names, canvas, fit, decoded.fingerprint, cache)

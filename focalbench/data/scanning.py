@@ -35,6 +35,7 @@ from focalbench.data.files import (
     split_line,
 )
 from focalbench.data.images import MAX_IMAGE_BYTES, BrokenImage, Header, open_image, quiet_decoding, read_header
+from focalbench.runtime import StopFlag
 
 Result = TypeVar("Result")
 
@@ -176,18 +177,27 @@ def scan_sample(sample: Sample, use_pixels: Callable[[bytes, int], Result] | Non
 
 
 def scan_samples(
-    samples: Sequence[Sample], use_pixels: Callable[[bytes, int], Result] | None = None, *, workers: int | None = None
+    samples: Sequence[Sample],
+    use_pixels: Callable[[bytes, int], Result] | None = None,
+    *,
+    workers: int | None = None,
+    stop: StopFlag | None = None,
 ) -> Iterator[tuple[Scan, Result | None]]:
     """:func:`scan_sample` of every sample, in order, by ``workers`` threads (None: one a core).
 
     Threads, because decoding and resizing release the interpreter's lock. At most four images a worker are under way,
     so memory does not grow with the data set.
+
+    Raises:
+        InterruptedTrial: when ``stop`` is set, between two images.
     """
     num_workers = workers or count_cores()
     pending: deque[Future[tuple[Scan, Result | None]]] = deque()
     with quiet_decoding(), ThreadPoolExecutor(num_workers, thread_name_prefix="focalbench-scan") as pool:
         try:
             for sample in samples:
+                if stop is not None:
+                    stop.raise_if_set("while the images were read")
                 pending.append(pool.submit(scan_sample, sample, use_pixels))
                 if len(pending) >= 4 * num_workers:
                     yield pending.popleft().result()

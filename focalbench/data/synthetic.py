@@ -288,7 +288,7 @@ def ensure_synthetic(
     """The data root of a synthetic set in ``cache_dir``, generated where it is missing; processes may ask at once.
 
     Args:
-        cache_dir: e.g. :func:`focalbench.data.cache.choose_cache_dir`'s.
+        cache_dir: e.g. :func:`focalbench.runtime.choose_cache_dir`'s.
         num_train, num_val, image_size, seed: as in :func:`synthesize`.
 
     Raises:

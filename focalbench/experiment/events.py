@@ -42,6 +42,7 @@ class TrialEvents:
 
     Attributes:
         identity: what a checkpoint must agree with to be resumed: configuration, classes, data.
+        wall_s: seconds that the trial has taken so far.
         last: the newest evaluation, None before the first.
     """
 
@@ -57,6 +58,7 @@ class TrialEvents:
     protocol: str
     keep_checkpoints: int
     identity: dict[str, Any]
+    wall_s: Callable[[], float]
     progress: Progress
     warn: Callable[[str], None]
     stop: StopFlag
@@ -109,7 +111,7 @@ class TrialEvents:
     def checkpoint(self, state: TrainState) -> None:
         """Everything that the next step depends on, and the status that says how far the trial is."""
         self.tracker.flush()
-        content = {**self.identity, **state.state_dict(), "rng": rng_state()}
+        content = {**self.identity, **state.state_dict(), "rng": rng_state(), "wall_s": self.wall_s()}
         save_checkpoint(self.folder / CHECKPOINTS, content, step=state.step, keep=self.keep_checkpoints)
         write_status(self.folder, self.trial, "running", step=state.step, steps=self.total_steps)
 

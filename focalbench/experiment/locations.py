@@ -7,9 +7,9 @@ from pathlib import Path
 from focalbench.config.data import SyntheticData
 from focalbench.config.paths import data_root
 from focalbench.config.schema import ExperimentConfig
-from focalbench.data.cache import choose_cache_dir
 from focalbench.data.synthetic import ensure_synthetic
 from focalbench.data.voc import Classes
+from focalbench.runtime import choose_cache_dir
 
 
 def data_location(config: ExperimentConfig) -> tuple[Path, tuple[str, ...], tuple[str, ...]]:

@@ -16,7 +16,16 @@ from torch import nn
 from focalbench.config.load import dump_yaml, resolved
 from focalbench.config.schema import ExperimentConfig
 from focalbench.config.sweep import Trial
-from focalbench.errors import BusyError, CheckpointError, ConfigError, DivergedError, InterruptedTrial, StorageError
+from focalbench.errors import (
+    BusyError,
+    CheckpointError,
+    ConfigError,
+    DivergedError,
+    FocalbenchError,
+    InterruptedTrial,
+    RankLostError,
+    StorageError,
+)
 from focalbench.experiment import build
 from focalbench.experiment.build_loss import build_criterion, reference_loss
 from focalbench.experiment.events import FollowerEvents, Progress, TrialEvents, load_detections
@@ -77,6 +86,12 @@ class _Session:
     data: build.DataSets
     identity: dict[str, Any]
     notes: dict[str, Any]
+    started: float
+    wall_before: float = 0.0
+
+    def wall_s(self) -> float:
+        """Time that led to the present state, that of earlier processes included; what a kill lost is left out."""
+        return self.wall_before + time.monotonic() - self.started
 
 
 def run_trial(
@@ -129,11 +144,10 @@ def _run_owned(trial: Trial, folder: Path, device: str, hooks: _Hooks) -> dict[s
         return done
     write_atomically(folder / CONFIG_FILE, dump_yaml(trial.config).encode())
     write_status(folder, trial, "running", step=0)
-    started = time.monotonic()
     try:
         session, events = _train(trial, folder, device, hooks)
         assert isinstance(events, TrialEvents)
-        result = _result(trial, folder, session, events, wall_s=time.monotonic() - started)
+        result = _result(trial, folder, session, events)
         write_json(folder / RESULT_FILE, result)
         write_status(folder, trial, "done", step=session.state.step, steps=events.total_steps)
         return result
@@ -141,8 +155,12 @@ def _run_owned(trial: Trial, folder: Path, device: str, hooks: _Hooks) -> dict[s
         write_status(folder, trial, "interrupted", error=str(fault))
         raise
     except BaseException as fault:
-        kind = "interrupted" if isinstance(fault, KeyboardInterrupt) else "failed"
+        # The death of another rank shows in this one as some error of torch.
+        lost = world_size() > 1 and not isinstance(fault, FocalbenchError)
+        kind = "interrupted" if lost or isinstance(fault, KeyboardInterrupt) else "failed"
         write_status(folder, trial, kind, error=str(fault) or type(fault).__name__)
+        if lost:
+            raise RankLostError(f"{folder}: this rank cannot go on: {fault}") from fault
         raise
 
 
@@ -150,7 +168,7 @@ def _train(trial: Trial, folder: Path, device: str, hooks: _Hooks) -> tuple[_Ses
     """Trains to the end; after a divergence, where that is asked for, again from the last good checkpoint."""
     lr_scale = 1.0
     while True:
-        session = _prepare(trial, folder, device, hooks.warn)
+        session = _prepare(trial, folder, device, hooks)
         lr_scale = session.state.lr_scale = min(session.state.lr_scale, lr_scale)
         may_retry = trial.config.run.on_divergence == "retry" and lr_scale > _LEAST_LR_SCALE
         try:
@@ -164,9 +182,9 @@ def _train(trial: Trial, folder: Path, device: str, hooks: _Hooks) -> tuple[_Ses
             )
 
 
-def _prepare(trial: Trial, folder: Path, device: str, warn: Warn) -> _Session:
+def _prepare(trial: Trial, folder: Path, device: str, hooks: _Hooks) -> _Session:
     """Builds all parts and puts them where the newest checkpoint says."""
-    config = trial.config
+    config, started = trial.config, time.monotonic()
     settings = StepSettings(
         device=(where := resolve_device(device)),
         precision=resolve_precision(config.optim.precision, where),
@@ -174,7 +192,7 @@ def _prepare(trial: Trial, folder: Path, device: str, warn: Warn) -> _Session:
     )
     set_determinism(config.run.deterministic)
     seed_everything(config.seed)
-    data = build.build_data(config)
+    data = build.build_data(config, hooks.stop)
     model = build.build_model(config, len(data.train.classes), data.train)
     try:
         criterion = build_criterion(config, model, data.train)
@@ -187,22 +205,35 @@ def _prepare(trial: Trial, folder: Path, device: str, warn: Warn) -> _Session:
         "classes": list(data.train.classes),
         "data": [data.train.fingerprint, data.val.fingerprint],
     }
-    session = _Session(state, batches, settings, data, identity, notes={})
+    session = _Session(state, batches, settings, data, identity, notes={}, started=started)
     if rank() == 0:
         remove_leftovers(folder / CHECKPOINTS)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         checkpoint = load_newest(folder / CHECKPOINTS)
     for warning in caught:
-        warn(f"{trial.name}: {warning.message}")
+        hooks.warn(f"{trial.name}: {warning.message}")
     if checkpoint is None:
-        _start(trial, session, warn)
+        _start(trial, session, hooks.warn)
     else:
-        _require_same(checkpoint, identity, folder)
-        state.load_state_dict(checkpoint)
-        restore_rng_state(checkpoint["rng"])
-        session.notes = checkpoint["notes"]
+        _restore(session, checkpoint, folder)
     return session
+
+
+def _restore(session: _Session, checkpoint: Mapping[str, Any], folder: Path) -> None:
+    """Puts the session where ``checkpoint`` says.
+
+    Raises:
+        CheckpointError: when it is of another experiment, or its parts do not fit.
+    """
+    try:
+        _require_same(checkpoint, session.identity, folder)
+        session.state.load_state_dict(checkpoint)
+        restore_rng_state(checkpoint["rng"])
+        session.notes, session.wall_before = checkpoint["notes"], checkpoint["wall_s"]
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as fault:
+        first = (str(fault).strip() or type(fault).__name__).splitlines()[0]
+        raise CheckpointError(f"{folder}: the checkpoint does not fit: {first}; use --fresh to start again") from fault
 
 
 def _start(trial: Trial, session: _Session, warn: Warn) -> None:
@@ -297,6 +328,7 @@ def _written(
         protocol=config.eval.protocol,
         keep_checkpoints=config.run.keep_checkpoints,
         identity={**session.identity, "notes": session.notes},
+        wall_s=session.wall_s,
         progress=hooks.progress,
         warn=hooks.warn,
         stop=hooks.stop,
@@ -317,7 +349,7 @@ def _written(
         tracker.close()
 
 
-def _result(trial: Trial, folder: Path, session: _Session, events: TrialEvents, *, wall_s: float) -> dict[str, Any]:
+def _result(trial: Trial, folder: Path, session: _Session, events: TrialEvents) -> dict[str, Any]:
     """The content of result.json; the last evaluation, never the best one."""
     state, data, last = session.state, session.data, events.last
     if last is None:  # the process before this one was killed between the last checkpoint and the result
@@ -340,7 +372,7 @@ def _result(trial: Trial, folder: Path, session: _Session, events: TrialEvents, 
         "train_images": len(data.train),
         "val_images": len(data.val),
         "data_fingerprint": [data.train.fingerprint, data.val.fingerprint],
-        "wall_s": wall_s,
+        "wall_s": session.wall_s(),
         "train_s": state.seconds,
         "images_per_s": state.step * events.batch_size / max(state.seconds, 1e-9),
         "num_parameters": num_parameters(state.model),

@@ -5,13 +5,11 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from focalbench.data import cache
-from focalbench.data.cache import choose_cache_dir
 from focalbench.data.dataset import load_data
 from focalbench.errors import DataError, StorageError
 
@@ -140,17 +138,3 @@ def test_the_data_set_is_never_written_to(small):
     before = snapshot()
     load(small)
     assert snapshot() == before
-
-
-def test_the_cache_folder_follows_argument_then_environment(monkeypatch, tmp_path):
-    monkeypatch.setenv("FOCALBENCH_CACHE", str(tmp_path / "a"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
-    assert choose_cache_dir(tmp_path / "c") == tmp_path / "c"
-    assert choose_cache_dir() == tmp_path / "a"
-    monkeypatch.delenv("FOCALBENCH_CACHE")
-    assert choose_cache_dir() == tmp_path / "b" / "focalbench"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    assert choose_cache_dir() == tmp_path / ".cache" / "focalbench"
-    monkeypatch.setattr(Path, "home", lambda: tmp_path / "nowhere")
-    assert choose_cache_dir().is_absolute()

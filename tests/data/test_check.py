@@ -1,13 +1,15 @@
 """The check before a run: all faults at once, counted, and nothing read twice."""
 
 import json
+import signal
 
 import pytest
 
 from focalbench.data import check as check_module
 from focalbench.data.check import CheckReport, check_data, raise_for_errors
 from focalbench.data.faults import Fault, shorten, spread, summarise
-from focalbench.errors import DataError
+from focalbench.errors import DataError, InterruptedTrial
+from focalbench.runtime import StopFlag
 
 TRAIN, VAL = ("2007/train",), ("2007/val",)
 
@@ -140,6 +142,13 @@ def test_a_report_survives_json(sound):
 def test_any_number_of_workers_gives_the_same_report(sound, tmp_path):
     reports = [check_data(sound.root, TRAIN, VAL, workers=n, cache_dir=tmp_path / f"{n}") for n in (1, 7)]
     assert reports[0] == reports[1]
+
+
+def test_a_stop_ends_the_check_between_two_images(sound):
+    stop = StopFlag()
+    stop.request(signal.SIGTERM)
+    with pytest.raises(InterruptedTrial, match="stopped by SIGTERM while the images were read"):
+        check_data(sound.root, TRAIN, VAL, stop=stop)
 
 
 def test_a_rare_kind_is_shown_among_many_of_another():

@@ -1,0 +1,80 @@
+"""The process: where it may write, and how it is asked to stop."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from focalbench.errors import InterruptedTrial, StorageError
+from focalbench.runtime import StopFlag, choose_cache_dir, prepare_process, stop_on_signals
+
+
+def test_the_cache_folder_follows_argument_then_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FOCALBENCH_CACHE", str(tmp_path / "a"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
+    assert choose_cache_dir(tmp_path / "c") == tmp_path / "c"
+    assert choose_cache_dir() == tmp_path / "a"
+    monkeypatch.delenv("FOCALBENCH_CACHE")
+    assert choose_cache_dir() == tmp_path / "b" / "focalbench"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    assert choose_cache_dir() == tmp_path / ".cache" / "focalbench"
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An account without a home; returns its folder in the system's temporary one."""
+    for name in ("FOCALBENCH_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "nowhere")
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    return tmp_path / f"focalbench-{os.getuid()}"
+
+
+def test_without_a_home_the_cache_is_a_temporary_folder_of_ones_own(homeless: Path) -> None:
+    assert choose_cache_dir() == homeless
+    assert homeless.stat().st_mode & 0o777 == 0o700
+    assert choose_cache_dir() == homeless
+
+
+@pytest.mark.parametrize("prepared", ["link", "open to all", "file"])
+def test_a_temporary_folder_that_somebody_else_may_write_is_refused(
+    homeless: Path, tmp_path: Path, prepared: str
+) -> None:
+    if prepared == "link":
+        (tmp_path / "theirs").mkdir()
+        homeless.symlink_to(tmp_path / "theirs")
+    elif prepared == "file":
+        homeless.touch()
+    else:
+        homeless.mkdir()
+        homeless.chmod(0o777)
+    with pytest.raises(StorageError, match="FOCALBENCH_CACHE"):
+        choose_cache_dir()
+
+
+def test_libraries_keep_their_files_in_the_cache_folder_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FOCALBENCH_CACHE", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setenv("MPLCONFIGDIR", "/mine")
+    prepare_process()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "torchinductor")
+    assert os.environ["MPLCONFIGDIR"] == "/mine"
+
+
+@pytest.mark.parametrize(
+    ("sent", "meant"),
+    [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGTERM), (signal.SIGUSR1, signal.SIGTERM)],
+)
+def test_signals_ask_for_a_stop_and_the_first_one_counts(sent: signal.Signals, meant: signal.Signals) -> None:
+    stop = StopFlag()
+    stop.raise_if_set("now")
+    with stop_on_signals(stop):
+        os.kill(os.getpid(), sent)
+        os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(InterruptedTrial, match=f"stopped by {meant.name} now") as stopped:
+        stop.raise_if_set("now")
+    assert stopped.value.exit_code == 128 + meant
