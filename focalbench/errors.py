@@ -36,6 +36,12 @@ class DivergedError(FocalbenchError):
     exit_code = 3
 
 
+class RankLostError(FocalbenchError):
+    """Another of the processes that train this trial is gone; the trial can go on from its checkpoint."""
+
+    exit_code = 3
+
+
 class InterruptedTrial(FocalbenchError):  # noqa: N818 - an ordered stop, not a fault
     """SIGINT or SIGTERM arrived and the checkpoint is written; ``signum`` is the signal's number."""
 

@@ -18,13 +18,13 @@ class Job:
 
     Attributes:
         folder: where the trial keeps its files.
-        device: auto | cpu | cuda | cuda:N.
-        threads: intra-op threads; part of what makes CPU results bit-identical.
+        devices: of each process that trains it: auto | cpu | cuda | cuda:N.
+        threads: intra-op threads of a process; part of what makes CPU results bit-identical.
     """
 
     trial: Trial
     folder: Path
-    device: str
+    devices: tuple[str, ...]
     threads: int
 
     def to_json(self) -> str:
@@ -39,7 +39,7 @@ class Job:
                 "differs": trial.differs,
                 "config": resolved(trial.config),
                 "folder": str(self.folder),
-                "device": self.device,
+                "devices": self.devices,
                 "threads": self.threads,
             }
         )
@@ -50,7 +50,7 @@ class Job:
         fields = json.loads(line)
         config = ExperimentConfig.model_validate_json(json.dumps(fields["config"]))
         trial = Trial(fields["name"], fields["arm"], fields["seed"], config, fields["hash"], fields["differs"])
-        return cls(trial, Path(fields["folder"]), fields["device"], fields["threads"])
+        return cls(trial, Path(fields["folder"]), tuple(fields["devices"]), fields["threads"])
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from focalbench.experiment.locations import cache_dir, class_setting, data_locat
 from focalbench.experiment.sweep import open_sweep, trial_state, write_results
 from focalbench.experiment.trial_files import finished_result
 from focalbench.launchers.job import Job, Outcome
-from focalbench.launchers.local import LocalRun, Watcher, plan_slots
+from focalbench.launchers.ledger import Ledger, Watcher
+from focalbench.launchers.local import LocalRun, plan_slots
 from focalbench.runtime import StopFlag, stop_on_signals
 
 _WARNING_LINES = 6  # of a data set's warnings; `focalbench data check` shows more
@@ -67,18 +68,14 @@ def require_supported(config: ExperimentConfig) -> None:
     """
     if config.run.launcher != "local":
         raise ConfigError(f"run.launcher: {config.run.launcher}: this version trains on one machine only; use local")
-    if config.run.devices != 1:
-        raise ConfigError(
-            f"run.devices: {config.run.devices}: this version trains a trial on one device; use 1 "
-            "(the trials of a sweep are spread over all GPUs by themselves)"
-        )
 
 
-def check_all_data(trials: Sequence[Trial], report: Callable[[str], None]) -> None:
+def check_all_data(trials: Sequence[Trial], report: Callable[[str], None], stop: StopFlag | None = None) -> None:
     """Reads every split that any trial uses, before the first one starts.
 
     Raises:
         DataError: with all faults at once.
+        InterruptedTrial: when ``stop`` is set meanwhile.
     """
     seen = set()
     for trial in trials:
@@ -87,7 +84,7 @@ def check_all_data(trials: Sequence[Trial], report: Callable[[str], None]) -> No
         if (root, train, val, classes) in seen:
             continue
         seen.add((root, train, val, classes))
-        found = check_data(root, train=train, val=val, classes=classes, cache_dir=cache_dir(trial.config))
+        found = check_data(root, train=train, val=val, classes=classes, cache_dir=cache_dir(trial.config), stop=stop)
         raise_for_errors(found)
         if found.warnings:
             for line in summarise(found.warnings, "warning", _WARNING_LINES):
@@ -110,31 +107,30 @@ def run_session(
 
     Raises:
         FocalbenchError: for faults found before the first trial starts; nothing is half-written then.
+        InterruptedTrial: when a signal arrives as early as that.
     """
     require_supported(config)
     stop = StopFlag()
     with stop_on_signals(stop):
-        check_all_data(trials, report)
-        slots = plan_slots(len(trials), options.device, config.run.trials_per_device)
+        check_all_data(trials, report, stop)
+        slots = plan_slots(len(trials), options.device, config.run.trials_per_device, config.run.devices)
         with attend(out, fresh=options.fresh) as attendance:
             open_sweep(out, config.name, trials, alone=attendance.alone)
             attendance.admit_others()
             wanted = {"new", "running", "interrupted"} | ({"failed"} if options.retry_failed else set())
             todo = [trial for trial in trials if trial_state(out / trial.name) in wanted]
-            run = LocalRun(
-                [Job(trial, out / trial.name, options.device, slots.threads) for trial in todo],
-                slots,
+            watcher = make_watcher(len(trials), _count_done(out, trials))
+            ledger = Ledger(
+                [Job(trial, out / trial.name, (options.device,), slots.threads) for trial in todo],
                 retries=config.run.retries,
-                stop=stop,
-                watcher=make_watcher(len(trials), _count_done(out, trials)),
-                log_folder=out,
+                watcher=watcher,
                 on_change=lambda: write_results(out),
                 fail_fast=options.fail_fast,
                 # A worker that a killed launcher left behind stops by itself.
                 share=len(trials) > 1 or attendance.alone,
             )
             write_results(out)
-            outcomes = run.run()
+            outcomes = LocalRun(ledger, slots, stop=stop, watcher=watcher, log_folder=out).run()
             write_results(out)
     states = {trial.name: trial_state(out / trial.name) for trial in trials}
     busy = [outcome for outcome in outcomes.values() if outcome.state == "busy"]

@@ -13,17 +13,18 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TextIO
 
-from focalbench.errors import BusyError, FocalbenchError, InterruptedTrial
+from focalbench.errors import BusyError, FocalbenchError, InterruptedTrial, RankLostError
 from focalbench.launchers.job import Job
 from focalbench.runtime import StopFlag, prepare_process, set_threads, stop_on_signals
 
 _GRACE_S = 60.0  # a stop that takes longer than this hangs
 
 
-class _Reporter:
+class Reporter:
     """JSON lines to the launcher; silence once it is gone."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -40,31 +41,55 @@ class _Reporter:
 def main() -> None:
     """Entry of ``python -m focalbench.launchers.worker``."""
     prepare_process()
+    reporter = open_reporter()
+    with stop_for_launcher() as stop:
+        jobs = receive_jobs(stop)
+        while (job := jobs.get()) is not None and stop.signum is None:
+            run_job(job, stop, reporter)
+
+
+def open_reporter() -> Reporter:
+    """Takes stdout for the reports; whatever a library prints goes to stderr instead."""
     reports = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints must not end up among the reports
-    reporter = _Reporter(reports)
-    stop = StopFlag()
-    jobs: queue.Queue[Job | None] = queue.Queue()
-    threading.Thread(target=_read_jobs, args=(jobs, stop), daemon=True).start()
-    with stop_on_signals(stop):
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return Reporter(reports)
+
+
+@contextmanager
+def stop_for_launcher() -> Iterator[StopFlag]:
+    """Within the block SIGTERM asks for a stop, and ^C does not."""
+    with stop_on_signals(StopFlag()) as stop:
         # A terminal sends ^C to the whole group; the launcher alone decides, and tells workers by SIGTERM.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        while (job := jobs.get()) is not None and stop.signum is None:
-            _run(job, stop, reporter)
+        yield stop
 
 
-def _read_jobs(jobs: queue.Queue[Job | None], stop: StopFlag) -> None:
-    for line in sys.stdin:
-        jobs.put(Job.from_json(line))
+def receive_jobs(stop: StopFlag) -> queue.Queue[Job | None]:
+    """The jobs as they come in on stdin, and None at its end, which also asks for a stop."""
+    jobs: queue.Queue[Job | None] = queue.Queue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            jobs.put(Job.from_json(line))
+        stop_or_exit(stop)
+        jobs.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    return jobs
+
+
+def stop_or_exit(stop: StopFlag) -> None:
+    """Asks for a stop; a process that is still there after a minute hangs, and ends at once."""
     stop.request(signal.SIGTERM)
-    jobs.put(None)
     timer = threading.Timer(_GRACE_S, os._exit, args=(1,))
     timer.daemon = True
     timer.start()
 
 
-def _run(job: Job, stop: StopFlag, reporter: _Reporter) -> None:
-    """Trains one job; every fault becomes a report."""
+def run_job(job: Job, stop: StopFlag, reporter: Reporter) -> bool:
+    """Trains one job, on the first of its devices; every fault becomes a report, but for the loss of another rank: to
+    the launcher that is the death of all. Says whether the trial is done.
+    """
     from focalbench.experiment.trial import run_trial
 
     name = job.trial.name
@@ -78,8 +103,11 @@ def _run(job: Job, stop: StopFlag, reporter: _Reporter) -> None:
 
     set_threads(job.threads)
     try:
-        result = run_trial(job.trial, job.folder, device=job.device, stop=stop, progress=progress, warn=warn)
+        result = run_trial(job.trial, job.folder, device=job.devices[0], stop=stop, progress=progress, warn=warn)
         reporter.send("finished", name, state="done", values={"val/mAP": result["val/mAP"]})
+        return True
+    except RankLostError:
+        traceback.print_exc()
     except InterruptedTrial as fault:
         reporter.send("finished", name, state="interrupted", error=str(fault), exit_code=fault.exit_code)
     except BusyError as fault:
@@ -89,6 +117,7 @@ def _run(job: Job, stop: StopFlag, reporter: _Reporter) -> None:
     except Exception as fault:  # a fault of focalbench itself: the trace goes to the log, the sweep goes on
         traceback.print_exc()
         reporter.send("finished", name, state="failed", error=f"{type(fault).__name__}: {fault}", exit_code=1)
+    return False
 
 
 if __name__ == "__main__":

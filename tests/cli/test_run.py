@@ -97,7 +97,7 @@ def test_dry_run_lists_and_touches_nothing(write_config: Write, tmp_path: Path) 
         ("run.device=cuda:7", "cuda:7"),
         ("optim.precision=fp16", "fp16"),
         ("run.launcher=ray", "run.launcher"),
-        ("run.devices=2", "run.devices"),
+        ("run.devices=1024", "run.devices"),
     ],
 )
 def test_the_users_fault_is_exit_code_2_in_few_lines(

@@ -13,8 +13,10 @@ import pytest
 
 from focalbench.config.load import load_config
 from focalbench.config.sweep import expand
+from focalbench.errors import ConfigError
 from focalbench.experiment.sweep import trial_state
 from focalbench.launchers.job import Job
+from focalbench.launchers.ledger import Ledger
 from focalbench.launchers.local import LocalRun, Slots, plan_slots
 from focalbench.runtime import StopFlag
 from focalbench.tracking.records import read_metrics
@@ -42,20 +44,21 @@ class _Watcher:
 
 
 def _launch(
-    path: Path, out: Path, watcher: _Watcher, *, retries: int = 1, stop: StopFlag | None = None, slots: int = 2
+    path: Path,
+    out: Path,
+    watcher: _Watcher,
+    *,
+    retries: int = 1,
+    stop: StopFlag | None = None,
+    slots: int = 2,
+    num_ranks: int = 1,
 ) -> LocalRun:
     trials = expand(load_config(path))
-    jobs = [Job(trial, out / trial.name, "cpu", 1) for trial in trials]
+    jobs = [Job(trial, out / trial.name, ("cpu",), 1) for trial in trials]
     out.mkdir(parents=True, exist_ok=True)
-    return LocalRun(
-        jobs,
-        Slots(("cpu",) * slots, 1),
-        retries=retries,
-        stop=stop or StopFlag(),
-        watcher=watcher,
-        log_folder=out,
-        on_change=lambda: None,
-    )
+    ledger = Ledger(jobs, retries=retries, watcher=watcher, on_change=lambda: None)
+    devices = (("cpu",) * num_ranks,) * slots
+    return LocalRun(ledger, Slots(devices, 1), stop=stop or StopFlag(), watcher=watcher, log_folder=out)
 
 
 def test_a_failing_trial_does_not_stop_the_rest(write_config: Write, tmp_path: Path) -> None:
@@ -73,7 +76,7 @@ def test_a_killed_worker_is_replaced_and_the_trial_goes_on(write_config: Write, 
 
     def kill(name: str, step: int) -> None:
         if step >= 4 and not killed:
-            (worker,) = run._devices
+            (worker,) = run._workers
             killed.append(worker.process.pid)
             worker.process.kill()
 
@@ -90,7 +93,7 @@ def test_a_killed_worker_is_replaced_and_the_trial_goes_on(write_config: Write, 
 
 def test_a_worker_that_always_dies_is_given_up(write_config: Write, tmp_path: Path) -> None:
     def kill(name: str, step: int) -> None:
-        for worker in run._devices:
+        for worker in run._workers:
             worker.process.kill()
 
     run = _launch(write_config(), tmp_path / "o", _Watcher(kill), retries=0, slots=1)
@@ -102,7 +105,7 @@ def test_a_worker_that_always_dies_is_given_up(write_config: Write, tmp_path: Pa
 def test_a_worker_that_dies_before_it_makes_the_folder_fails_its_trial(write_config: Write, tmp_path: Path) -> None:
     class KillsAtStart(_Watcher):
         def trial_started(self, name: str) -> None:
-            for worker in run._devices:
+            for worker in run._workers:
                 worker.process.kill()
 
     run = _launch(write_config(), tmp_path / "o", KillsAtStart(), retries=1, slots=1)
@@ -164,6 +167,17 @@ def _alive(pid: int) -> bool:
 
 def test_slots_depend_on_the_sweep_and_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    assert plan_slots(1, "cpu", 1) == Slots(("cpu",), 8)
-    assert plan_slots(2, "cpu", 1) == Slots(("cpu",) * 2, 4)
-    assert plan_slots(100, "cpu", 1) == Slots(("cpu",) * 8, 1)
+    assert plan_slots(1, "cpu", 1) == Slots((("cpu",),), 8)
+    assert plan_slots(2, "cpu", 1) == Slots((("cpu",),) * 2, 4)
+    assert plan_slots(100, "cpu", 1) == Slots((("cpu",),) * 8, 1)
+
+
+def test_a_trial_on_several_devices_takes_a_slot_of_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    assert plan_slots(1, "cpu", 1, devices_per_trial=2) == Slots((("cpu", "cpu"),), 4)
+    assert plan_slots(100, "cpu", 1, devices_per_trial=3) == Slots((("cpu",) * 3,) * 2, 1)
+    monkeypatch.setattr("focalbench.launchers.local._gpus", lambda device: [f"cuda:{i}" for i in range(4)])
+    pairs = (("cuda:0", "cuda:1"), ("cuda:2", "cuda:3"))
+    assert plan_slots(100, "auto", 2, devices_per_trial=2) == Slots(pairs * 2, 1)
+    with pytest.raises(ConfigError, match=r"run.devices: 5: run.device auto is 4 GPUs on this machine; use at most 4"):
+        plan_slots(1, "auto", 1, devices_per_trial=5)

@@ -1,0 +1,80 @@
+"""A rank: one of the processes, each on a device of its own, that train one job together under torch's elastic agent.
+
+The first one stands for all: it hears the launcher on stdin and reports to it. All stop at the same step when any of
+them is told to, or when the agent is gone; when one dies, the agent ends the others, and the launcher starts all anew
+from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import traceback
+
+from focalbench.errors import FocalbenchError, InterruptedTrial
+from focalbench.launchers.job import Job
+from focalbench.launchers.worker import open_reporter, receive_jobs, run_job, stop_for_launcher, stop_or_exit
+from focalbench.runtime import StopFlag, prepare_process, set_threads
+
+_AGENT_POLL_S = 1.0
+_FIRST_SPEAKS_S = 5.0  # the end of any rank ends the first one too, which may have the same fault to report
+
+
+def main() -> None:
+    """Entry of ``python -m focalbench.launchers.rank cpu|cuda``."""
+    prepare_process()
+    from focalbench.ranks import from_first, joined, rank
+
+    reporter = open_reporter()
+    with stop_for_launcher() as stop, joined(sys.argv[1]):
+        threading.Thread(target=_watch_agent, args=(stop,), daemon=True).start()
+        job = from_first(receive_jobs(stop).get() if rank() == 0 else None)
+        if job is None:
+            return
+        set_threads(job.threads)
+        _use(job.devices[rank()])
+        ended_well = run_job(job, stop, reporter) if rank() == 0 else _follow(job, stop)
+        if not ended_well:
+            sys.stderr.flush()
+            os._exit(1)  # without taking leave of ranks that may be gone or wait for this one
+
+
+def _watch_agent(stop: StopFlag) -> None:
+    """Stops when the agent was killed: nobody would notice the death of a rank any more."""
+    agent = os.getppid()
+    while os.getppid() == agent:
+        time.sleep(_AGENT_POLL_S)
+    stop_or_exit(stop)
+
+
+def _use(device: str) -> None:
+    """Makes a GPU the one that NCCL and libraries take by default."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.set_device(device)
+
+
+def _follow(job: Job, stop: StopFlag) -> bool:
+    """This rank's share of a job; whether it came to the end that all ranks come to."""
+    from focalbench.experiment.trial import follow_trial
+    from focalbench.ranks import rank
+
+    try:
+        follow_trial(job.trial, job.folder, device=job.devices[rank()], stop=stop)
+    except InterruptedTrial:
+        return True
+    except FocalbenchError as fault:
+        print(f"rank {rank()}: {fault}", file=sys.stderr)
+    except Exception:
+        traceback.print_exc()
+    else:
+        return True
+    time.sleep(_FIRST_SPEAKS_S)
+    return False
+
+
+if __name__ == "__main__":
+    main()
