@@ -17,8 +17,9 @@ from typing import Any
 
 import yaml
 
+from focalbench.config.document import MAX_BYTES, MAX_DEPTH
 from focalbench.errors import DataError
-from focalbench.tracking.records import METRICS_FILE, read_metrics
+from focalbench.tracking.records import METRICS_FILE, read_metrics, read_regular
 
 CONFIG_FILE, STATUS_FILE, RESULT_FILE, SWEEP_FILE = "config.yaml", "status.json", "result.json", "sweep.json"
 _TRIAL_FILES = {CONFIG_FILE, STATUS_FILE, RESULT_FILE, METRICS_FILE}
@@ -232,7 +233,7 @@ def _why_not_counted(
 def _read_object(path: Path) -> tuple[dict[str, Any], str]:
     """A JSON object, and what is wrong with the file; a missing file is an empty object and no fault."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_regular(path))
     except FileNotFoundError:
         return {}, ""
     except (OSError, ValueError, RecursionError) as fault:
@@ -242,12 +243,27 @@ def _read_object(path: Path) -> tuple[dict[str, Any], str]:
 
 def _read_config(path: Path) -> tuple[dict[str, Any], str]:
     try:
-        document = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        document = _plain_yaml(read_regular(path, MAX_BYTES).decode("utf-8"))
     except FileNotFoundError:
         return {}, ""
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as fault:
         return {}, f"{path.name} cannot be read: {_first_line(fault)}"
     return (document, "") if isinstance(document, dict) else ({}, f"{path.name} is not a mapping")
+
+
+def _plain_yaml(text: str) -> Any:
+    """What ``focalbench run`` wrote has no aliases and few levels; aliases make bombs, and depth makes libyaml crash.
+
+    Raises:
+        yaml.YAMLError: for other text.
+    """
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    depth = 0
+    for event in yaml.parse(text, loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH or isinstance(event, yaml.AliasEvent):
+            raise yaml.YAMLError(f"holds an alias or more than {MAX_DEPTH} levels: not written by focalbench run")
+    return yaml.load(text, loader)
 
 
 def _first_line(fault: Exception) -> str:

@@ -20,6 +20,7 @@ from focalbench.analysis.arms import Arm
 from focalbench.errors import DataError
 from focalbench.metrics.resampling import draw_image_weights, resampled_average_precision
 from focalbench.metrics.voc import Interpolation
+from focalbench.tracking.records import read_arrays
 
 DETECTIONS_FILE = "detections.npz"
 NUM_RESAMPLES = 400
@@ -104,10 +105,7 @@ def read_detections(folder: Path) -> dict[str, NDArray[Any]]:
     """
     path = folder / DETECTIONS_FILE
     try:
-        # opened here, not by numpy, which leaves a damaged file open
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            names = ("image", "label", "score", "box", *_TRUTH, "image_ids", "classes")
-            return {name: arrays[name] for name in names}
+        return read_arrays(path, ("image", "label", "score", "box", *_TRUTH, "image_ids", "classes"))
     except FileNotFoundError as fault:
         raise UnusableDetectionsError(f"{path} is missing") from fault
     except KeyError as fault:

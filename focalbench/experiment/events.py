@@ -24,7 +24,7 @@ from focalbench.metrics.voc import precision_recall
 from focalbench.ranks import alone
 from focalbench.runtime import StopFlag, rng_state
 from focalbench.tracking.drawing import draw_detections
-from focalbench.tracking.records import write_atomically
+from focalbench.tracking.records import read_arrays, write_atomically
 from focalbench.tracking.tracker import ScoredHits, Tracker
 from focalbench.training.checkpoint import save_best, save_checkpoint
 from focalbench.training.evaluate import DetectionSettings, Evaluation, detect, detect_batch, score
@@ -187,11 +187,10 @@ def load_detections(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         DataError: when the file is missing or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            detections = {name: arrays[name] for name in ("image", "label", "score", "box")}
-            truth = {name: arrays[f"gt_{name}"] for name in ("image", "label", "box", "difficult")}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as fault:
+        detections = read_arrays(path, ("image", "label", "score", "box"))
+        truth = read_arrays(path, ("gt_image", "gt_label", "gt_box", "gt_difficult"))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as fault:
         raise DataError(
             f"{path}: no detections of a finished trial: {fault}; run the trial again with --fresh"
         ) from fault
-    return detections, truth
+    return detections, {name.removeprefix("gt_"): value for name, value in truth.items()}

@@ -6,11 +6,16 @@ new content.
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import math
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +27,7 @@ from focalbench.errors import DataError, StorageError
 from focalbench.tracking.tracker import FinalStatus, ScoredHits
 
 METRICS_FILE = "metrics.jsonl"
+_MAX_ARRAY_BYTES = 2**30
 
 
 @contextmanager
@@ -88,6 +94,41 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, (json.dumps(to_json(value), indent=2, allow_nan=False) + "\n").encode())
 
 
+def read_regular(path: Path, max_bytes: int = 256 * 2**20) -> bytes:
+    """The content of a regular file: a folder may come from anybody, and reading a FIFO in it would never end.
+
+    Raises:
+        OSError: when it cannot be read, is no regular file or is larger than ``max_bytes``; ``strerror`` says which.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "is not a regular file", str(path))
+        if status.st_size > max_bytes:
+            raise OSError(errno.EFBIG, f"is larger than {max_bytes:,} bytes", str(path))
+        return file.read()
+
+
+def read_arrays(path: Path, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """Arrays of an ``.npz`` file, without pickles and without unfolding more than a gigabyte.
+
+    Raises:
+        OSError, ValueError, EOFError, zipfile.BadZipFile: when it cannot be read or is none.
+        KeyError: when a name is missing.
+    """
+    content = io.BytesIO(read_regular(path, _MAX_ARRAY_BYTES))
+    with zipfile.ZipFile(content) as archive:
+        if sum(member.file_size for member in archive.infolist()) > _MAX_ARRAY_BYTES:
+            raise ValueError(f"it unfolds to more than {_MAX_ARRAY_BYTES:,} bytes")
+    content.seek(0)
+    with np.load(content, allow_pickle=False) as arrays:
+        try:
+            return {name: arrays[name] for name in names}
+        except zlib.error as fault:
+            raise ValueError(f"it is damaged: {fault}") from fault
+
+
 def read_json(path: Path) -> Any:
     """The document in ``path``.
 
@@ -95,10 +136,10 @@ def read_json(path: Path) -> Any:
         DataError: when it is missing or no JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_regular(path))
     except OSError as fault:
         raise DataError(f"{path}: cannot read: {fault.strerror}") from fault
-    except ValueError as fault:
+    except (ValueError, RecursionError) as fault:
         raise DataError(f"{path}: not a JSON document: {fault}; run the trial again with --fresh") from fault
 
 
@@ -132,7 +173,7 @@ def truncate_after(folder: Path, step: int | None) -> None:
 def _records(path: Path) -> list[tuple[dict[str, Any], bytes]]:
     """The parsed and the raw form of each whole line."""
     try:
-        lines = path.read_bytes().splitlines(keepends=True)
+        lines = read_regular(path).splitlines(keepends=True)
     except FileNotFoundError:
         return []
     except OSError as fault:
@@ -142,7 +183,7 @@ def _records(path: Path) -> list[tuple[dict[str, Any], bytes]]:
         try:
             record = json.loads(line)
             whole = line.endswith(b"\n") and isinstance(record["step"], int)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             whole = False
         if whole:
             records.append((record, line))

@@ -19,12 +19,13 @@ from typing import Any
 import torch
 
 from focalbench.errors import CheckpointError
-from focalbench.tracking.records import storage_faults, write_atomically
+from focalbench.tracking.records import read_regular, storage_faults, write_atomically
 
 FORMAT_VERSION = 1
 _NAME = re.compile(r"step-(\d{8})\.pt")
 BEST = "best.pt"
 _CHECKSUM_SUFFIX = ".sha256"
+_MAX_BYTES = 16 * 2**30
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], *, step: int, keep: int) -> Path:
@@ -91,7 +92,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: when the file is missing, damaged, unsafe, or of another format version.
     """
     try:
-        content = path.read_bytes()
+        content = read_regular(path, _MAX_BYTES)
         expected = _checksums(path)
     except (OSError, ValueError) as fault:
         raise CheckpointError(f"{path}: cannot be read with its checksum ({fault.__class__.__name__})") from fault
@@ -130,7 +131,7 @@ def _checksum_path(path: Path) -> Path:
 
 def _checksums(path: Path) -> list[str]:
     """The first word of each line, as ``sha256sum`` writes them."""
-    return [line.split()[0] for line in _checksum_path(path).read_text(encoding="ascii").splitlines() if line.strip()]
+    return [line.split()[0] for line in read_regular(_checksum_path(path)).decode("ascii").splitlines() if line.strip()]
 
 
 def _write_with_checksum(path: Path, content: bytes) -> None:

@@ -134,6 +134,28 @@ def test_an_undefined_result_is_not_replaced_by_an_older_logged_value(write_tria
     assert math.isnan(trial.result["val/mAP"])
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["a: " + "[" * 300_000, "a: &a {b: 1}\nc: *a\n", "a: !!python/name:os.system", "a: [1"],
+    ids=["deep", "alias", "tag", "cut"],
+)
+def test_a_strangers_configuration_is_read_without_trust(write_trial: Write, text: str) -> None:
+    folder = write_trial("runs/a/t")
+    (folder / "config.yaml").write_text(text)
+    (trial,) = read_trials([folder])
+    assert trial.state == "unreadable"
+    assert trial.reason.startswith("config.yaml cannot be read: ")
+
+
+@pytest.mark.parametrize("name", ["result.json", "config.yaml", "status.json"])
+def test_a_fifo_in_a_strangers_folder_is_not_waited_for(write_trial: Write, name: str) -> None:
+    folder = write_trial("runs/a/t")
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    (trial,) = read_trials([folder])
+    assert "is not a regular file" in trial.reason
+
+
 def test_a_damaged_log_leaves_the_result_usable(write_trial: Write) -> None:
     path = write_trial("runs/a/t", value=0.7)
     (path / "metrics.jsonl").write_text('broken\n{"step": 1}\n')

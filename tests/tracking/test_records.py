@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from focalbench.errors import DataError, StorageError
 from focalbench.tracking.records import (
     METRICS_FILE,
     RecordsTracker,
+    read_arrays,
     read_json,
     read_metrics,
     to_json,
@@ -54,6 +56,46 @@ def test_undefined_values_are_null_and_the_file_is_strict_json(tmp_path):
 
     line = json.loads((tmp_path / METRICS_FILE).read_text(), parse_constant=refuse)
     assert line == {"step": 1, "AP/cat": None, "train/loss": None, "train/lr": 0.5}
+
+
+def test_a_fifo_in_a_strangers_folder_is_refused_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / METRICS_FILE)
+    with pytest.raises(DataError, match="not a regular file"):
+        read_metrics(tmp_path)
+    with pytest.raises(DataError, match="not a regular file"):
+        read_json(tmp_path / METRICS_FILE)
+
+
+def test_json_without_end_of_brackets_is_refused_in_words(tmp_path):
+    (tmp_path / "a.json").write_bytes(b"[" * 100_000)
+    with pytest.raises(DataError, match="not a JSON document"):
+        read_json(tmp_path / "a.json")
+
+
+def test_arrays_come_back_and_others_are_refused(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, a=np.arange(3), b=np.zeros(2))
+    assert read_arrays(path, ["a"])["a"].tolist() == [0, 1, 2]
+    with pytest.raises(KeyError):
+        read_arrays(path, ["c"])
+    content = path.read_bytes()
+    path.write_bytes(content[:40] + bytes(20) + content[60:])
+    with pytest.raises((ValueError, zipfile.BadZipFile)):
+        read_arrays(path, ["a", "b"])
+    np.savez(path, a=np.array([print], dtype=object))
+    with pytest.raises(ValueError, match="pickle"):
+        read_arrays(path, ["a"])
+
+
+def test_arrays_that_unfold_to_gigabytes_are_refused_before_they_do(tmp_path):
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.npy", b"x")
+    content = path.read_bytes()
+    place = content.index(b"PK\x01\x02") + 24  # the size in the archive's directory
+    path.write_bytes(content[:place] + (2**31).to_bytes(4, "little") + content[place + 4 :])
+    with pytest.raises(ValueError, match="unfolds to more than"):
+        read_arrays(path, ["a"])
 
 
 def test_a_folder_without_metrics_has_none(tmp_path):
