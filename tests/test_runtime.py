@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,24 @@ def test_libraries_keep_their_files_in_the_cache_folder_unless_the_user_says_oth
     prepare_process()
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "torchinductor")
     assert os.environ["MPLCONFIGDIR"] == "/mine"
+
+
+@pytest.mark.skipif("CS_GNU_LIBC_VERSION" not in os.confstr_names, reason="a matter of glibc")
+@pytest.mark.parametrize("setting", [{}, {"MALLOC_MMAP_THRESHOLD_": "131072"}], ids=["ours", "the user's"])
+def test_freed_memory_is_used_again_without_asking_the_system_unless_the_user_says_otherwise(
+    setting: dict[str, str],
+) -> None:
+    code = (
+        "import resource; from focalbench.runtime import prepare_process; prepare_process()\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "block = b'x' * 2**26; del block\n"
+        "before = faults(); block = b'y' * 2**26; print(faults() - before)"
+    )
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**plain, **setting}
+    )
+    assert (int(done.stdout) > 10_000) == bool(setting)  # of 16384 pages
 
 
 @pytest.mark.parametrize(
