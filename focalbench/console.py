@@ -239,7 +239,7 @@ class SweepDisplay:
             trial.last_line = now
             left = trial.seconds_left(now)
             rest = f", about {duration(left)} left" if left is not None and step < steps else ""
-            self.message(f"{name}: step {step} of {steps}{_values_text(trial.values, ', ')}{rest}")
+            self.message(f"{name}: step {step} of {steps}{_values_text(trial.values, ', ')}{rest}{self._sweep_rest()}")
 
     def trial_finished(self, name: str, state: str, values: Mapping[str, float | None]) -> None:
         """A trial has ended as ``state`` (done, failed, interrupted, ...); ``values`` are its results."""
@@ -267,6 +267,11 @@ class SweepDisplay:
         waiting = self.num_trials - self.num_done - self.num_failed - len(running)
         left = max(0, waiting) + sum(1 - trial.fraction for trial in running)
         return (time.monotonic() - self._started) / done * left if done > 0 else None
+
+    def _sweep_rest(self) -> str:
+        """The time to the end of a sweep of several trials, for a line about one of them."""
+        left = self.seconds_left() if self.num_trials > 1 else None
+        return "" if left is None else f"; sweep: {duration(left)} left"
 
     def _sweep_text(self) -> str:
         failed = f", {self.num_failed} failed" if self.num_failed else ""

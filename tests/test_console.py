@@ -97,7 +97,7 @@ def test_plain_progress_has_a_line_per_start_evaluation_and_end(capsys, clock):
         display.trial_finished("b", "failed", {})
     assert capsys.readouterr().err.splitlines() == [
         "a: started",
-        "a: step 60 of 100, mAP 0.500, loss 1.25, about 7 s left",
+        "a: step 60 of 100, mAP 0.500, loss 1.25, about 7 s left; sweep: 23 s left",
         "a: done, mAP 0.710 (1 of 2 done, about 10 s left)",
         "b: started",
         "b: failed (1 of 2 done, 1 failed)",

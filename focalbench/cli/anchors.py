@@ -59,9 +59,7 @@ def anchors(
     from focalbench import console
     from focalbench.data.dataset import load_data
     from focalbench.data.files import default_splits
-    from focalbench.runtime import prepare_process
 
-    prepare_process()
     canvas, model = _parse_size(image_size), _retinanet(overrides or [])
     splits = tuple(split) if split else default_splits(root)[0]
     data = load_data(root, splits, "auto", canvas, cache="none")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,12 +20,14 @@ from focalbench.errors import DataError, StorageError
 if TYPE_CHECKING:
     from focalbench.data.voc import Record
 
-CPU_AREA = 192 * 256
+CPU_AREA = 240 * 320
 """Canvas pixels that two cores train on in minutes."""
 GPU_AREA = 384 * 512
-EPOCHS = 44
-"""Passes over the training images: 800 steps of 16 for 300 images."""
-MIN_STEPS, MAX_CPU_STEPS = 800, 6000
+EPOCHS = 27
+"""Passes over the training images: 500 steps of 16 for 300 images, as in experiments/bccd.yaml."""
+MIN_STEPS, MAX_CPU_STEPS = 500, 6000
+MAX_PRIORS = 5
+"""Priors of the published YOLOv2."""
 
 
 @dataclass(frozen=True)
@@ -135,10 +138,10 @@ def _choose_splits(root: Path) -> tuple[str, str]:
 
 
 def canvas(widths: Sequence[int], heights: Sequence[int], area: int) -> tuple[int, int]:
-    """(height, width) of the canvas: the images' median aspect on about ``area`` pixels, in multiples of 32."""
+    """(height, width) of the canvas: the images' median aspect on about ``area`` pixels, in multiples of 16."""
     aspect = min(3.0, max(1 / 3, median(width / height for width, height in zip(widths, heights, strict=True))))
-    height = max(64, round(math.sqrt(area / aspect) / 32) * 32)
-    width = max(64, round(height * aspect / 32) * 32)
+    height = max(64, round(math.sqrt(area / aspect) / 16) * 16)
+    width = max(64, round(height * aspect / 16) * 16)
     return height, width
 
 
@@ -155,6 +158,7 @@ def configuration(fit: _Fit) -> str:
     machine = "a GPU" if fit.has_gpu else f"{cores} CPU core{'s'[: cores > 1]}"
     usual = f"{int(median(widths))} x {int(median(heights))}"
     smallest = _small_side(fit.train_records, size)
+    priors, average_iou = _priors(fit.train_records, size)
     return _TEMPLATE.format(
         name=_quoted(fit.name),
         root=_quoted(fit.root),
@@ -168,7 +172,13 @@ def configuration(fit: _Fit) -> str:
         width=size[1],
         usual=usual,
         smallest=f"{smallest:.0f}",
+        yolo_height=_multiple_of_32(size[0]),
+        yolo_width=_multiple_of_32(size[1]),
+        priors=priors,
+        average_iou=f"{average_iou:.2f}",
+        shown_root=shlex.quote(fit.root),
         backbone="resnet18" if fit.has_gpu else "tiny",
+        yolo_backbone="darknet19" if fit.has_gpu else "tiny",
         backbone_note="resnet50 is stronger and slower" if fit.has_gpu else "about 0.6 M parameters, made for a CPU",
         steps=steps,
         every=every,
@@ -205,6 +215,22 @@ def _small_side(records: Sequence[Record], size: tuple[int, int]) -> float:
     return float(sides[len(sides) // 10])
 
 
+def _multiple_of_32(side: int) -> int:
+    return math.ceil(side / 32) * 32
+
+
+def _priors(records: Sequence[Record], size: tuple[int, int]) -> tuple[str, float]:
+    """Prior boxes for YOLOv2 on its canvas as YAML, and their average best IoU."""
+    import numpy as np
+
+    from focalbench.boxes.priors import fit_priors
+    from focalbench.data.stats import canvas_sizes
+
+    cells = canvas_sizes(records, (_multiple_of_32(size[0]), _multiple_of_32(size[1]))) / 32
+    found = fit_priors(cells, min(MAX_PRIORS, len(np.unique(cells, axis=0))))
+    return "[" + ", ".join(f"[{width:.2f}, {height:.2f}]" for width, height in found.sizes) + "]", found.average_iou
+
+
 _TEMPLATE = """\
 # Written by `focalbench init` for {machine}. Every key: docs/configuration.md or `focalbench schema`.
 # {num_train} training images, {num_val} to evaluate on. Objects to train on, per class:
@@ -224,12 +250,16 @@ data:
   val: [{val}]
   classes: auto
   image_size: [{height}, {width}]   # height, width; most images are {usual} (width x height)
-  # Nine of ten objects are more than {smallest} px wide and high on it. Below about 8 px a larger canvas helps.
+  # Nine of ten objects are more than {smallest} px wide and high on it. Which ones the anchors miss, and what helps:
+  # focalbench data anchors {shown_root} --image-size {height},{width} -s model.backbone={backbone}
 
 model:
   name: retinanet
   backbone: {backbone}   # {backbone_note}
   prior_prob: 0.01   # null: no prior
+  # YOLOv2 instead: replace this section by the line below, and data.image_size by [{yolo_height}, {yolo_width}].
+  # Its priors are clustered from the objects, in units of 32 px (average best IoU {average_iou}).
+  # {{name: yolov2, backbone: {yolo_backbone}, priors: {priors}}}
 
 loss:
   name: focal
@@ -242,7 +272,7 @@ optim:
   schedule: one_cycle
   warmup_steps: 0.15   # a share of the training
   weight_decay: 0.02
-  steps: {steps}   # about {epochs} passes over the training images
+  steps: {steps}   # about {epochs} passes over the training images; more is better and takes longer
   batch_size: 16
 
 eval:

@@ -21,8 +21,8 @@ def notes(config: ExperimentConfig, trials: tuple[Trial, ...]) -> list[str]:
 def _trial_notes(config: ExperimentConfig) -> list[str]:
     found = []
     size = config.data.image_size
-    if any(side % 32 for side in ((size,) if isinstance(size, int) else size)):
-        found.append(f"data.image_size: {size} is no multiple of 32: the coarse pyramid levels reach beyond the canvas")
+    if any(side % 16 for side in ((size,) if isinstance(size, int) else size)):
+        found.append(f"data.image_size: {size} is no multiple of 16: the coarse pyramid levels reach beyond the canvas")
     if config.data.name == "voc" and config.data.root is None and not os.environ.get("FOCALBENCH_DATA"):
         found.append("data.root: is left out and FOCALBENCH_DATA is not set: `run` will need one of them")
     if config.model.weights != "none" and config.model.name == "retinanet" and config.model.backbone == "tiny":

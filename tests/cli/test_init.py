@@ -1,5 +1,8 @@
 """``init``: a configuration that fits the data set, and is valid as written."""
 
+import re
+from pathlib import Path
+
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -10,6 +13,7 @@ from focalbench.config.load import load_config
 from focalbench.config.sweep import expand
 from focalbench.errors import DataError, StorageError
 
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 OBJECT = """<object><name>{name}</name><difficult>0</difficult>
 <bndbox><xmin>{x}</xmin><ymin>10</ymin><xmax>{x2}</xmax><ymax>30</ymax></bndbox></object>"""
 
@@ -53,11 +57,43 @@ def test_file_is_valid_and_fits_the_data(here):
     assert (config.data.train, config.data.val) == (("2007/trainval",), ("2007/test",))
     height, width = config.data.image_size
     assert width / height == pytest.approx(64 / 48, rel=0.2)
-    assert config.optim.steps == 800
+    assert config.optim.steps == 500
     assert {trial.arm for trial in expand(config)} == {"ce", "balanced_ce", "focal", "focal_matched"}
     text = (here / "my_pets.yaml").read_text()
     assert "#   cat            8\n#   dog: big       4\n" in text
     assert "# 8 training images, 3 to evaluate on" in text
+    assert "focalbench data anchors 'my pets/VOCdevkit' --image-size" in text
+
+
+def test_photographs_of_4_to_3_get_the_canvas_and_steps_of_bccd(here, monkeypatch):
+    """So that what experiments/bccd.yaml reaches is what `init` and `run` reach on that set, without an edit."""
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    make_set(here / "set", {"trainval": 292, "test": 1}, size=(64, 48))
+    call("set")
+    ours = load_config(here / "set.yaml")
+    theirs = load_config(EXPERIMENTS / "bccd.yaml")
+    assert ours.data.image_size == theirs.data.image_size == (240, 320)
+    assert (ours.model, ours.optim) == (theirs.model, theirs.optim)
+    arms = {trial.config.loss for trial in expand(ours)}
+    assert {trial.config.loss for trial in expand(theirs)} <= arms
+
+
+def test_the_section_for_yolov2_is_valid_as_written(here):
+    make_set(here / "set", {"train": 4, "val": 2})
+    lines = call("set", "-o", "-").splitlines()
+    (at,) = [number for number, line in enumerate(lines) if line.startswith("  # {name: yolov2")]
+    (canvas_line,) = [line for line in lines if "data.image_size by" in line]
+    height, width = re.search(r"\[(\d+), (\d+)\]", canvas_line).groups()
+    start = lines.index("model:")
+    lines[start : at + 1] = [f"model: {lines[at].lstrip(' #')}"]
+    (size,) = [number for number, line in enumerate(lines) if line.startswith("  image_size:")]
+    lines[size] = f"  image_size: [{height}, {width}]"
+    (here / "yolo.yaml").write_text("\n".join(lines))
+    model = load_config(here / "yolo.yaml", ["sweep=null"]).model
+    assert model.name == "yolov2"
+    assert 1 <= len(model.priors) <= 5
 
 
 def test_train_and_val_where_there_is_no_test_list(here):
@@ -107,11 +143,12 @@ def test_faulty_folders(here):
     ("width", "height", "area", "expected"),
     [
         (640, 480, 192 * 256, (192, 256)),
+        (640, 480, 240 * 320, (240, 320)),
         (480, 640, 192 * 256, (256, 192)),
         (500, 500, 192 * 256, (224, 224)),
         (500, 375, 384 * 512, (384, 512)),
         (5000, 100, 192 * 256, (128, 384)),
     ],
 )
-def test_canvas_keeps_the_aspect_in_multiples_of_32(width, height, area, expected):
+def test_canvas_keeps_the_aspect_in_multiples_of_16(width, height, area, expected):
     assert canvas([width] * 3, [height] * 3, area) == expected

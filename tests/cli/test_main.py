@@ -38,6 +38,18 @@ def test_help_loads_nothing_heavy():
     assert "Commands" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [("focalbench com", "compare"), ("focalbench data an", "anchors"), ("focalbench run --dr", "--dry-run")],
+)
+def test_the_shell_completes_commands_and_options(typed, expected):
+    code = "import sys; sys.argv = ['focalbench']; from focalbench.cli import main; main()"
+    words = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    environment = {**os.environ, "_FOCALBENCH_COMPLETE": "complete_bash", **words}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment)
+    assert expected in done.stdout.split()
+
+
 def test_version_and_usage():
     done = focalbench("--version")
     assert (done.returncode, done.stdout) == (0, f"focalbench {__version__}\n")
