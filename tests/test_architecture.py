@@ -1,6 +1,7 @@
 """Dependencies point down: what docs/architecture.md draws is what the imports say."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,28 +10,20 @@ from pathlib import Path
 import pytest
 
 _PACKAGE = Path(__file__).parent.parent / "focalbench"
+_PAGE = Path(__file__).parent.parent / "docs" / "architecture.md"
+
+
+def _drawn_layers() -> dict[str, int]:
+    """Packages by their row in the page's picture, 0 at the bottom."""
+    picture = _PAGE.read_text(encoding="utf-8").split("```mermaid\n")[1].split("```")[0]
+    rows = re.findall(r'^ *(\w+)\["<b>(.+?)</b>', picture, re.MULTILINE)
+    (chain,) = [line for line in picture.splitlines() if "-->" in line]
+    assert chain.split() == " --> ".join(name for name, _ in rows).split()
+    return {package: row for row, (_, text) in enumerate(reversed(rows)) for package in text.split(" · ")}
+
+
 # A package may import those with a smaller number; equal numbers are siblings and do not.
-_LAYERS = {
-    "errors": 0,
-    "structures": 0,
-    "ranks": 0,
-    "console": 0,
-    "boxes": 0,
-    "config": 1,
-    "runtime": 1,
-    "tracking": 1,
-    "data": 2,
-    "models": 2,
-    "losses": 2,
-    "metrics": 2,
-    "training": 3,
-    "experiment": 4,
-    "launchers": 5,
-    "analysis": 5,
-    "report": 6,
-    "benchmarks": 6,
-    "cli": 7,
-}
+_LAYERS = _drawn_layers()
 
 
 def _imports(path: Path) -> Iterator[str]:
