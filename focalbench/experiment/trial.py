@@ -53,7 +53,7 @@ from focalbench.runtime import (
     set_determinism,
 )
 from focalbench.tracking.hparams import columns_of, flatten
-from focalbench.tracking.records import storage_faults, write_atomically, write_json
+from focalbench.tracking.records import remove_unfinished, storage_faults, write_atomically, write_json
 from focalbench.tracking.tensorboard import open_trackers
 from focalbench.training.checkpoint import load_newest, remove_leftovers
 from focalbench.training.evaluate import score
@@ -142,6 +142,7 @@ def _run_owned(trial: Trial, folder: Path, device: str, hooks: _Hooks) -> dict[s
     from_first(done is None)  # the other ranks wait for it
     if done is not None:
         return done
+    remove_unfinished(folder)
     write_atomically(folder / CONFIG_FILE, dump_yaml(trial.config).encode())
     write_status(folder, trial, "running", step=0)
     try:

@@ -11,6 +11,7 @@ import io
 import json
 import math
 import os
+import re
 import secrets
 import stat
 import zipfile
@@ -28,6 +29,7 @@ from focalbench.tracking.tracker import FinalStatus, ScoredHits
 
 METRICS_FILE = "metrics.jsonl"
 _MAX_ARRAY_BYTES = 2**30
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}")
 
 
 @contextmanager
@@ -69,9 +71,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         StorageError: when the folder cannot be written.
     """
-    temporary = path.with_name(
-        f".{path.name}.{secrets.token_hex(4)}"
-    )  # same folder: os.replace cannot cross file systems
+    # In the same folder, for os.replace cannot cross file systems.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with storage_faults(path):
         try:
             with temporary.open("xb") as file:
@@ -83,6 +84,13 @@ def write_atomically(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
             raise
         _sync_folder(path.parent)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Deletes the temporary files that a killed :func:`write_atomically` left; only the owner of ``folder`` may."""
+    for path in folder.glob(".*.*"):
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

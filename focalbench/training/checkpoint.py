@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from focalbench.errors import CheckpointError
-from focalbench.tracking.records import read_regular, storage_faults, write_atomically
+from focalbench.tracking.records import read_regular, remove_unfinished, storage_faults, write_atomically
 
 FORMAT_VERSION = 1
 _NAME = re.compile(r"step-(\d{8})\.pt")
@@ -112,8 +112,7 @@ def remove_leftovers(folder: Path) -> None:
     """Deletes what a killed writer left, temporary files and checksums of nothing; only the owner of the trial may call
     it.
     """
-    for path in folder.glob(".*.pt*"):
-        path.unlink(missing_ok=True)
+    remove_unfinished(folder)
     for path in folder.glob(f"*.pt{_CHECKSUM_SUFFIX}"):
         if not path.with_suffix("").exists():
             path.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from focalbench.tracking.records import (
     read_arrays,
     read_json,
     read_metrics,
+    remove_unfinished,
     to_json,
     truncate_after,
     write_json,
@@ -96,6 +97,14 @@ def test_arrays_that_unfold_to_gigabytes_are_refused_before_they_do(tmp_path):
     path.write_bytes(content[:place] + (2**31).to_bytes(4, "little") + content[place + 4 :])
     with pytest.raises(ValueError, match="unfolds to more than"):
         read_arrays(path, ["a"])
+
+
+def test_only_what_a_killed_writer_left_is_removed(tmp_path):
+    for name in (".a.json.0123abcd", ".a.json", ".lock", "a.json", ".a.json.0123abcdef", ".hidden.folder"):
+        (tmp_path / name).touch()
+    remove_unfinished(tmp_path)
+    assert not (tmp_path / ".a.json.0123abcd").exists()
+    assert len(list(tmp_path.iterdir())) == 5
 
 
 def test_a_folder_without_metrics_has_none(tmp_path):

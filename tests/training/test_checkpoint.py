@@ -190,6 +190,7 @@ def test_the_best_is_replaced(tmp_path: Path) -> None:
 
 def test_leftovers_of_a_killed_writer_go(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, _state(1), step=1, keep=1)
-    (tmp_path / ".step-00000002.pt.1a2b").write_bytes(b"half")
+    (tmp_path / ".step-00000002.pt.1a2b3c4d").write_bytes(b"half")
+    (tmp_path / "step-00000002.pt.sha256").write_text("0 step-00000002.pt")
     remove_leftovers(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, f"{path.name}.sha256"]
