@@ -42,12 +42,18 @@ def _write(stream: TextIO, text: str) -> None:
         stream.write(text)
         stream.flush()
     except BrokenPipeError:
-        with open(os.devnull, "wb") as sink:
-            os.dup2(sink.fileno(), stream.fileno())
+        _sink(stream)
     except OSError as problem:
         if stream is sys.stderr:
             return  # nowhere left to say it, and the training should go on
+        _sink(stream)
         raise StorageError(f"standard output cannot be written: {problem.strerror}") from None
+
+
+def _sink(stream: TextIO) -> None:
+    """Lets what the stream still holds go nowhere: Python would fail on it again at its end, with a code of its own."""
+    with open(os.devnull, "wb") as sink:
+        os.dup2(sink.fileno(), stream.fileno())
 
 
 def print_json(document: object) -> None:

@@ -72,9 +72,12 @@ def test_user_fault_ends_with_2_on_stderr_without_a_traceback(tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_full_disk_behind_stdout():
+@pytest.mark.parametrize("command", ["schema", "validate"])  # more than a buffer holds, and less
+def test_full_disk_behind_stdout(tmp_path, command):
+    (tmp_path / "a.yaml").write_text("name: a")
+    arguments = [tmp_path / "a.yaml"] if command == "validate" else []
     with open("/dev/full", "w") as full:
-        done = focalbench("schema", stdout=full)
+        done = focalbench(command, *arguments, stdout=full)
     assert done.returncode == 2
     assert "No space left" in done.stderr
     assert "Traceback" not in done.stderr
