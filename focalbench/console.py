@@ -5,11 +5,14 @@ On a terminal there are colours and bars; in a pipe or a log file the same conte
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
 import os
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 PLAIN_INTERVAL_S = 30.0
 """Without a terminal: seconds between two lines of a trial that has nothing new but its step."""
+_GAP = 2  # blanks between two columns
+_LEAST_NAME = 12  # columns that are left for the first one before words of the others are broken
 _STYLES = {"done": "green", "failed": "bold red", "interrupted": "yellow"}
 
 
@@ -52,7 +57,7 @@ def _write(stream: TextIO, text: str) -> None:
 
 def _sink(stream: TextIO) -> None:
     """Lets what the stream still holds go nowhere: Python would fail on it again at its end, with a code of its own."""
-    with open(os.devnull, "wb") as sink:
+    with contextlib.suppress(io.UnsupportedOperation), open(os.devnull, "wb") as sink:  # in memory there is no file
         os.dup2(sink.fileno(), stream.fileno())
 
 
@@ -111,7 +116,16 @@ def print_table(
         body = _rich_table(columns, cells, right)
     else:
         body = _plain_table(columns, cells, right)
-    print_text("\n".join(part for part in (title, body, note) if part))
+    print_text("\n".join(part for part in (title, body, _wrapped(note)) if part))
+
+
+def _wrapped(note: str | None) -> str | None:
+    """``note`` with its lines broken between words where a terminal would break them anywhere."""
+    if not note or not _is_terminal(sys.stdout):
+        return note
+    width = shutil.get_terminal_size().columns
+    lines = (textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) for line in note.split("\n"))
+    return "\n".join("\n".join(parts) for parts in lines)
 
 
 def _is_number(text: str) -> bool:
@@ -137,12 +151,18 @@ def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Se
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for name, to_right in zip(columns, right, strict=True):
-        table.add_column(name, justify="right" if to_right else "left", overflow="fold")
+    width = Console().width
+    narrowest = [
+        max(len(word) for line in [columns, *rows] for word in [*line[i].split(), ""]) for i in range(len(columns))
+    ]
+    # Whole words where they fit; what has to give way first is the first column, which names the row.
+    fits = sum(narrowest[1:]) + _GAP * (len(columns) - 1) + _LEAST_NAME <= width
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, _GAP - 1, 0, 0), pad_edge=False, show_edge=False)
+    for index, (name, to_right) in enumerate(zip(columns, right, strict=True)):
+        least = narrowest[index] if fits and index > 0 else None
+        table.add_column(name, justify="right" if to_right else "left", overflow="fold", min_width=least)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    width = Console().width
     console = Console(file=io.StringIO(), force_terminal=True, width=width, highlight=False)
     with console.capture() as capture:
         console.print(table)
@@ -267,12 +287,19 @@ class SweepDisplay:
             self._live = None
 
     def seconds_left(self) -> float | None:
-        """Time to the end of the sweep at the pace since this display was made; None before there is a pace."""
+        """Time to the end of the sweep at the pace since this display was made; None before there is a pace.
+
+        Not less than the slowest running trial needs: towards the end fewer run side by side than before.
+        """
+        now = time.monotonic()
         running = list(self._running.values())
         done = self._work_done + sum(trial.fraction_here for trial in running)
+        if done <= 0:
+            return None
         waiting = self.num_trials - self.num_done - self.num_failed - len(running)
         left = max(0, waiting) + sum(1 - trial.fraction for trial in running)
-        return (time.monotonic() - self._started) / done * left if done > 0 else None
+        slowest = max((trial.seconds_left(now) or 0.0 for trial in running), default=0.0)
+        return max((now - self._started) / done * left, slowest)
 
     def _sweep_rest(self) -> str:
         """The time to the end of a sweep of several trials, for a line about one of them."""

@@ -42,6 +42,44 @@ def test_table_on_a_terminal_holds_every_cell_within_its_width(monkeypatch, colo
     assert max(map(len, plain.splitlines())) <= 60
 
 
+def on_terminal(monkeypatch, columns):
+    stream = Terminal()
+    monkeypatch.setattr("sys.stdout", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    return lambda: re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue())
+
+
+def test_words_stay_whole_in_80_columns_but_for_a_long_first_column(monkeypatch):
+    shown = on_terminal(monkeypatch, 80)
+    columns = ["arm", "n", "mean", "sd", "difference", "95 % CI", "p (Holm)", "verdict"]
+    row = [
+        "loss=softmax_balanced_ce",
+        6,
+        "0.8264",
+        "0.0123",
+        "+0.0193",
+        "[-0.0325, +0.0167]",
+        "0.0123",
+        "not enough seeds",
+    ]
+    console.print_table(
+        columns, [row], note="a rule that is said in more words than eighty columns of a terminal can hold at once"
+    )
+    words = shown().split()
+    for word in ("difference", "[-0.0325,", "+0.0167]", "(Holm)", "0.8264", "enough", "terminal"):
+        assert word in words
+    assert max(map(len, shown().splitlines())) <= 80
+
+
+def test_a_terminal_too_narrow_for_the_words_breaks_them(monkeypatch):
+    shown = on_terminal(monkeypatch, 30)
+    console.print_table(["arm", "verdict"], [("a" * 20, "b" * 40)])
+    assert max(map(len, shown().splitlines())) <= 30
+    assert shown().count("b") == 40
+
+
 def test_json_has_no_nan(capsys):
     console.print_json({"a": math.nan, "b": [math.inf, 1.5], "c": (1, "é"), 3: None})
     assert json.loads(capsys.readouterr().out) == {"a": None, "b": [None, 1.5], "c": [1, "é"], "3": None}
@@ -128,6 +166,20 @@ def test_remaining_time_counts_running_waiting_and_resumed_trials(clock):
     assert display.seconds_left() == pytest.approx(125)
     display.trial_finished("b", "done", {})
     assert display.seconds_left() == pytest.approx(125)
+
+
+def test_the_sweep_takes_no_less_than_its_slowest_trial(clock):
+    display = console.SweepDisplay(2)
+    display.trial_started("a")
+    display.trial_started("b")
+    clock.now += 40
+    display.trial_progress("a", 0, 100, {})
+    display.trial_progress("b", 0, 100, {})
+    display.trial_progress("a", 20, 100, {})
+    display.trial_progress("b", 100, 100, {})
+    display.trial_finished("b", "done", {})
+    # 1.2 trainings in 40 s were done by two at once; the rest of a is done by itself alone
+    assert display.seconds_left() == pytest.approx(160)
 
 
 def test_live_rows_on_a_terminal(monkeypatch, clock):

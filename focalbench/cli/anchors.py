@@ -173,9 +173,9 @@ def _print_priors(priors: Priors, published: float, data: DetectionData) -> None
         ("width, cells", "height, cells", "width, px", "height, px", "objects"),
         rows,
         title=f"YOLOv2: {len(rows)} priors on a {_canvas_text(data.canvas)} canvas",
-        note=f"average best IoU {priors.average_iou:.4f} (VOC's five published priors: {published:.4f})\n"
-        f"model.priors: [{values}]",
+        note=f"average best IoU {priors.average_iou:.4f} (VOC's five published priors: {published:.4f})",
     )
+    console.print_text(f"model.priors: [{values}]")  # on one line, to be copied
 
 
 def _print_coverage(
