@@ -33,6 +33,6 @@ def test_they_fit_the_training_boxes_and_follow_from_the_data_alone(write_config
 
 
 def test_more_than_there_are_box_sizes_is_the_users_fault(write_config: Write) -> None:
-    config = load_config(write_config(), [*_YOLO, "data.num_train=1", "model.num_priors=50"])
+    config = load_config(write_config(), [*_YOLO, "model.num_priors=50"])
     with pytest.raises(ConfigError, match=r"model\.num_priors"):
         build_model(config, 4, build_data(config).train)
