@@ -18,10 +18,12 @@ from filelock import FileLock
 from focalbench.config.sweep import Trial
 from focalbench.errors import BusyError, DataError, StorageError
 from focalbench.experiment.trial_files import RESULT_FILE, STATUS_FILE, finished_result, released, status_of
-from focalbench.tracking.records import read_json, storage_faults, write_atomically, write_json
+from focalbench.tracking.records import read_json, remove_unfinished, storage_faults, write_atomically, write_json
 
 SWEEP_FILE = "sweep.json"
 RESULTS_FILE = "results.csv"
+TO_DO = frozenset({"new", "running", "interrupted"})
+"""States of trials that the same command goes on with."""
 _LOCK_FILE = ".books.lock"
 _IDENTITY = ("name", "arm", "seed", "hash", "differs")
 
@@ -44,6 +46,7 @@ def open_sweep(out: Path, name: str, trials: Sequence[Trial], *, alone: bool = T
     with storage_faults(out):
         out.mkdir(parents=True, exist_ok=True)
     with storage_faults(out), _locked(out):
+        remove_unfinished(out)
         known = {row["hash"]: row for row in listed_trials(out)}
         folders = _folders_by_hash(out, trials)
         for trial in trials:

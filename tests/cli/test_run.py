@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -37,6 +38,9 @@ def test_a_sweep_ends_with_a_table_and_says_how_to_see_the_curves(write_config: 
     document = json.loads(again.stdout)
     assert [trial["state"] for trial in document["trials"]] == ["done", "done"]
     assert "started" not in again.stderr
+    more = _focalbench("run", write_config(_SWEEP.replace("[0]", "[0, 1]")), "--out", out, "--dry-run")
+    assert re.search(r"about .* for 2 trials left to train, .* going by 2 finished", more.stdout)
+    assert "Traceback" not in more.stderr
 
 
 def test_some_failed_is_exit_code_3_and_retry_failed_tries_again(write_config: Write, tmp_path: Path) -> None:
@@ -86,6 +90,8 @@ def test_dry_run_lists_and_touches_nothing(write_config: Write, tmp_path: Path) 
     done = _focalbench("run", write_config(_SWEEP), "--out", tmp_path / "o", "--dry-run")
     assert done.returncode == 0
     assert "2 trials" in done.stdout
+    assert "loss.name=ce" in done.stdout
+    assert "not known before the first has finished" in done.stdout
     assert not (tmp_path / "o").exists()
 
 

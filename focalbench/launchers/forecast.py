@@ -1,0 +1,122 @@
+"""How long a sweep will still take, going by its own finished trials; no guess where there are none."""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from focalbench.config.schema import ExperimentConfig
+from focalbench.config.sweep import Trial
+from focalbench.experiment.sweep import TO_DO, trial_state
+from focalbench.experiment.trial_files import finished_result, status_of
+
+_FREE = ("lr", "momentum", "nesterov", "betas", "weight_decay", "schedule", "warmup_steps", "milestones", "factor")
+"""Keys of ``optim`` that cost no time, beside the length, which is scaled by."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """An estimate of the time that trials will take.
+
+    Attributes:
+        num_left: trials to train or to finish.
+        num_known: those of a kind of which one has finished.
+        num_measured: finished trials that the estimate goes by.
+        seconds: for the known ones, as many side by side as there are slots; None where none is known.
+    """
+
+    num_left: int
+    num_known: int
+    num_measured: int
+    seconds: float | None
+
+
+def forecast(
+    trials: Sequence[Trial], out: Path, *, num_slots: int = 1, device: str | None = None, retry_failed: bool = False
+) -> Forecast:
+    """The time left for ``trials`` in ``out``: seconds per training image of the finished trials that differ in nothing
+    that costs time, those of the same loss before others, times the images still to be trained on.
+
+    Args:
+        num_slots: trials that run side by side.
+        device: where they will run, such as cuda:0; what finished on another kind of device does not count.
+    """
+    measured = _paces(trials, out, device and device.split(":")[0])
+    wanted = TO_DO | ({"failed"} if retry_failed else set())
+    left = [trial for trial in trials if trial_state(out / trial.name) in wanted]
+    seconds: list[float] = []
+    used: set[str] = set()
+    for trial in left:
+        paces = [pace for pace in measured if pace.kind == _kind(trial.config)]
+        paces = [pace for pace in paces if pace.loss == trial.config.loss.name] or paces
+        if paces:
+            used.update(pace.trial for pace in paces)
+            num_images = _num_images(trial.config, paces[0].num_train) * _share_left(out / trial.name)
+            seconds.append(num_images * fmean(pace.seconds_per_image for pace in paces))
+    total = _side_by_side(seconds, num_slots) if seconds or not left else None
+    return Forecast(len(left), len(seconds), len(used), total)
+
+
+@dataclass(frozen=True)
+class _Pace:
+    """What one finished trial says."""
+
+    trial: str
+    kind: str
+    loss: str
+    num_train: int
+    seconds_per_image: float
+
+
+def _paces(trials: Iterable[Trial], out: Path, device_kind: str | None) -> list[_Pace]:
+    paces = []
+    for trial in trials:
+        result = finished_result(out / trial.name)
+        if result is None or (device_kind and str(result.get("device")).split(":")[0] != device_kind):
+            continue
+        seconds, num_train = _number(result.get("wall_s")), int(_number(result.get("train_images")))
+        if seconds > 0 and num_train > 0:
+            num_images = _num_images(trial.config, num_train)
+            paces.append(
+                _Pace(trial.name, _kind(trial.config), trial.config.loss.name, num_train, seconds / num_images)
+            )
+    return paces
+
+
+def _kind(config: ExperimentConfig) -> str:
+    """Equal for configurations whose steps cost the same, up to the loss."""
+    plain: dict[str, Any] = config.model_dump(mode="json", include={"data", "model", "eval", "optim"})
+    for key in (*_FREE, "steps", "epochs"):
+        plain["optim"].pop(key, None)
+    return json.dumps(plain, sort_keys=True)
+
+
+def _num_images(config: ExperimentConfig, num_train: int) -> float:
+    """Images of the whole training, repeats counted."""
+    if config.optim.steps is not None:
+        return config.optim.steps * config.optim.batch_size
+    assert config.optim.epochs is not None  # the schema asks for exactly one
+    return config.optim.epochs * num_train
+
+
+def _share_left(folder: Path) -> float:
+    status = status_of(folder)
+    step, steps = _number(status.get("step")), _number(status.get("steps"))
+    return 1 - min(step / steps, 1) if steps > 0 else 1.0
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _side_by_side(seconds: Sequence[float], num_slots: int) -> float:
+    """When the last one ends, each begun on the first slot that is free."""
+    ends = [0.0] * num_slots
+    for duration in seconds:
+        heapq.heappush(ends, heapq.heappop(ends) + duration)
+    return max(ends)

@@ -1,0 +1,104 @@
+"""The time a sweep will take, told from what has finished; nothing is invented where nothing has."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from focalbench.config.load import load_config
+from focalbench.config.sweep import Trial, expand
+from focalbench.experiment.trial_files import write_status
+from focalbench.launchers.forecast import forecast
+from focalbench.tracking.records import write_json
+
+Write = Callable[..., Path]
+
+
+def _finish(out: Path, trial: Trial, wall_s: float, **replaced: object) -> None:
+    write_status(out / trial.name, trial, "done")
+    result = {"wall_s": wall_s, "train_images": 12, "device": "cpu", "val/mAP": 0.5}
+    write_json(out / trial.name / "result.json", result | replaced)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Callable[[tuple[Trial, ...]], Path]:
+    def make(trials: tuple[Trial, ...]) -> Path:
+        for trial in trials:
+            (tmp_path / "out" / trial.name).mkdir(parents=True)
+        return tmp_path / "out"
+
+    return make
+
+
+def _trials(path: Path) -> tuple[Trial, ...]:
+    return expand(load_config(path))
+
+
+def test_before_the_first_trial_nothing_is_known(write_config: Write, tmp_path: Path) -> None:
+    found = forecast(_trials(write_config("sweep: {seeds: [0, 1]}")), tmp_path / "none")
+    assert (found.num_left, found.num_known, found.seconds) == (2, 0, None)
+
+
+def test_trials_that_are_left_take_as_long_as_the_finished_ones(write_config: Write, out: Callable) -> None:
+    trials = _trials(write_config("sweep: {seeds: [0, 1, 2, 3, 4]}"))
+    folder = out(trials)
+    _finish(folder, trials[0], 50.0)
+    _finish(folder, trials[1], 70.0)
+    found = forecast(trials, folder)
+    assert (found.num_left, found.num_known, found.num_measured) == (3, 3, 2)
+    assert found.seconds == pytest.approx(180)
+    assert forecast(trials, folder, num_slots=2).seconds == pytest.approx(120)
+
+
+def test_longer_trainings_take_in_proportion(write_config: Write, out: Callable) -> None:
+    # 6 steps of 4 images; 5 passes over 12 images; 12 steps.
+    trials = _trials(write_config("sweep: {list: [{loss.gamma: 1}, {optim.epochs: 5}, {optim.steps: 12}]}"))
+    folder = out(trials)
+    _finish(folder, trials[0], 24.0)
+    assert forecast(trials, folder).seconds == pytest.approx(60 + 48)
+
+
+def test_a_trial_of_another_kind_is_not_guessed_at(write_config: Write, out: Callable) -> None:
+    trials = _trials(write_config("sweep: {grid: {data.image_size: [64, 128]}}"))
+    folder = out(trials)
+    _finish(folder, trials[0], 24.0)
+    found = forecast(trials, folder)
+    assert (found.num_left, found.num_known, found.seconds) == (1, 0, None)
+
+
+def test_the_same_loss_goes_before_others(write_config: Write, out: Callable) -> None:
+    sweep = "sweep: {seeds: [0, 1], list: [{name: ce, loss: {name: ce}}, {name: ghm, loss: {name: ghm}}]}"
+    trials = _trials(write_config(sweep))
+    folder = out(trials)
+    _finish(folder, trials[0], 10.0)
+    assert forecast(trials, folder).seconds == pytest.approx(30)
+    _finish(folder, trials[2], 40.0)
+    assert forecast(trials, folder).seconds == pytest.approx(10 + 40)
+
+
+def test_what_an_interrupted_trial_has_done_is_not_done_again(write_config: Write, out: Callable) -> None:
+    trials = _trials(write_config("sweep: {seeds: [0, 1, 2]}"))
+    folder = out(trials)
+    _finish(folder, trials[0], 40.0)
+    write_status(folder / trials[1].name, trials[1], "interrupted", step=3, steps=6)
+    write_status(folder / trials[2].name, trials[2], "failed", step=6, steps=6)
+    assert forecast(trials, folder).seconds == pytest.approx(20)
+    assert forecast(trials, folder, retry_failed=True).num_left == 2
+
+
+def test_a_trial_on_a_gpu_says_nothing_of_a_cpu(write_config: Write, out: Callable) -> None:
+    trials = _trials(write_config("sweep: {seeds: [0, 1, 2]}"))
+    folder = out(trials)
+    _finish(folder, trials[0], 30.0)
+    _finish(folder, trials[1], 1.0, device="cuda:0")
+    found = forecast(trials, folder, device="cpu")
+    assert (found.num_measured, found.seconds) == (1, pytest.approx(30))
+    assert forecast(trials, folder, device="cuda:1").seconds == pytest.approx(1)
+
+
+def test_when_all_is_done_nothing_is_left(write_config: Write, out: Callable) -> None:
+    trials = _trials(write_config())
+    folder = out(trials)
+    _finish(folder, trials[0], 5.0)
+    found = forecast(trials, folder)
+    assert (found.num_left, found.seconds) == (0, 0.0)
