@@ -158,7 +158,8 @@ def _run_owned(trial: Trial, folder: Path, device: str, hooks: _Hooks) -> dict[s
     except BaseException as fault:
         # The death of another rank shows in this one as some error of torch.
         lost = world_size() > 1 and not isinstance(fault, FocalbenchError)
-        kind = "interrupted" if lost or isinstance(fault, KeyboardInterrupt) else "failed"
+        # A full disk is not the trial's fault: once there is space, the same command goes on with it.
+        kind = "interrupted" if lost or isinstance(fault, KeyboardInterrupt | StorageError) else "failed"
         write_status(folder, trial, kind, error=str(fault) or type(fault).__name__)
         if lost:
             raise RankLostError(f"{folder}: this rank cannot go on: {fault}") from fault

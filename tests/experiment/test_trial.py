@@ -11,7 +11,8 @@ import torch
 
 from focalbench.config.load import load_config
 from focalbench.config.sweep import Trial, expand
-from focalbench.errors import BusyError, CheckpointError, ConfigError, DivergedError, InterruptedTrial
+from focalbench.errors import BusyError, CheckpointError, ConfigError, DivergedError, InterruptedTrial, StorageError
+from focalbench.experiment import events
 from focalbench.experiment import trial as trial_module
 from focalbench.experiment.trial import run_trial
 from focalbench.runtime import StopFlag
@@ -263,6 +264,22 @@ def _poison(patch: pytest.MonkeyPatch, *, at_step: int, times: int = 10**9) -> N
         return values
 
     patch.setattr(loop, "train_step", train_step)
+
+
+def test_a_full_disk_leaves_a_trial_that_goes_on(
+    write_config: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial, folder = _trial(write_config()), tmp_path / "t"
+
+    def full(*arguments: object, **options: object) -> None:
+        raise StorageError("checkpoints: cannot write: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(events, "save_checkpoint", full)
+        with pytest.raises(StorageError):
+            _run(trial, folder)
+    assert json.loads((folder / "status.json").read_text())["state"] == "interrupted"
+    assert _run(trial, folder)["step"] == 6
 
 
 def test_two_processes_on_one_folder_the_second_is_refused(write_config: Write, tmp_path: Path) -> None:

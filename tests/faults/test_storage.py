@@ -1,5 +1,6 @@
 """Disks that are full or closed to writing: a word that names the path, and nothing lost."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -46,6 +47,8 @@ def test_on_a_full_disk_the_older_checkpoint_stays_and_with_space_the_run_goes_o
     assert str(folder) in full.text
     assert "No space left on device" in full.text
     assert "Traceback" not in full.text
+    status = folder / "status.json"
+    assert not status.exists() or json.loads(status.read_text())["state"] in ("interrupted", "running")
     mount("small disk", "size=100m")
     assert bench.run(folder).code == 0
     assert differences(folder, bench.whole) == []
