@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from focalbench.errors import InterruptedTrial
 if TYPE_CHECKING:
     from focalbench.config.schema import ExperimentConfig
     from focalbench.config.sweep import Trial
+    from focalbench.launchers.forecast import Forecast
     from focalbench.launchers.session import Session
 
 OutOption = Annotated[
@@ -35,7 +37,9 @@ def run(
         str | None, typer.Option(help="auto, cpu, cuda or cuda:N. [default: run.device]", show_default=False)
     ] = None,
     launcher: Annotated[str | None, typer.Option(help="local. [default: run.launcher]", show_default=False)] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the trials and train nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the trials and how long they may take; train nothing.")
+    ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew; older results are set aside.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train failed trials again.")] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Start no trial after a failure.")] = False,
@@ -51,7 +55,7 @@ def run(
     trials = expand(loaded)
     folder = out if out is not None else Path("runs") / loaded.name
     if dry_run:
-        _list_trials(loaded, trials, folder, as_json)
+        _list_trials(loaded, trials, folder, retry_failed, as_json)
         return
     try:
         session = _train(loaded, trials, folder, fresh=fresh, retry_failed=retry_failed, fail_fast=fail_fast)
@@ -143,17 +147,50 @@ def _print_comparison(folder: Path) -> None:
     compare([folder])
 
 
-def _list_trials(config: ExperimentConfig, trials: tuple[Trial, ...], folder: Path, as_json: bool) -> None:
-    """What would run, and how each trial stands."""
+def _list_trials(
+    config: ExperimentConfig, trials: tuple[Trial, ...], folder: Path, retry_failed: bool, as_json: bool
+) -> None:
+    """What would run, how each trial stands, and the time it may take."""
+    from dataclasses import asdict
+
     from focalbench import console
     from focalbench.experiment.sweep import trial_state
+    from focalbench.launchers.forecast import forecast
+    from focalbench.launchers.local import plan_slots
 
-    rows = [
+    num_slots, place = 1, None  # how many trials a cluster takes at once is not known before it is asked
+    if config.run.launcher == "local":
+        slots = plan_slots(len(trials), config.run.device, config.run.trials_per_device, config.run.devices).devices
+        num_slots, place = len(slots), slots[0][0]
+    left = forecast(trials, folder, num_slots=num_slots, device=place, retry_failed=retry_failed)
+    rows: list[dict[str, Any]] = [
         {"name": t.name, "arm": t.arm, "seed": t.seed, "differs": t.differs, "state": trial_state(folder / t.name)}
         for t in trials
     ]
     if as_json:
-        console.print_json({"name": config.name, "out": str(folder), "trials": rows})
+        console.print_json({"name": config.name, "out": str(folder), "trials": rows, "estimate": asdict(left)})
         return
-    console.print_table(["trial", "state"], [(row["name"], row["state"]) for row in rows])
-    console.print_text(f"{len(rows)} trials in {folder}; nothing was trained")
+    console.print_table(
+        ["trial", "state", "differs in"], [(row["name"], row["state"], _assignments(row["differs"])) for row in rows]
+    )
+    console.print_text(f"{len(rows)} trials in {folder}; nothing was trained\n{_time_words(left, num_slots)}")
+
+
+def _assignments(differs: dict[str, Any]) -> str:
+    """``loss.gamma=2 loss.alpha=0.5``."""
+    return " ".join(f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in differs.items())
+
+
+def _time_words(left: Forecast, num_slots: int) -> str:
+    """The forecast as a sentence; what is not known is said."""
+    from focalbench import console
+
+    if left.num_left == 0:
+        return "nothing is left to train"
+    trials = f"{left.num_left} trial{'s'[: left.num_left > 1]} left to train"
+    if left.seconds is None:
+        return f"{trials}; how long they take is not known before the first has finished: then ask again"
+    if left.num_known < left.num_left:
+        trials = f"{left.num_known} of {trials} (none like the others has finished yet)"
+    words = f"{num_slots} side by side" if num_slots > 1 else "one after the other"
+    return f"about {console.duration(left.seconds)} for {trials}, {words}, going by {left.num_measured} finished"
