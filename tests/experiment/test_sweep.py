@@ -9,7 +9,7 @@ import pytest
 
 from focalbench.config.load import load_config
 from focalbench.config.sweep import Trial, expand
-from focalbench.errors import DataError, StorageError
+from focalbench.errors import BusyError, DataError, StorageError
 from focalbench.experiment.attendance import attend
 from focalbench.experiment.sweep import listed_trials, open_sweep, trial_state, write_results
 from focalbench.experiment.trial_files import write_status
@@ -58,6 +58,32 @@ def test_a_grown_sweep_keeps_finished_trials_under_their_new_name(
     assert {row["hash"] for row in listed_trials(out)} == {trial.hash for trial in after}
 
 
+def test_trials_that_were_renamed_or_moved_by_hand_stay_done(write_config: Callable[..., Path], tmp_path: Path) -> None:
+    trials = _trials(write_config("sweep: {grid: {loss.gamma: [1, 2]}}"))
+    open_sweep(tmp_path / "o", "tiny", trials)
+    _finish(tmp_path / "o", trials[0], 0.5)
+    (tmp_path / "o" / trials[0].name).rename(tmp_path / "o" / "the good one")
+    moved = (tmp_path / "o").rename(tmp_path / "elsewhere")
+    open_sweep(moved, "tiny", trials)
+    assert [trial_state(moved / trial.name) for trial in trials] == ["done", "new"]
+    write_results(moved)
+    assert (moved / "results.csv").read_text().count(",done,") == 1
+
+
+def test_no_trial_is_renamed_under_another_process(write_config: Callable[..., Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    before = _trials(write_config("sweep: {grid: {loss.gamma: [1, 2]}}"))
+    open_sweep(out, "tiny", before)
+    _finish(out, before[0], 0.25)
+    listed = (out / "sweep.json").read_text()
+    after = _trials(write_config("sweep: {grid: {loss.gamma: [1, 2], loss.alpha: [0.25, 0.5]}}"))
+    with pytest.raises(BusyError, match="has to be renamed"):
+        open_sweep(out, "tiny", after, alone=False)
+    assert trial_state(out / before[0].name) == "done"
+    assert (out / "sweep.json").read_text() == listed
+    open_sweep(out, "tiny", before, alone=False)  # more seeds or the same again rename nothing
+
+
 def test_trials_no_longer_asked_for_stay_listed(write_config: Callable[..., Path], tmp_path: Path) -> None:
     open_sweep(tmp_path / "o", "tiny", _trials(write_config("sweep: {grid: {loss.gamma: [1, 2]}}")))
     open_sweep(tmp_path / "o", "tiny", _trials(write_config("sweep: {grid: {loss.gamma: [2, 3]}}")))
@@ -82,6 +108,38 @@ def test_done_without_its_result_is_to_be_done_again(write_config: Callable[...,
     assert trial_state(tmp_path / trial.name) == "interrupted"
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_a_damaged_result_is_made_again(write_config: Callable[..., Path], tmp_path: Path, content: str) -> None:
+    trials = _trials(write_config())
+    open_sweep(tmp_path, "tiny", trials)
+    _finish(tmp_path, trials[0], 0.5)
+    (tmp_path / trials[0].name / "result.json").write_text(content)
+    assert trial_state(tmp_path / trials[0].name) == "interrupted"
+    write_results(tmp_path)
+    assert (tmp_path / "results.csv").read_text().endswith(",interrupted\n")
+
+
+def test_a_result_of_another_version_leaves_cells_empty(write_config: Callable[..., Path], tmp_path: Path) -> None:
+    trials = _trials(write_config())
+    open_sweep(tmp_path, "tiny", trials)
+    _finish(tmp_path, trials[0], 0.5)
+    write_json(tmp_path / trials[0].name / "result.json", {"val/mAP": 0.25, "AP": [0.25]})
+    write_results(tmp_path)
+    (row,) = csv.DictReader((tmp_path / "results.csv").read_text().splitlines())
+    assert (row["state"], row["val/mAP"], row["step"]) == ("done", "0.25", "")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_a_damaged_status_is_named_with_the_way_out(
+    write_config: Callable[..., Path], tmp_path: Path, content: str
+) -> None:
+    (trial,) = _trials(write_config())
+    _finish(tmp_path, trial, 0.5)
+    (tmp_path / trial.name / "status.json").write_text(content)
+    with pytest.raises(DataError, match=r"status\.json: damaged.*delete this file"):
+        trial_state(tmp_path / trial.name)
+
+
 def test_a_file_in_the_place_of_the_folder_is_named(write_config: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "o").write_text("mine")
     with pytest.raises(StorageError, match="--out"):
@@ -89,7 +147,7 @@ def test_a_file_in_the_place_of_the_folder_is_named(write_config: Callable[..., 
     assert (tmp_path / "o").read_text() == "mine"
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"trials": [1]}', "{"])
+@pytest.mark.parametrize("content", ["[]", "{}", '{"trials": [1]}', '{"trials": [{"hash": "0badcafe"}]}', "{"])
 def test_a_foreign_sweep_file_is_refused(write_config: Callable[..., Path], tmp_path: Path, content: str) -> None:
     (tmp_path / "sweep.json").write_text(content)
     with pytest.raises(DataError, match=r"sweep\.json"):

@@ -1,0 +1,40 @@
+"""Processes in one sweep's folder know of each other; a second descriptor of the lock file stands for a second one."""
+
+from pathlib import Path
+
+import pytest
+
+from focalbench.errors import BusyError, StorageError
+from focalbench.experiment.attendance import attend
+
+
+def test_the_first_is_alone_and_lets_others_in(tmp_path: Path) -> None:
+    with attend(tmp_path / "o") as first:
+        assert first.alone
+        first.admit_others()
+        with attend(tmp_path / "o") as second, attend(tmp_path / "o") as third:
+            assert not second.alone
+            assert not third.alone
+    with attend(tmp_path / "o") as later:
+        assert later.alone
+
+
+def test_a_folder_in_use_is_not_set_aside(tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    with attend(out) as first:
+        first.admit_others()
+        (out / "mine").write_text("")
+        with pytest.raises(BusyError, match="another process is at work there"), attend(out, fresh=True):
+            pass
+    assert (out / "mine").exists()
+    with attend(out, fresh=True) as alone:
+        assert alone.alone
+        assert not (out / "mine").exists()
+    assert len(list(tmp_path.glob("o.*/mine"))) == 1
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "o").write_text("mine")
+    with pytest.raises(StorageError, match="--out"), attend(tmp_path / "o", fresh=True):
+        pass
+    assert (tmp_path / "o").read_text() == "mine"
