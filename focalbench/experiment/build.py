@@ -29,6 +29,7 @@ from focalbench.models.batch_norm import synchronise_batch_norm
 from focalbench.ranks import rank, world_size
 from focalbench.runtime import StopFlag
 from focalbench.structures import Targets
+from focalbench.training.average import MovingAverage
 from focalbench.training.evaluate import DetectionSettings
 from focalbench.training.loop import Plan, StepSettings, TrainState
 from focalbench.training.optim import build_optimizer, learning_rate_factor
@@ -155,17 +156,13 @@ def build_state(config: ExperimentConfig, model: nn.Module, criterion: nn.Module
     options |= (
         {"momentum": optim.momentum, "nesterov": optim.nesterov} if optim.name == "sgd" else {"betas": optim.betas}
     )
-    ema = None
-    if optim.ema is not None:
-        average = torch.optim.swa_utils.get_ema_multi_avg_fn(optim.ema)
-        ema = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=average, use_buffers=True)
     scaler = torch.amp.GradScaler(step.device.type) if step.precision == torch.float16 else None
     return TrainState(
         model=model,
         criterion=criterion.to(step.device),
         optimizer=build_optimizer(model, optim.name, **options),
         parallel=_in_parallel(model, step.device) if shared else None,
-        ema=ema,
+        ema=None if optim.ema is None else MovingAverage(model, optim.ema),
         scaler=scaler,
     )
 

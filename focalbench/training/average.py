@@ -1,0 +1,43 @@
+"""The moving average of the weights that is evaluated in their place."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+
+class MovingAverage(AveragedModel):
+    """Exponential moving average of parameters and buffers; whole numbers among them are copied.
+
+    torch's own update copies its count of updates to the device, and so waits for it, in every step; nothing is asked
+    of the device here.
+
+    Args:
+        model: on its device; copied.
+        decay: share of the average that an update keeps, in (0, 1).
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model, use_buffers=True)
+        self._decay = decay
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Moves the average towards ``model``; the first call copies it."""
+        started = bool(self.n_averaged)  # lies on the CPU
+        pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
+        moved = [pair for pair in pairs if started and pair[0].is_floating_point()]
+        if moved:
+            own, new = zip(*moved, strict=True)
+            torch._foreach_lerp_(own, new, 1 - self._decay)
+        for average, value in pairs:
+            if not (started and average.is_floating_point()):
+                average.copy_(value)
+        self.n_averaged += 1
+
+
+def _tensors(model: nn.Module) -> chain[Tensor]:
+    return chain(model.parameters(), model.buffers())

@@ -1,0 +1,224 @@
+"""A recorded step does what the plain one does, whatever changes between steps.
+
+A tape stands in for a CUDA graph where there is no GPU: it repeats the recorded operations in the memory that they were
+recorded with, and knows nothing of what Python computed in between.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from focalbench.losses.base import ClassificationLoss
+from focalbench.losses.detection import DetectionLoss
+from focalbench.models import MODELS
+from focalbench.structures import Targets
+from focalbench.training.average import MovingAverage
+from focalbench.training.graph import CudaRecorder, GraphedStep, Values, pad_targets
+from focalbench.training.loop import StepSettings, TrainState, train_step
+from focalbench.training.optim import build_optimizer
+
+CPU = torch.device("cpu")
+
+
+class _Tape(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls: list[tuple[Any, Any, Any, list[Tensor]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        aliases = [value.alias_info for value in func._schema.returns]
+        if not any(alias is not None and not alias.is_write for alias in aliases):  # a view follows its base by itself
+            kept = [leaf.detach() for leaf in tree_leaves(found) if isinstance(leaf, Tensor)]
+            self._calls.append((func, args, kwargs or {}, kept))
+        return found
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        for func, args, kwargs, kept in self._calls:
+            fresh = [leaf for leaf in tree_leaves(func(*args, **kwargs)) if isinstance(leaf, Tensor)]
+            for old, new in zip(kept, fresh, strict=True):
+                if old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+class _TapeRecorder:
+    """As a GPU's: recording does not do the work, so what it did to the state is taken back."""
+
+    def __init__(self, state: TrainState) -> None:
+        self._state, self.num_plain, self.num_recorded = state, 0, 0
+
+    def run(self, work: Callable[[], Values]) -> Values:
+        self.num_plain += 1
+        return work()
+
+    def record(self, work: Callable[[], Values]) -> tuple[Callable[[], None], Values]:
+        self.num_recorded += 1
+        memory = _memory(self._state)
+        before = [value.clone() for value in memory]
+        with _Tape() as tape:
+            values = work()
+        with torch.no_grad():
+            for value, old in zip(memory, before, strict=True):
+                value.copy_(old)
+        return tape.replay, values
+
+
+def _memory(state: TrainState) -> list[Tensor]:
+    moments = [value for slots in state.optimizer.state.values() for value in slots.values()]
+    parts = [state.model, state.criterion, *([state.ema.module] if state.ema else [])]
+    return [*moments, *(value.detach() for part in parts for value in (*part.parameters(), *part.buffers()))]
+
+
+class _MaskedFocal(ClassificationLoss):
+    """Focal loss as a GPU computes it: every operation goes through torch, and none depends on a value."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
+        self._keep("gamma", {"schedule": "linear", "values": [0.0, 2.0]})
+
+    def forward(
+        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
+    ) -> Tensor:
+        target = (labels[..., None] == torch.arange(3, device=labels.device)).float()
+        loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        loss = loss * (target - logits.sigmoid()).abs().pow(self.gamma)
+        return torch.where(labels[..., None] < 0, 0.0, loss).sum()
+
+
+@pytest.fixture(autouse=True)
+def masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU, but by a GPU's way: with masks in the place of indices."""
+    monkeypatch.setattr(Tensor, "is_cuda", property(lambda tensor: True), raising=False)
+
+
+def _state(optimizer: str = "adamw", device: torch.device = CPU) -> TrainState:
+    torch.manual_seed(0)
+    model = MODELS["retinanet"](num_classes=3, backbone="tiny", fpn_channels=8, head_convs=1).to(device)
+    options = {"momentum": 0.9} if optimizer == "sgd" else {}
+    return TrainState(
+        model,
+        DetectionLoss(_MaskedFocal(), num_classes=3).to(device),
+        build_optimizer(model, optimizer, lr=1.0, weight_decay=0.01, **options),
+        ema=MovingAverage(model, 0.9),
+    )
+
+
+def _batch(step: int, canvas: int = 64) -> tuple[Tensor, Targets]:
+    """One to nine objects an image."""
+    generator = torch.Generator().manual_seed(step)
+    num_objects = 1 + step % 9
+    corner = torch.rand(2, num_objects, 2, generator=generator) * canvas / 2
+    boxes = torch.cat([corner, corner + 8 + torch.rand(2, num_objects, 2, generator=generator) * canvas / 3], -1)
+    labels = torch.randint(3, (2, num_objects), generator=generator)
+    labels[0, num_objects // 2 + 1 :] = -1
+    return torch.randn(2, 3, canvas, canvas, generator=generator), Targets(boxes, labels)
+
+
+def _train(
+    state: TrainState,
+    step_function: Callable[..., Values],
+    steps: range,
+    canvas: Callable[[int], int] = lambda step: 64,
+    device: torch.device = CPU,
+) -> list[dict[str, float]]:
+    """Rates are powers of two: the same number as a Python float and as a float32 tensor."""
+    settings = StepSettings(device, torch.float32, clip_norm=5.0)
+    state.model.train()
+    losses = []
+    for step in steps:
+        for group in state.optimizer.param_groups:
+            group["lr"] = 2.0 ** -(6 + step % 5)
+        state.criterion.set_progress(step / 20)
+        images, targets = _batch(step, canvas(step))
+        values = step_function(state, images.to(device), targets.to(device), settings)
+        losses.append({name: value.item() for name, value in values.items()})
+    return losses
+
+
+def _same(one: TrainState, other: TrainState) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(_memory(one), _memory(other), strict=True))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_recorded_steps_equal_plain_ones_bit_by_bit(optimizer: str) -> None:
+    plain, graphed = _state(optimizer), _state(optimizer)
+    recorder = _TapeRecorder(graphed)
+    warnings: list[str] = []
+    expected = _train(plain, train_step, range(14))
+    found = _train(graphed, GraphedStep(recorder, warnings.append), range(14))
+    assert warnings == []
+    assert (recorder.num_plain, recorder.num_recorded) == (3 + 1, 1)  # the ninth step has more than eight objects
+    assert found == expected
+    assert _same(plain, graphed)
+
+
+def test_what_a_checkpoint_holds_is_what_a_plain_training_saves() -> None:
+    state = _state()
+    _train(state, GraphedStep(_TapeRecorder(state), pytest.fail), range(6))
+    content = copy.deepcopy(state.state_dict())
+    for group in content["optimizer"]["param_groups"]:
+        assert isinstance(group["lr"], float)
+        assert not group["capturable"]
+    resumed = _state()
+    resumed.load_state_dict(content)
+    _train(resumed, train_step, range(6, 8))
+    _train(state, GraphedStep(_TapeRecorder(state), pytest.fail), range(6, 8))
+    assert _same(resumed, state)
+
+
+def test_each_canvas_is_recorded_by_itself() -> None:
+    def canvas(step: int) -> int:
+        return 96 if step % 2 else 64
+
+    plain, graphed = _state(), _state()
+    recorder = _TapeRecorder(graphed)
+    expected = _train(plain, train_step, range(8), canvas)
+    assert _train(graphed, GraphedStep(recorder, pytest.fail), range(8), canvas) == expected
+    assert recorder.num_recorded == 2
+    assert _same(plain, graphed)
+
+
+def test_a_step_that_cannot_be_recorded_stays_plain_and_is_told_once() -> None:
+    class Broken(_TapeRecorder):
+        def record(self, work: Callable[[], Values]) -> tuple[Callable[[], None], Values]:
+            work_state = self._state.optimizer.param_groups[0]
+            assert isinstance(work_state["lr"], Tensor)
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    plain, graphed = _state(), _state()
+    warnings: list[str] = []
+    expected = _train(plain, train_step, range(6))
+    assert _train(graphed, GraphedStep(Broken(graphed), warnings.append), range(6)) == expected
+    assert len(warnings) == 1
+    assert warnings[0].endswith("operation not permitted when stream is capturing")
+    assert _same(plain, graphed)
+
+
+def test_padding_adds_no_objects() -> None:
+    _, targets = _batch(2)
+    padded = pad_targets(targets, 8)
+    assert padded.labels.shape == (2, 8)
+    assert padded.boxes.shape == (2, 8, 4)
+    assert torch.equal(padded.labels[:, :3], targets.labels)
+    assert (padded.labels[:, 3:] == -1).all()
+    assert pad_targets(padded, 8) is padded
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="records a real CUDA graph")
+def test_a_cuda_graph_trains_as_plain_steps_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    gpu = torch.device("cuda:0")
+    plain, graphed = _state(device=gpu), _state(device=gpu)
+    expected = _train(plain, train_step, range(12), device=gpu)
+    found = _train(graphed, GraphedStep(CudaRecorder(gpu), pytest.fail), range(12), device=gpu)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4)
