@@ -230,7 +230,11 @@ class SweepDisplay:
             from rich.live import Live
 
             self._live = Live(
-                get_renderable=self._table, console=Console(stderr=True), refresh_per_second=4, transient=True
+                get_renderable=self._table,
+                console=Console(stderr=True),
+                refresh_per_second=4,
+                transient=True,
+                redirect_stdout=False,  # nobody prints results while trials run, and it would undo other redirections
             )
             self._live.start()
 

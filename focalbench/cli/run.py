@@ -36,7 +36,9 @@ def run(
     device: Annotated[
         str | None, typer.Option(help="auto, cpu, cuda or cuda:N. [default: run.device]", show_default=False)
     ] = None,
-    launcher: Annotated[str | None, typer.Option(help="local. [default: run.launcher]", show_default=False)] = None,
+    launcher: Annotated[
+        str | None, typer.Option(help="local or ray. [default: run.launcher]", show_default=False)
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the trials and how long they may take; train nothing.")
     ] = False,

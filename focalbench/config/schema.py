@@ -40,14 +40,16 @@ class RunConfig(Section):
     """Where and how trials run. Nothing here belongs to a trial's identity."""
 
     launcher: Literal["local", "ray"] = "local"
-    """What starts the trials: `local`, processes on this machine. `ray` is reserved for several machines and refused by
-    this version."""
+    """What starts the trials: `local`, processes on this machine; `ray`, a Ray cluster (needs the extra `ray`)."""
+    ray_address: Annotated[str, Field(min_length=1, max_length=300)] | None = None
+    """HOST:PORT of a running Ray cluster, or `auto` for the one that this machine belongs to. null: RAY_ADDRESS, else a
+    cluster of this machine alone."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")] = "auto"
     """`auto` (the first GPU, else the processor), `cpu`, `cuda` or `cuda:N`."""
     devices: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Devices that one trial trains on; this version takes 1."""
+    """GPUs (on a CPU: processes) of one machine that train a trial together, each on its share of every batch."""
     trials_per_device: Annotated[int, Field(ge=1, le=64)] = 1
-    """Trials that share one GPU. On a CPU there is always one trial a core."""
+    """Trials that share one GPU. On a CPU there is always one trial a core (`run.devices` cores)."""
     retries: Annotated[int, Field(ge=0, le=100)] = 2
     """How often a trial whose process died is started again, from its checkpoint."""
     keep_checkpoints: Annotated[int, Field(ge=1, le=1000)] = 2
@@ -80,6 +82,26 @@ class RandomConfig(Section):
     included) or {choice: [...]}."""
 
 
+class SearchConfig(Section):
+    """Arms proposed by Optuna's TPE (arXiv:2304.11127) from the results of earlier ones; needs the extra `search`. They
+    follow from `seed` and those results alone: the same command goes on with a search, and a larger `num` adds to it."""
+
+    num: Annotated[int, Field(ge=1, le=MAX_TRIALS)]
+    """Number of arms."""
+    seed: SeedNumber = 0
+    """Seed of the proposals."""
+    params: Annotated[dict[str, Distribution], Field(min_length=1)]
+    """What is searched, per key as in `sweep.random`. The goal is the highest `val/mAP`, mean over the seeds."""
+    batch: Annotated[int, Field(ge=1, le=1000)] = 4
+    """Arms proposed at once. The next ones wait for all of them, so that proposals do not depend on the number of
+    devices."""
+    startup: Annotated[int, Field(ge=1, le=MAX_TRIALS)] = 8
+    """Arms drawn at random before results count."""
+    stop_at: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the training after which an arm is stopped, all its seeds at once, when its mean mAP is below the median
+    of all arms at that point; it is then marked as not comparable. null: every arm is trained to its end."""
+
+
 Values = Annotated[tuple[Any, ...], Field(min_length=1, max_length=MAX_TRIALS)]
 KeyValues = Annotated[dict[str, Values], Field(min_length=1)]
 Assignments = Annotated[dict[str, Any], Field(min_length=1)]
@@ -99,6 +121,8 @@ class SweepConfig(Section):
     the arm."""
     random: RandomConfig | None = None
     """Arms drawn at random."""
+    search: SearchConfig | None = None
+    """Arms that follow from the results of others."""
     exclude: tuple[Assignments, ...] = ()
     """Trials left out: those that agree with all keys of one of these entries."""
 
@@ -124,6 +148,13 @@ class ExperimentConfig(Section):
     """Where and how trials run."""
     sweep: SweepConfig | None = None
     """Trials to compare. null: one trial."""
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> ExperimentConfig:
+        size, devices = self.optim.batch_size, self.run.devices
+        if size % devices:
+            raise key_error("optim.batch_size", f"should be a multiple of run.devices ({devices}), not {size}")
+        return self
 
     @model_validator(mode="after")
     def _parts_fit(self) -> ExperimentConfig:

@@ -31,6 +31,7 @@ class Ledger:
 
     Attributes:
         outcomes: of the jobs that have ended, by trial.
+        halted: whether a failure has ended the run for what has not started.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Ledger:
         self._begun: set[str] = set()
         self._failed_before = {job.trial.name: status for job in jobs if _has_failed(status := status_of(job.folder))}
         self.outcomes: dict[str, Outcome] = {}
+        self.halted = False
 
     def is_open(self) -> bool:
         """Whether there is a job to start, now or when another process lets go of it."""
@@ -88,10 +90,6 @@ class Ledger:
             self._ended(job, report)
             return True
         return False
-
-    def has_begun(self, job: Job) -> bool:
-        """Whether anything was heard of the job yet."""
-        return job.trial.name in self._begun
 
     def died(self, job: Job, how: str, log: Path) -> None:
         """The process that trained ``job`` is gone: again from the checkpoint, or given up.
@@ -151,7 +149,8 @@ class Ledger:
             self._watcher.message(f"{job.trial.name}: {outcome.error}")
         self._on_change()
         if outcome.state == "failed" and self._fail_fast:
-            self._waiting.clear()
+            self.halted = True
+            self.start_no_more()
 
 
 def _has_failed(status: Mapping[str, Any]) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from focalbench.data.faults import summarise
 from focalbench.errors import BusyError, ConfigError
 from focalbench.experiment.attendance import attend
 from focalbench.experiment.locations import cache_dir, class_setting, data_location
-from focalbench.experiment.sweep import open_sweep, trial_state, write_results
+from focalbench.experiment.sweep import TO_DO, open_sweep, trial_state, write_results
 from focalbench.experiment.trial_files import finished_result
 from focalbench.launchers.job import Job, Outcome
 from focalbench.launchers.ledger import Ledger, Watcher
@@ -60,14 +61,31 @@ class Session:
         return 3 if counts["done"] < len(self.states) else 0
 
 
-def require_supported(config: ExperimentConfig) -> None:
-    """Says at once what this version cannot do, instead of doing something else.
+@contextmanager
+def open_launcher(
+    config: ExperimentConfig, device: str, num_trials: int, *, out: Path, stop: StopFlag
+) -> Iterator[Callable[[Ledger, Watcher], dict[str, Outcome]]]:
+    """What trains the jobs of a ledger, on this machine or on a cluster that is left when the block ends.
 
     Raises:
-        ConfigError: for a launcher or a number of devices that is not there yet.
+        ConfigError: when there are no such devices, no such cluster, or no Ray.
     """
-    if config.run.launcher != "local":
-        raise ConfigError(f"run.launcher: {config.run.launcher}: this version trains on one machine only; use local")
+    run = config.run
+    if run.launcher == "local":
+        slots = plan_slots(num_trials, device, run.trials_per_device, run.devices)
+        yield lambda ledger, watcher: LocalRun(ledger, slots, stop=stop, watcher=watcher, log_folder=out).run()
+        return
+    try:
+        from focalbench.launchers import ray
+    except ModuleNotFoundError as fault:
+        if fault.name != "ray":
+            raise
+        raise ConfigError(
+            "run.launcher: ray: Ray is not installed: pip install 'focalbench[ray]', or use local"
+        ) from fault
+    with ray.connected(run.ray_address), stop_on_signals(stop):  # Ray has put its own handlers in place
+        share = ray.plan_share(device, run.trials_per_device, run.devices)
+        yield lambda ledger, watcher: ray.RayRun(ledger, share, stop=stop, watcher=watcher, log_folder=out).run()
 
 
 def check_all_data(trials: Sequence[Trial], report: Callable[[str], None], stop: StopFlag | None = None) -> None:
@@ -109,19 +127,20 @@ def run_session(
         FocalbenchError: for faults found before the first trial starts; nothing is half-written then.
         InterruptedTrial: when a signal arrives as early as that.
     """
-    require_supported(config)
     stop = StopFlag()
     with stop_on_signals(stop):
         check_all_data(trials, report, stop)
-        slots = plan_slots(len(trials), options.device, config.run.trials_per_device, config.run.devices)
-        with attend(out, fresh=options.fresh) as attendance:
+        with (
+            open_launcher(config, options.device, len(trials), out=out, stop=stop) as launch,
+            attend(out, fresh=options.fresh) as attendance,
+        ):
             open_sweep(out, config.name, trials, alone=attendance.alone)
             attendance.admit_others()
-            wanted = {"new", "running", "interrupted"} | ({"failed"} if options.retry_failed else set())
+            wanted = TO_DO | ({"failed"} if options.retry_failed else set())
             todo = [trial for trial in trials if trial_state(out / trial.name) in wanted]
             watcher = make_watcher(len(trials), _count_done(out, trials))
             ledger = Ledger(
-                [Job(trial, out / trial.name, (options.device,), slots.threads) for trial in todo],
+                [Job(trial, out / trial.name, (options.device,), threads=1) for trial in todo],
                 retries=config.run.retries,
                 watcher=watcher,
                 on_change=lambda: write_results(out),
@@ -130,7 +149,7 @@ def run_session(
                 share=len(trials) > 1 or attendance.alone,
             )
             write_results(out)
-            outcomes = LocalRun(ledger, slots, stop=stop, watcher=watcher, log_folder=out).run()
+            outcomes = launch(ledger, watcher)
             write_results(out)
     states = {trial.name: trial_state(out / trial.name) for trial in trials}
     busy = [outcome for outcome in outcomes.values() if outcome.state == "busy"]

@@ -102,7 +102,7 @@ def test_dry_run_lists_and_touches_nothing(write_config: Write, tmp_path: Path) 
         ("loss.gama=1", "gamma"),
         ("run.device=cuda:7", "cuda:7"),
         ("optim.precision=fp16", "fp16"),
-        ("run.launcher=ray", "run.launcher"),
+        ("run.launcher=slurm", "run.launcher"),
         ("run.devices=1024", "run.devices"),
     ],
 )
