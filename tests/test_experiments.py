@@ -52,7 +52,7 @@ def test_the_small_form_has_all_arms_and_needs_neither_data_nor_a_gpu(path: Path
         config = trial.config
         assert (trial.seed, config.data.name, config.model.backbone) == (0, "synthetic", "tiny")
         assert config.model.weights == "none"
-        assert config.data.image_size == 128
+        assert config.data.image_size <= 128
         assert (config.optim.steps or 0) <= 150
 
 
