@@ -41,6 +41,9 @@ def prepare_process() -> None:
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _PRIMITIVE_CACHE)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # what Ray holds back comes when it shuts down, after the results
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a warning at each start
     # By themselves these two write to folders of their own, wherever nobody looks for them.
     os.environ.setdefault("MPLCONFIGDIR", str(choose_cache_dir() / "matplotlib"))
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(choose_cache_dir() / "torchinductor"))
@@ -153,6 +156,18 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
 
 
+def available_precision(name: str, device: torch.device) -> torch.dtype:
+    """As :func:`resolve_precision`, but float32 where the device lacks what was asked for: to look at what was trained
+    elsewhere.
+    """
+    import torch
+
+    try:
+        return resolve_precision(name, device)
+    except ConfigError:
+        return torch.float32
+
+
 def seed_everything(seed: int) -> None:
     """Seeds Python, numpy and torch. Batches and augmentation do not depend on it: they are functions of (seed,
     step).
@@ -208,15 +223,24 @@ def restore_rng_state(state: dict[str, Any]) -> None:
 class StopFlag:
     """Whether a stop was asked for, and by which signal. Handlers only set it; who is at work looks at it between two
     images or steps.
+
+    Args:
+        of: another flag that counts for this one too, but not the other way round.
     """
 
-    def __init__(self) -> None:
-        self.signum: int | None = None
+    def __init__(self, of: StopFlag | None = None) -> None:
+        self._of = of
+        self._signum: int | None = None
+
+    @property
+    def signum(self) -> int | None:
+        """The signal; None while no stop was asked for."""
+        return self._signum if self._of is None or self._of.signum is None else self._of.signum
 
     def request(self, signum: int) -> None:
         """Asks for a stop as if ``signum`` had arrived; the first one counts, and SIGUSR1 counts as SIGTERM."""
-        if self.signum is None:
-            self.signum = int(signal.SIGINT if signum == signal.SIGINT else signal.SIGTERM)
+        if self._signum is None:
+            self._signum = int(signal.SIGINT if signum == signal.SIGINT else signal.SIGTERM)
 
     def interruption(self, where: str) -> InterruptedTrial:
         """What to raise for a stop, of this process or of another rank of the trial."""
@@ -248,6 +272,22 @@ def stop_on_signals(flag: StopFlag) -> Iterator[StopFlag]:
     finally:
         for name, old in before.items():
             signal.signal(getattr(signal, name), old)
+
+
+def free_memory() -> int | None:
+    """Bytes that may still be taken without swapping, by the system's estimate and the container's limit; None where
+    neither tells.
+    """
+    found = []
+    with suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    with suppress(OSError, ValueError, IndexError):  # "max" where there is no limit
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+        stat = Path("/sys/fs/cgroup/memory.stat").read_text().splitlines()
+        files = sum(int(line.split()[1]) for line in stat if line.startswith("inactive_file "))
+        found.append(max(0, limit - used + files))  # pages of files give way
+    return min(found, default=None)
 
 
 def peak_memory_mb() -> float:

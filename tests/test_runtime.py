@@ -7,9 +7,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from focalbench.errors import InterruptedTrial, StorageError
-from focalbench.runtime import StopFlag, choose_cache_dir, prepare_process, stop_on_signals
+from focalbench.errors import ConfigError, InterruptedTrial, StorageError
+from focalbench.runtime import (
+    StopFlag,
+    available_precision,
+    choose_cache_dir,
+    free_memory,
+    prepare_process,
+    resolve_precision,
+    stop_on_signals,
+)
 
 
 def test_the_cache_folder_follows_argument_then_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -98,3 +107,38 @@ def test_signals_ask_for_a_stop_and_the_first_one_counts(sent: signal.Signals, m
     with pytest.raises(InterruptedTrial, match=f"stopped by {meant.name} now") as stopped:
         stop.raise_if_set("now")
     assert stopped.value.exit_code == 128 + meant
+
+
+@pytest.mark.parametrize(
+    ("container", "free"),
+    [
+        ({}, 4 * 2**20),
+        ({"max": "max", "current": "1000", "stat": "inactive_file 0"}, 4 * 2**20),
+        ({"max": "3000000", "current": "1000000", "stat": "anon 5\ninactive_file 200000"}, 2_200_000),
+        ({"max": "1000", "current": "3000", "stat": "inactive_file 0"}, 0),
+    ],
+    ids=["no container", "no limit", "limit", "over the limit"],
+)
+def test_free_memory_is_the_systems_or_what_the_container_leaves(
+    monkeypatch: pytest.MonkeyPatch, container: dict[str, str], free: int
+) -> None:
+    files = {"/proc/meminfo": "MemTotal: 9 kB\nMemAvailable:    4096 kB\n"}
+    files |= {f"/sys/fs/cgroup/memory.{name}": text for name, text in container.items()}
+
+    def read(path: Path) -> str:
+        if str(path) not in files:
+            raise FileNotFoundError(path)
+        return files[str(path)]
+
+    monkeypatch.setattr(Path, "read_text", read)
+    assert free_memory() == free
+    files.clear()
+    assert free_memory() is None
+
+
+def test_a_precision_that_the_device_lacks_is_refused_for_training_and_replaced_for_looking() -> None:
+    cpu = torch.device("cpu")
+    with pytest.raises(ConfigError, match=r"optim\.precision: fp16 needs a GPU"):
+        resolve_precision("fp16", cpu)
+    assert available_precision("fp16", cpu) == torch.float32
+    assert available_precision("bf16", cpu) == torch.bfloat16

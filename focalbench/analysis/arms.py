@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from focalbench.analysis.runs import TrialRecord, as_number, flatten_config
+from focalbench.analysis.runs import STOPPED, TrialRecord, as_number, flatten_config
 
 # What changes where or how fast a trial runs, but not what it is. Data are known by their content, not their place.
 _NOT_IDENTITY = ("seed", "name", "sweep", "run", "data.root", "data.cache", "data.cache_dir", "eval.batch_size")
@@ -41,6 +41,46 @@ class Arm:
         """Seed -> value, for the seeds that have one."""
         found = {seed: trial.value(metric) for seed, trial in sorted(self.trials.items())}
         return {seed: value for seed, value in found.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class StoppedArm:
+    """An arm that a search gave up before its end, with all its seeds.
+
+    Attributes:
+        label: the arm's name.
+        seeds: of its trials.
+        reason: when and why.
+    """
+
+    label: str
+    seeds: tuple[int, ...]
+    reason: str
+
+
+def set_stopped_apart(trials: Iterable[TrialRecord]) -> tuple[list[TrialRecord], list[StoppedArm]]:
+    """The trials, and the arms among them that were stopped early: none of their seeds counts, not even one that had
+    come to its end by then.
+    """
+    kept = list(trials)
+    groups: dict[tuple[str, str], list[TrialRecord]] = defaultdict(list)
+    for trial in kept:
+        if trial.state == STOPPED:
+            groups[_place(trial)].append(trial)
+    stopped = []
+    for number, trial in enumerate(kept):
+        if trial.counts and _place(trial) in groups:
+            kept[number] = replace(trial, state=STOPPED, reason="its arm was stopped early: not comparable")
+            groups[_place(trial)].append(trial)
+    for group in groups.values():
+        seeds = sorted(trial.seed for trial in group if trial.seed is not None)
+        stopped.append(StoppedArm(group[0].arm, tuple(seeds), group[0].reason))
+    return kept, stopped
+
+
+def _place(trial: TrialRecord) -> tuple[str, str]:
+    """Equal for the trials of one arm of one sweep."""
+    return str(trial.folder.parent), trial.arm
 
 
 def group_arms(trials: Iterable[TrialRecord]) -> tuple[list[Arm], list[str]]:

@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from focalbench.analysis.arms import Arm, circumstances, group_arms, incomparable_keys, unknown_facts
+from focalbench.analysis.arms import (
+    Arm,
+    StoppedArm,
+    circumstances,
+    group_arms,
+    incomparable_keys,
+    set_stopped_apart,
+    unknown_facts,
+)
 from focalbench.analysis.runs import TrialRecord, metric_name
 from focalbench.analysis.statistics import (
     MIN_SEEDS,
@@ -81,7 +89,7 @@ class Comparison:
         direction: whether higher or lower is better.
         baseline: label of the baseline; None with a single arm.
         arms: in the order of the sweep.
-        comparisons: one for each arm but the baseline.
+        comparisons: one for each arm but the baseline, and for each that was stopped early, which is not in ``arms``.
         unfinished: trials that do not count, with the reason.
         warnings: what a reader must know.
     """
@@ -93,6 +101,12 @@ class Comparison:
     comparisons: tuple[ArmComparison, ...]
     unfinished: tuple[TrialRecord, ...]
     warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def stopped(self) -> tuple[ArmComparison, ...]:
+        """The arms that were stopped early."""
+        labels = {result.arm.label for result in self.arms}
+        return tuple(entry for entry in self.comparisons if entry.arm not in labels)
 
     def as_document(self) -> dict[str, Any]:
         """The comparison as plain data for JSON; nan stays nan."""
@@ -133,6 +147,7 @@ def compare_trials(
     """
     metric = metric_name(metric)
     direction = metric_direction(metric)
+    trials, stopped = set_stopped_apart(trials)
     unfinished = tuple(trial for trial in trials if not trial.counts)
     arms, warnings = group_arms(trials)
     if not arms:
@@ -141,10 +156,11 @@ def compare_trials(
     results = [ArmResult(arm, values := arm.values(metric), summarise(list(values.values()))) for arm in arms]
     warnings += _missing_values(results, metric)
     warnings += unknown_facts(arms) + circumstances(arms)
+    given_up = [_stopped_comparison(arm, taken={arm.label for arm in arms}) for arm in stopped]
     if len(arms) == 1 and baseline is None:
-        return Comparison(metric, direction, None, tuple(results), (), unfinished, tuple(warnings))
+        return Comparison(metric, direction, None, tuple(results), tuple(given_up), unfinished, tuple(warnings))
     base = _choose_baseline(results, baseline)
-    comparisons = _compare(results, base, metric, direction, with_test_set_noise, warnings)
+    comparisons = _compare(results, base, metric, direction, with_test_set_noise, warnings) + given_up
     return Comparison(
         metric, direction, base.arm.label, tuple(results), tuple(comparisons), unfinished, tuple(warnings)
     )
@@ -195,6 +211,11 @@ def _compare(
         _one_comparison(label, shared[label], paired.get(label), corrected, noise, blocked[label], direction)
         for label in (result.arm.label for result in others)
     ]
+
+
+def _stopped_comparison(arm: StoppedArm, taken: set[str]) -> ArmComparison:
+    label = f"{arm.label} (stopped)" if arm.label in taken else arm.label  # another sweep may have finished it
+    return ArmComparison(label, arm.seeds, None, math.nan, None, (arm.reason,), NOT_COMPARABLE)
 
 
 def _one_comparison(

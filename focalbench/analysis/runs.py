@@ -26,6 +26,8 @@ _TRIAL_FILES = {CONFIG_FILE, STATUS_FILE, RESULT_FILE, METRICS_FILE}
 _MAX_DEPTH = 6  # folders below a given path that are searched for trials
 _ALIASES = {"mAP": "val/mAP", "map": "val/mAP", "time": "wall_s"}
 NOT_STARTED = "not started"
+STOPPED = "stopped"
+"""State of a trial that a search gave up before its end, with its whole arm."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class TrialRecord:
 
     Attributes:
         folder: where it lies.
-        state: done, running, failed, interrupted, unreadable or ``not started``.
+        state: done, running, failed, interrupted, stopped, unreadable or ``not started``.
         reason: why it does not count; empty for a trial that does.
         arm: as written in result.json, else in status.json or sweep.json; failing these, from the folder's name.
         seed: as written in one of the files; None where nothing says it.

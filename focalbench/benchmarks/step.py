@@ -7,68 +7,80 @@ so that a busy machine slows all of them alike; ratios are of medians.
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import time
-from collections.abc import Callable
-from typing import Any
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet18
 from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from focalbench.config.schema import ExperimentConfig
+from focalbench.data.synthetic import CLASSES
 from focalbench.experiment import build
-from focalbench.experiment.build_loss import build_criterion
+from focalbench.experiment.build_loss import Uncounted, build_criterion
 from focalbench.runtime import resolve_device, resolve_precision
 from focalbench.structures import Targets
-from focalbench.training.loop import StepSettings, train_step
+from focalbench.training.graph import CudaRecorder, GraphedStep
+from focalbench.training.loop import StepFunction, StepSettings, train_step
 
 OURS, STATIC, REFERENCE = "focalbench", "focalbench, one static batch", "torchvision"
 CASES = {"128": (128, 8), "320": (320, 4)}
 GPU_CASES = {"320": (320, 32)}
 WANTED = {"cpu": {"128": 1.9, "320": 3.2}, "cuda": {"320": 3.0}}
 WANTED_END_TO_END = {"cpu": 0.90, "cuda": 0.95}
+PRODUCT, PRODUCT_SIDE = "product of matrices", 1024
+GRAPHED, GRAPHED_STATIC = "focalbench, CUDA graph", "focalbench, CUDA graph, one static batch"
+WARM_UP, GPU_CALLS = {"cpu": 2, "cuda": 12}, 10
+GROWTH = {"canvas": (64, 128, 256), "batch": (2, 4, 8, 16), "classes": (4, 20, 80)}
+GROWTH_BASE = {"canvas": 128, "batch": 8, "classes": 20}
+Key = TypeVar("Key")
 
 
-def bench_step(*, device: str = "auto", backbone: str = "resnet18", repeats: int = 9) -> dict[str, Any]:
-    """Times training steps at the sizes of ``CASES`` (``GPU_CASES`` on a GPU).
+def bench_step(
+    *,
+    device: str = "auto",
+    backbone: str = "resnet18",
+    repeats: int = 9,
+    cases: Mapping[str, tuple[int, int]] | None = None,
+) -> dict[str, Any]:
+    """Times training steps.
 
     Args:
         device: auto | cpu | cuda | cuda:N.
         backbone: of focalbench's own figures; torchvision takes part for ``resnet18`` alone.
         repeats: rounds, each running every contestant once.
+        cases: canvas and batch by name; None for ``CASES``, or ``GPU_CASES`` on a GPU.
 
     Returns:
         ``{"device", "threads", "load_average", "precision", "cases": [{"size", "batch", "ms": {contestant: float},
         "images_per_s": {...}, "speedup": torchvision's time over ours, "end_to_end": static time over whole,
-        "wanted_speedup", "wanted_end_to_end"}]}``.
+        "graphed": both ratios with a CUDA graph, or None, "gflop": of a step, "of_product_rate": the static step's rate
+        over that of a product of matrices, "wanted_speedup", "wanted_end_to_end"}]}``.
     """
     where = resolve_device(device)
-    cases = GPU_CASES if where.type == "cuda" else CASES
+    cases = cases or (GPU_CASES if where.type == "cuda" else CASES)
     return {
-        "device": torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "load_average": os.getloadavg()[0],
-        "backbone": backbone,
-        "precision": str(resolve_precision("auto", where)).removeprefix("torch."),
+        **_circumstances(where, backbone),
         "cases": [_case(name, size, batch, where, backbone, repeats) for name, (size, batch) in cases.items()],
     }
 
 
 def _case(name: str, size: int, batch: int, device: torch.device, backbone: str, repeats: int) -> dict[str, Any]:
-    contestants = {key: run for key, run in _contestants(size, batch, device, backbone).items() if run is not None}
-    seconds: dict[str, list[float]] = {key: [] for key in contestants}
-    for run in contestants.values():  # primitives are compiled, caches filled
-        run()
-        run()
-    for _ in range(repeats):
-        for key, run in contestants.items():
-            seconds[key].append(_seconds(run, device))
-    medians = {key: statistics.median(values) for key, values in seconds.items()}
+    contestants = {**_contestants(size, batch, device, backbone), PRODUCT: _product(device)}
+    operations = count_operations(contestants[STATIC])
+    medians = _medians(contestants, device, repeats)
+    product = medians.pop(PRODUCT)
     return {
         "size": size,
         "batch": batch,
@@ -76,35 +88,132 @@ def _case(name: str, size: int, batch: int, device: torch.device, backbone: str,
         "images_per_s": {key: batch / value for key, value in medians.items()},
         "speedup": medians[REFERENCE] / medians[STATIC] if REFERENCE in medians else None,
         "end_to_end": medians[STATIC] / medians[OURS],
+        "graphed": _graphed(medians),
+        "gflop": operations / 1e9,
+        "of_product_rate": operations / medians[STATIC] / (2 * PRODUCT_SIDE**3 / product),
         "wanted_speedup": WANTED[device.type].get(name) if REFERENCE in medians else None,
         "wanted_end_to_end": WANTED_END_TO_END[device.type],
     }
 
 
+def _graphed(medians: Mapping[str, float]) -> dict[str, float] | None:
+    """The same ratios with the step as a CUDA graph; None on a CPU."""
+    if GRAPHED not in medians:
+        return None
+    against = {"speedup": medians[REFERENCE] / medians[GRAPHED_STATIC]} if REFERENCE in medians else {}
+    return against | {"end_to_end": medians[GRAPHED_STATIC] / medians[GRAPHED]}
+
+
 def _seconds(run: Callable[[], object], device: torch.device) -> float:
+    """Of one call; on a GPU the mean of several that follow each other without waiting, as in a training."""
+    calls = GPU_CALLS if device.type == "cuda" else 1
     started = time.perf_counter()
-    run()
+    for _ in range(calls):
+        run()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - started
+    return (time.perf_counter() - started) / calls
 
 
-def _contestants(size: int, batch: int, device: torch.device, backbone: str) -> dict[str, Callable[[], object] | None]:
-    """One training step of each."""
-    config = bench_config(size, batch, backbone)
+@dataclass(frozen=True)
+class _Ours:
+    """A training step of focalbench."""
+
+    whole: Callable[[], object]
+    static: Callable[[], object]
+    batch: tuple[Tensor, Targets]
+
+
+def _ours(
+    config: ExperimentConfig, device: torch.device, num_classes: int | None = None, step: StepFunction = train_step
+) -> _Ours:
+    """The step with its data, and on one batch; ``num_classes``, where given, in the place of the data set's."""
     data = build.build_data(config)
-    model = build.build_model(config, len(data.train.classes), data.train)
+    classes = data.train.classes if num_classes is None else tuple(map(str, range(num_classes)))
+    model = build.build_model(config, len(classes), data.train)
     settings = StepSettings(device, resolve_precision("auto", device), config.optim.clip_norm)
-    state = build.build_state(config, model, build_criterion(config, model, data.train), settings)
+    state = build.build_state(config, model, build_criterion(config, model, Uncounted(classes)), settings)
     state.criterion.classification.set_progress(0.0)  # type: ignore[union-attr, operator]
     batches = build.build_batches(config, data.train, device)
-    fixed = batches(0)
-    steps = iter(range(1_000_000))
+    fixed, steps = batches(0), count()
+    return _Ours(
+        lambda: step(state, *batches(next(steps)), settings),
+        lambda: step(state, *fixed, settings),
+        fixed,
+    )
+
+
+def _contestants(size: int, batch: int, device: torch.device, backbone: str) -> dict[str, Callable[[], object]]:
+    """One training step of each."""
+    ours = _ours(bench_config(size, batch, backbone), device)
+    contestants = {OURS: ours.whole, STATIC: ours.static}
+    if device.type == "cuda":
+        graphed = GraphedStep(CudaRecorder(device), warnings.warn)
+        ours_graphed = _ours(bench_config(size, batch, backbone), device, step=graphed)
+        contestants |= {GRAPHED: ours_graphed.whole, GRAPHED_STATIC: ours_graphed.static}
+    if backbone == "resnet18":
+        contestants[REFERENCE] = torchvision_step(*ours.batch, len(CLASSES), size, device)
+    return contestants
+
+
+def _medians(contestants: Mapping[Key, Callable[[], object]], device: torch.device, repeats: int) -> dict[Key, float]:
+    """Seconds of each, taking turns."""
+    seconds: dict[Key, list[float]] = {key: [] for key in contestants}
+    for run in contestants.values():  # primitives are compiled, caches filled, graphs recorded
+        for _ in range(WARM_UP[device.type]):
+            run()
+    for _ in range(repeats):
+        for key, run in contestants.items():
+            seconds[key].append(_seconds(run, device))
+    return {key: statistics.median(values) for key, values in seconds.items()}
+
+
+def bench_growth(*, device: str = "auto", backbone: str = "tiny", repeats: int = 5) -> dict[str, Any]:
+    """How a step on one batch grows with the canvas, the batch and the number of classes, each alone.
+
+    Returns:
+        ``{"device", ..., "growth": {axis: {"ms": {value: float}, "exponent": of the time from the first value to the
+        last; 1 is proportional, to the pixels for the canvas}}}``.
+    """
+    where = resolve_device(device)
+    growth = {}
+    for axis, values in GROWTH.items():
+        steps = {}
+        for value in values:
+            case = {**GROWTH_BASE, axis: value}
+            config = bench_config(case["canvas"], case["batch"], backbone)
+            steps[value] = _ours(config, where, case["classes"]).static
+        medians = _medians(steps, where, repeats)
+        first, last = values[0], values[-1]
+        times = (last / first) ** (2 if axis == "canvas" else 1)
+        growth[axis] = {
+            "ms": {value: 1e3 * median for value, median in medians.items()},
+            "exponent": math.log(medians[last] / medians[first]) / math.log(times),
+        }
+    return {**_circumstances(where, backbone), "base": dict(GROWTH_BASE), "growth": growth}
+
+
+def _circumstances(device: torch.device, backbone: str) -> dict[str, Any]:
     return {
-        OURS: lambda: train_step(state, *batches(next(steps)), settings)["loss"].item(),
-        STATIC: lambda: train_step(state, *fixed, settings)["loss"].item(),
-        REFERENCE: torchvision_step(*fixed, len(data.train.classes), size, device) if backbone == "resnet18" else None,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "load_average": os.getloadavg()[0],
+        "backbone": backbone,
+        "precision": str(resolve_precision("auto", device)).removeprefix("torch."),
     }
+
+
+def _product(device: torch.device) -> Callable[[], object]:
+    """A product of two square matrices in the step's precision: the rate that no network exceeds."""
+    left, right = torch.randn(2, PRODUCT_SIDE, PRODUCT_SIDE, device=device, dtype=resolve_precision("auto", device))
+    return lambda: left @ right
+
+
+def count_operations(step: Callable[[], object]) -> int:
+    """Floating-point operations of the convolutions and products in ``step``."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops()
 
 
 def bench_config(size: int, batch: int, backbone: str) -> ExperimentConfig:
@@ -136,11 +245,11 @@ def torchvision_step(
         for boxes, labels in zip(targets.boxes, targets.labels, strict=True)
     ]
 
-    def step() -> float:
+    def step() -> Tensor:
         loss = sum(model(inputs, truth).values())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        return loss.item()
+        return loss.detach()
 
     return step

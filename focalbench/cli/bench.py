@@ -128,15 +128,25 @@ def step(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     backbone: Annotated[str, typer.Option(help="resnet18 (with torchvision beside it) or tiny.")] = "resnet18",
     repeats: Annotated[int, typer.Option(min=1, help="Rounds; every contestant runs once in each.")] = 9,
+    scaling: Annotated[
+        bool, typer.Option("--scaling", help="Only focalbench: how a step grows with canvas, batch and classes.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """A training step: against torchvision's RetinaNet, and the whole training against a static batch."""
     from focalbench import console
-    from focalbench.benchmarks.step import bench_step
+    from focalbench.benchmarks.step import bench_growth, bench_step
     from focalbench.errors import ConfigError
 
     if backbone not in ("resnet18", "tiny"):
         raise ConfigError(f"--backbone is resnet18 or tiny, got {backbone!r}")
+    if scaling:
+        grown = bench_growth(device=device, backbone=backbone, repeats=repeats)
+        if as_json:
+            console.print_json(grown)
+        else:
+            _print_growth(grown)
+        return
     result = bench_step(device=device, backbone=backbone, repeats=repeats)
     if as_json:
         console.print_json(result)
@@ -144,13 +154,33 @@ def step(
         _print_step(result)
 
 
-def _print_step(result: dict[str, Any]) -> None:
+def _print_circumstances(result: dict[str, Any]) -> None:
     from focalbench import console
 
     console.print_text(
         f"{result['device']}, {result['backbone']}, {result['precision']}, {result['threads']} threads, "
         f"load {result['load_average']:.1f}"
     )
+
+
+def _print_growth(result: dict[str, Any]) -> None:
+    from focalbench import console
+
+    _print_circumstances(result)
+    base = ", ".join(f"{name} {value}" for name, value in result["base"].items())
+    rows = [
+        (axis, f"{value}", f"{ms:.1f}") for axis, grown in result["growth"].items() for value, ms in grown["ms"].items()
+    ]
+    console.print_table(["", "", "ms a step"], rows, title=f"one at a time; otherwise {base}")
+    for axis, grown in result["growth"].items():
+        what = "pixels" if axis == "canvas" else axis
+        console.print_text(f"{axis}: time grows as {what} ^ {grown['exponent']:.2f}")
+
+
+def _print_step(result: dict[str, Any]) -> None:
+    from focalbench import console
+
+    _print_circumstances(result)
     rows = [
         (f"{case['size']} px, batch {case['batch']}", name, f"{ms:.1f}", f"{case['images_per_s'][name]:.1f}")
         for case in result["cases"]
@@ -165,6 +195,10 @@ def _print_step(result: dict[str, Any]) -> None:
         console.print_text(
             f"{case['size']} px: end to end {case['end_to_end']:.2f} of the static step "
             f"(wanted {case['wanted_end_to_end']:.2f})"
+        )
+        console.print_text(
+            f"{case['size']} px: {case['gflop']:.0f} Gflop a step, at {case['of_product_rate']:.2f} of the rate of a "
+            "product of matrices"
         )
 
 

@@ -72,17 +72,17 @@ def _print_verdicts(comparison: Comparison) -> None:
 
     against = {entry.arm: entry for entry in comparison.comparisons}
     rows = [_verdict_row(result, against.get(result.arm.label)) for result in comparison.arms]
+    rows += [[entry.arm, "0", "", "", "", "", "", entry.verdict] for entry in comparison.stopped]
     console.print_table(
         ["arm", "n", "mean", "sd", "difference", "95 % CI", "p (Holm)", "verdict"],
         rows,
         title=f"{comparison.metric}" + (f", differences to {comparison.baseline}" if comparison.baseline else ""),
-        note=RULE if comparison.comparisons else "One arm: nothing to compare it with.",
+        note=RULE if comparison.baseline else "One arm: nothing to compare it with.",
     )
     for entry in comparison.comparisons:
         if entry.not_comparable:
-            console.print_text(
-                f"{entry.arm} is not comparable with {comparison.baseline}: {'; '.join(entry.not_comparable)}"
-            )
+            to_what = f" with {comparison.baseline}" if comparison.baseline else ""
+            console.print_text(f"{entry.arm} is not comparable{to_what}: {'; '.join(entry.not_comparable)}")
 
 
 def _verdict_row(result: ArmResult, entry: ArmComparison | None) -> list[str]:
@@ -232,14 +232,15 @@ def _write_csv(comparison: Comparison, path: Path) -> None:
 
     document = comparison.as_document()
     against = {entry["arm"]: entry for entry in document["comparisons"]}
+    stopped: list[dict[str, Any]] = [{"arm": entry.arm, "n": 0, "seeds": []} for entry in comparison.stopped]
     text = io.StringIO()
     columns = ["arm", "metric", "n", "mean", "sd", "seeds", "baseline", "pairs", "difference", "ci_low", "ci_high"]
     columns += ["p", "p_corrected", "p_exact", "detectable_difference", "seeds_for_one_point", "test_set_noise_sd"]
     columns += ["not_comparable", "verdict"]
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
-    for arm in document["arms"]:
-        row = {key: arm[key] for key in ("arm", "n", "mean", "sd")}
+    for arm in document["arms"] + stopped:
+        row = {key: arm.get(key) for key in ("arm", "n", "mean", "sd")}
         row |= {"metric": comparison.metric, "seeds": " ".join(map(str, arm["seeds"])), "baseline": comparison.baseline}
         entry = against.get(arm["arm"])
         if entry is not None:

@@ -49,7 +49,9 @@ def validate(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = 
             }
         )
         return
-    console.print_text(f"{config}: valid; {_size(trials)}")
+    search = loaded.sweep.search if loaded.sweep is not None else None
+    later = f", and {search.num} arms that sweep.search will propose" if search is not None else ""
+    console.print_text(f"{config}: valid; {_size(trials)}{later}")
     if loaded.sweep is not None:
         _print_arms(loaded, trials)
     for remark in remarks:

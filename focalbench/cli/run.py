@@ -54,17 +54,16 @@ def run(
     chosen = {"run.device": device, "run.launcher": launcher}
     extra = [f"{key}={value}" for key, value in chosen.items() if value is not None]
     loaded = load_config(config, [*(overrides or ()), *extra])
-    trials = expand(loaded)
     folder = out if out is not None else Path("runs") / loaded.name
     if dry_run:
-        _list_trials(loaded, trials, folder, retry_failed, as_json)
+        _list_trials(loaded, folder, retry_failed, as_json)
         return
     try:
-        session = _train(loaded, trials, folder, fresh=fresh, retry_failed=retry_failed, fail_fast=fail_fast)
+        session = _train(loaded, expand(loaded), folder, fresh=fresh, retry_failed=retry_failed, fail_fast=fail_fast)
     except InterruptedTrial as stopped:  # before the first trial started
         _say_how_to_resume(str(stopped))
         raise typer.Exit(stopped.exit_code) from None
-    _report(session, trials, folder, as_json)
+    _report(session, folder, as_json)
     if session.signum is not None:
         _say_how_to_resume("stopped")
     raise typer.Exit(session.exit_code)
@@ -105,11 +104,11 @@ def _train(
             display.close()
 
 
-def _report(session: Session, trials: tuple[Trial, ...], folder: Path, as_json: bool) -> None:
+def _report(session: Session, folder: Path, as_json: bool) -> None:
     """Arms and verdicts, then what did not work, then where to look next."""
     from focalbench import console
 
-    rows = [_trial_row(trial, session, folder) for trial in trials]
+    rows = [_trial_row(trial, session, folder) for trial in session.trials]
     if as_json:
         console.print_json({"out": str(folder), "trials": rows, "exit_code": session.exit_code})
         return
@@ -149,9 +148,7 @@ def _print_comparison(folder: Path) -> None:
     compare([folder])
 
 
-def _list_trials(
-    config: ExperimentConfig, trials: tuple[Trial, ...], folder: Path, retry_failed: bool, as_json: bool
-) -> None:
+def _list_trials(config: ExperimentConfig, folder: Path, retry_failed: bool, as_json: bool) -> None:
     """What would run, how each trial stands, and the time it may take."""
     from dataclasses import asdict
 
@@ -159,10 +156,13 @@ def _list_trials(
     from focalbench.experiment.sweep import trial_state
     from focalbench.launchers.forecast import forecast
     from focalbench.launchers.local import plan_slots
+    from focalbench.launchers.search import num_search_trials, proposed_trials
 
+    trials = proposed_trials(config, folder)
     num_slots, place = 1, None  # how many trials a cluster takes at once is not known before it is asked
     if config.run.launcher == "local":
-        slots = plan_slots(len(trials), config.run.device, config.run.trials_per_device, config.run.devices).devices
+        most = len(trials) + num_search_trials(config)
+        slots = plan_slots(most, config.run.device, config.run.trials_per_device, config.run.devices).devices
         num_slots, place = len(slots), slots[0][0]
     left = forecast(trials, folder, num_slots=num_slots, device=place, retry_failed=retry_failed)
     rows: list[dict[str, Any]] = [
@@ -176,6 +176,11 @@ def _list_trials(
         ["trial", "state", "differs in"], [(row["name"], row["state"], _assignments(row["differs"])) for row in rows]
     )
     console.print_text(f"{len(rows)} trials in {folder}; nothing was trained\n{_time_words(left, num_slots)}")
+    if config.sweep is not None and config.sweep.search is not None:
+        num = config.sweep.search.num
+        console.print_text(
+            f"sweep.search proposes {num} arms in all, from the results of others; listed are those known"
+        )
 
 
 def _assignments(differs: dict[str, Any]) -> str:

@@ -27,7 +27,7 @@ from focalbench.config.schema import ExperimentConfig
 
 _EXCLUSIVE = {("optim", "steps"): ("optim", "epochs"), ("optim", "epochs"): ("optim", "steps")}
 """Setting one of the two lets go of the other."""
-_FREE_KEYS = (("sweep", "grid"), ("sweep", "zip"), ("sweep", "random", "params"))
+_FREE_KEYS = (("sweep", "grid"), ("sweep", "zip"), ("sweep", "random", "params"), ("sweep", "search", "params"))
 """Mappings whose keys contain dots themselves."""
 _NOT_IDENTITY: dict[str, Any] = {
     "name": True,
@@ -207,7 +207,8 @@ def dump_yaml(config: ExperimentConfig) -> str:
 
 
 def _switched_branches(sweep: dict[str, Any]) -> set[str]:
-    keys = {*sweep.get("grid", ()), *sweep.get("zip", ()), *sweep.get("random", {}).get("params", ())}
+    drawn = [sweep.get(block, {}).get("params", ()) for block in ("random", "search")]
+    keys = {*sweep.get("grid", ()), *sweep.get("zip", ()), *drawn[0], *drawn[1]}
     for entry in sweep.get("list", ()):
         keys |= set(entry)
     return {key.split(".")[0] for key in keys if key in {f"{branch}.name" for branch in BRANCHES}}

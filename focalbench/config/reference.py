@@ -10,7 +10,7 @@ from focalbench.config.base import Section
 from focalbench.config.data import AugmentConfig
 from focalbench.config.faults import BRANCHES, models_in, variants
 from focalbench.config.loss import AlphaSchedule, GammaSchedule
-from focalbench.config.schema import ExperimentConfig, RandomConfig
+from focalbench.config.schema import ExperimentConfig, RandomConfig, SearchConfig
 
 _INTRODUCTION = """\
 # Configuration
@@ -41,6 +41,7 @@ sweep:                              # the union of the blocks, each crossed with
     - {name: ce, loss: {name: ce}}                          # replaces the whole branch, names the arm
     - {loss.name: balanced_ce, loss.alpha: auto}            # sets keys
   random: {num: 8, seed: 7, params: {optim.lr: {log_uniform: [1e-4, 1e-1]}}}
+  search: {num: 24, stop_at: 0.4, params: {loss.gamma: {uniform: [0, 5]}, loss.alpha: {uniform: [0.1, 0.9]}}}
   exclude: [{loss.gamma: 0.5, seed: 1}]
 ```
 """
@@ -67,7 +68,8 @@ def reference() -> str:
         if branch == "loss":
             parts += ["### Schedules of gamma and alpha\n", _schedules()]
         if branch == "sweep":
-            parts += ["### `sweep.random`\n", _section(RandomConfig), _SWEEP_EXAMPLE]
+            parts += ["### `sweep.random`\n", _section(RandomConfig)]
+            parts += ["### `sweep.search`\n", _section(SearchConfig), _SWEEP_EXAMPLE]
     return "\n".join(parts)
 
 

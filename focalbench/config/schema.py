@@ -61,6 +61,9 @@ class RunConfig(Section):
     learning rate (marked in every comparison)."""
     log_every: Count = 10
     """Steps between two logged lines."""
+    cuda_graph: bool = False
+    """On a GPU, record the training step and launch it as one (RetinaNet, one device): saves the processor's time where
+    steps are short. Same arithmetic; what cannot be recorded is trained plainly, with a warning."""
     deterministic: bool = False
     """Bit-identical repeats on a GPU, at a price in speed. On a CPU repeats are bit-identical anyway."""
 
@@ -82,6 +85,27 @@ class RandomConfig(Section):
     included) or {choice: [...]}."""
 
 
+class SearchConfig(Section):
+    """Arms proposed by Optuna's TPE (arXiv:2304.11127) from the results of earlier ones; needs the extra `search`.
+    They follow from `seed` and those results alone: the same command goes on with a search, and a larger `num` adds to
+    it."""
+
+    num: Annotated[int, Field(ge=1, le=MAX_TRIALS)]
+    """Number of arms."""
+    seed: SeedNumber = 0
+    """Seed of the proposals."""
+    params: Annotated[dict[str, Distribution], Field(min_length=1)]
+    """What is searched, per key as in `sweep.random`. The goal is the highest `val/mAP`, mean over the seeds."""
+    batch: Annotated[int, Field(ge=1, le=1000)] = 4
+    """Arms proposed at once. The next ones wait for all of them, so that proposals do not depend on the number of
+    devices."""
+    startup: Annotated[int, Field(ge=1, le=MAX_TRIALS)] = 8
+    """Arms drawn at random before results count."""
+    stop_at: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the training after which an arm is stopped, all its seeds at once, when its mean mAP is below the median
+    of all arms at that point; it is then marked as not comparable. null: every arm is trained to its end."""
+
+
 Values = Annotated[tuple[Any, ...], Field(min_length=1, max_length=MAX_TRIALS)]
 KeyValues = Annotated[dict[str, Values], Field(min_length=1)]
 Assignments = Annotated[dict[str, Any], Field(min_length=1)]
@@ -101,6 +125,8 @@ class SweepConfig(Section):
     the arm."""
     random: RandomConfig | None = None
     """Arms drawn at random."""
+    search: SearchConfig | None = None
+    """Arms that follow from the results of others."""
     exclude: tuple[Assignments, ...] = ()
     """Trials left out: those that agree with all keys of one of these entries."""
 

@@ -6,7 +6,7 @@ import json
 import math
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from focalbench.config.document import Document, Fault, KeyPath, Mark, config_error, dotted
 from focalbench.config.faults import BRANCHES, all_keys
 from focalbench.config.load import arm_hash, assign, assignment_order, check, config_hash
-from focalbench.config.schema import MAX_TRIALS, ExperimentConfig, RandomConfig, SweepConfig
+from focalbench.config.schema import MAX_TRIALS, ExperimentConfig, RandomConfig, SearchConfig, SweepConfig
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._=+]+")
 _MAX_ARM = 80
@@ -61,12 +61,16 @@ class _Candidate:
     label: str = field(default="")
 
 
-def expand(config: ExperimentConfig, document: Document | None = None) -> tuple[Trial, ...]:
+def expand(
+    config: ExperimentConfig, document: Document | None = None, *, proposals: Sequence[Mapping[str, Any]] = ()
+) -> tuple[Trial, ...]:
     """All trials of ``config``, arm by arm, each arm's seeds together; one trial where there is no sweep.
 
     Args:
         config: a validated configuration.
         document: what it was read from, for places in error messages.
+        proposals: what the arms of ``sweep.search`` set, as far as they are known; without any, a sweep that is nothing
+            but a search has no trials yet.
 
     Raises:
         ConfigError: all faulty entries of the sweep at once; or no trial is left, or too many are.
@@ -79,16 +83,19 @@ def expand(config: ExperimentConfig, document: Document | None = None) -> tuple[
     base.keys, base.values = dict(places.keys), dict(places.values)
     points, faults = _points(sweep)
     seeds = sweep.seeds if sweep.seeds is not None else (config.seed,)
-    if len(points) * len(seeds) > MAX_TRIALS:
+    num_arms = len(points) + (sweep.search.num if sweep.search is not None else 0)
+    points += [_search_point(values) for values in proposals]
+    if num_arms * len(seeds) > MAX_TRIALS:
         points = []
         faults.append(Fault(("sweep",), f"means more than {MAX_TRIALS} trials"))
     candidates, broken = _candidates(base, points)
     faults += broken + _exclude_faults(sweep)
+    faults = faults or _search_faults(config, base)
     if faults:
         raise config_error([Fault(f.path, f.reason, f.mark or places.mark(f.path), f.on_key) for f in faults])
-    _set_labels(candidates, config)
+    _set_labels(candidates, config, set(sweep.search.params) if sweep.search is not None else set())
     trials = _trials(candidates, seeds, sweep)
-    if not trials:
+    if not trials and sweep.search is None:
         raise config_error([Fault(("sweep",), "no trial is left: exclude takes them all", places.mark(("sweep",)))])
     return trials
 
@@ -120,14 +127,18 @@ def _points(sweep: SweepConfig) -> tuple[list[_Point], list[Fault]]:
         values = {key: value for key, value in entry.items() if key != "name"}
         points.append(_Point(origin, values, {key: (*origin, key) for key in values}, label))
     if sweep.random is not None:
-        faults += _random_faults(sweep.random)
+        faults += _distribution_faults("random", sweep.random)
         if not faults:
             points += _draws(sweep.random)
-    for key, origin in {key: place for point in points for key, place in point.origins.items()}.items():
+    searched = {}
+    if sweep.search is not None:
+        faults += _distribution_faults("search", sweep.search)
+        searched = _search_point(sweep.search.params).origins
+    for key, origin in (searched | {key: place for point in points for key, place in point.origins.items()}).items():
         if key.split(".")[0] in _FIXED_KEYS or key == "seed":
             advice = "use sweep.seeds" if key == "seed" else "it is the same for all trials"
             faults.append(Fault(origin, f"'{key}' cannot be swept: {advice}", on_key=True))
-    empty = not points and not faults
+    empty = not points and not faults and sweep.search is None
     return ([_Point(("sweep",), {}, {})] if empty else points), faults
 
 
@@ -136,11 +147,35 @@ def _block_point(block: str, table: dict[str, tuple[Any, ...]], indices: dict[st
     return _Point(("sweep", block), values, {key: ("sweep", block, key, index) for key, index in indices.items()})
 
 
-def _random_faults(block: RandomConfig) -> list[Fault]:
+def _search_point(values: Mapping[str, Any]) -> _Point:
+    return _Point(("sweep", "search"), dict(values), {key: ("sweep", "search", "params", key) for key in values})
+
+
+def corners(search: SearchConfig) -> list[dict[str, Any]]:
+    """Proposals that between them take every end and every choice of each key: whatever is wrong with the others mostly
+    shows in these.
+    """
+    ends = {key: next(iter(distribution.values())) for key, distribution in search.params.items()}
+    most = max(len(values) for values in ends.values())
+    return [{key: values[min(index, len(values) - 1)] for key, values in ends.items()} for index in range(most)]
+
+
+def _search_faults(config: ExperimentConfig, base: Document) -> list[Fault]:
+    """What would be wrong with arms that the search may propose later."""
+    search = config.sweep.search if config.sweep is not None else None
+    if search is None:
+        return []
+    faults = _candidates(base, [_search_point(values) for values in corners(search)])[1]
+    if search.stop_at is not None and config.eval.every is None:
+        faults.append(Fault(("sweep", "search", "stop_at"), "needs evaluations before the end: set eval.every"))
+    return faults
+
+
+def _distribution_faults(name: str, block: RandomConfig | SearchConfig) -> list[Fault]:
     faults = []
     for key, distribution in block.params.items():
         ((kind, bounds),) = distribution.items()
-        path: KeyPath = ("sweep", "random", "params", key, kind)
+        path: KeyPath = ("sweep", name, "params", key, kind)
         if kind == "choice":
             if not bounds:
                 faults.append(Fault(path, "should list at least one value"))
@@ -178,7 +213,12 @@ def _draw(stream: random.Random, kind: str, bounds: tuple[Any, ...]) -> Any:
         value = stream.uniform(low, high)
     else:
         value = math.exp(stream.uniform(math.log(low), math.log(high)))
-    return min(max(float(f"{value:.6g}"), low), high)  # six digits: what a name can show and a reader can retype
+    return rounded(value, low, high)
+
+
+def rounded(value: float, low: float, high: float) -> float:
+    """``value`` to six digits, within [low, high]: what a name can show and a reader can retype."""
+    return min(max(float(f"{value:.6g}"), low), high)
 
 
 def _candidates(base: Document, points: list[_Point]) -> tuple[list[_Candidate], list[Fault]]:
@@ -222,7 +262,8 @@ def _at_origin(fault: Fault, point: _Point) -> Fault:
         if fault.path[: len(path)] == path:
             inner = fault.path[len(path) :]
             if fault.on_key and not inner:
-                return Fault(origin[:4] if origin[1] == "list" else origin[:3], fault.reason, None, on_key=True)
+                depth = 3 if origin[1] in ("grid", "zip") else 4
+                return Fault(origin[:depth], fault.reason, None, on_key=True)
             return Fault((*origin, *inner), fault.reason, fault.mark, fault.on_key)
     what = ", ".join(f"{key}: {value}" for key, value in point.values.items())
     return Fault(point.origin, f"with {what}: {dotted(fault.path)}: {fault.reason}" if what else fault.reason)
@@ -275,9 +316,13 @@ def _agrees(config: ExperimentConfig, entry: dict[str, Any]) -> bool:
     return True
 
 
-def _set_labels(candidates: list[_Candidate], config: ExperimentConfig) -> None:
-    """Give every candidate its arm: what it sets, as short as is unambiguous; different arms never share one."""
-    keys = {key for candidate in candidates for key in _flat(candidate.point.values)}
+def _set_labels(candidates: list[_Candidate], config: ExperimentConfig, searched: set[str]) -> None:
+    """Give every candidate its arm: what it sets, as short as is unambiguous; different arms never share one.
+
+    Args:
+        searched: keys that later candidates will set: they must not change the labels of these.
+    """
+    keys = searched | {key for candidate in candidates for key in _flat(candidate.point.values)}
     short = {key: _short_key(key, keys) for key in keys}
     owner: dict[str, str] = {}
     for candidate in candidates:

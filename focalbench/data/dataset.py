@@ -17,7 +17,7 @@ from focalbench.data.images import Fit, place, to_canvas
 from focalbench.data.scanning import list_samples, scan_samples
 from focalbench.data.voc import Classes, Record, settle
 from focalbench.errors import StorageError
-from focalbench.runtime import StopFlag
+from focalbench.runtime import StopFlag, free_memory
 from focalbench.structures import Targets
 
 CacheMode = Literal["auto", "none", "disk", "ram", "device"]
@@ -123,19 +123,31 @@ class DetectionData:
         Returns:
             (B, 3, H, W) uint8 in channels-last memory, and :meth:`targets`.
         """
+        return self.send(self.load(indices, device), device)
+
+    def load(self, indices: np.ndarray | Sequence[int], device: torch.device | str = "cpu") -> tuple[Tensor, Targets]:
+        """The host's part of :meth:`batch`, which may be done ahead, on another thread.
+
+        Returns:
+            what :meth:`send` takes; for a GPU in pinned memory, which it fetches without making the host wait.
+        """
         target = torch.device(device)
         chosen = np.asarray(indices, np.int64)
         targets = self.targets(chosen)
         if target.type == "cpu":
-            return torch.from_numpy(self.images[chosen]).permute(0, 3, 1, 2), targets
-        resident = self._move_to(target)
-        index = torch.from_numpy(chosen).pin_memory().to(target, non_blocking=True) if resident is not None else None
-        if resident is not None and index is not None:
-            images = resident[index]
-        else:
-            images = torch.from_numpy(self.images[chosen]).pin_memory().to(target, non_blocking=True)
-        pinned = Targets(targets.boxes.pin_memory(), targets.labels.pin_memory())
-        return images.permute(0, 3, 1, 2), pinned.to(target, non_blocking=True)
+            return torch.from_numpy(self.images[chosen]), targets
+        source = torch.from_numpy(chosen if self._move_to(target) is not None else self.images[chosen])
+        return source.pin_memory(), Targets(targets.boxes.pin_memory(), targets.labels.pin_memory())
+
+    def send(self, loaded: tuple[Tensor, Targets], device: torch.device | str = "cpu") -> tuple[Tensor, Targets]:
+        """The device's part of :meth:`batch`."""
+        target = torch.device(device)
+        source, targets = loaded
+        if target.type == "cpu":
+            return source.permute(0, 3, 1, 2), targets
+        images, resident = source.to(target, non_blocking=True), self._move_to(target)
+        images = images if resident is None else resident[images]
+        return images.permute(0, 3, 1, 2), targets.to(target, non_blocking=True)
 
     def _move_to(self, device: torch.device) -> Tensor | None:
         """All images on ``device``, copied there once; None where ``cache`` says no or they do not fit."""
@@ -197,6 +209,16 @@ def _upload(images: ImageStore, num_images: int, device: torch.device) -> Tensor
     return resident
 
 
+def _require_memory(num_images: int, canvas: tuple[int, int]) -> None:
+    """Raises StorageError when the images do not fit into memory: to be killed on the way would say nothing."""
+    needed, free = num_images * canvas[0] * canvas[1] * 3, free_memory()
+    if free is not None and needed > free:
+        raise StorageError(
+            f"data.cache: ram needs {needed / 2**30:.1f} GiB for {num_images} images of {canvas[1]} x {canvas[0]} "
+            f"pixels, {free / 2**30:.1f} are free; use data.cache: disk or a smaller data.image_size"
+        )
+
+
 def load_data(
     root: str | os.PathLike[str],
     splits: Sequence[str],
@@ -222,7 +244,7 @@ def load_data(
 
     Raises:
         DataError: with all faults of the data set at once.
-        StorageError: if the cache cannot be written.
+        StorageError: if the cache cannot be written, or images asked into memory do not fit.
         InterruptedTrial: when ``stop`` is set before the images are read.
     """
     canvas = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
@@ -233,6 +255,8 @@ def load_data(
         files = FileImages(split.records, canvas, fit)
         fingerprint = fingerprint_split(split, scans, canvas, fit)
         return DetectionData(files, split.records, split.classes, canvas, fit, fingerprint, cache)
+    if cache == "ram":
+        _require_memory(len(listing.samples), canvas)
     decoded = (
         decode_split(listing, classes, canvas, fit, stop=stop)
         if cache == "ram"

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, TypeVar
+
 import numpy as np
 import torch
+
+Loaded = TypeVar("Loaded")
 
 # Keeps the streams of different purposes apart although they share a seed.
 _SHUFFLE_STREAM = 1
@@ -56,3 +62,26 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     """A CPU generator for the augmentation of ``step``: the same in every arm of a seed and after every resume."""
     words = np.random.SeedSequence([seed, _STEP_STREAM, step]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))
+
+
+class Ahead(Generic[Loaded]):
+    """``load``, done for the next step on a thread while the caller is busy with this one.
+
+    Args:
+        load: a function of the step and nothing else, so that only the time of its call changes.
+    """
+
+    def __init__(self, load: Callable[[int], Loaded]) -> None:
+        self._load = load
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="focalbench-load")
+        self._next: tuple[int, Future[Loaded]] | None = None
+
+    def __call__(self, step: int) -> Loaded:
+        """What ``load`` returns, or raises, for ``step``."""
+        waiting, self._next = self._next, None
+        if waiting is not None and waiting[0] == step:
+            loaded = waiting[1].result()
+        else:  # the first step, or a jump
+            loaded = self._thread.submit(self._load, step).result()
+        self._next = (step + 1, self._thread.submit(self._load, step + 1))
+        return loaded

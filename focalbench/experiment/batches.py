@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from focalbench.data.dataset import DetectionData
-from focalbench.data.loader import BatchSchedule, step_generator
+from focalbench.data.loader import Ahead, BatchSchedule, step_generator
 from focalbench.data.transforms import Augment, normalise
 from focalbench.structures import Targets
 
@@ -47,15 +47,20 @@ class AugmentedBatches:
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         self._size = batch_size // num_ranks
         self._first = rank * self._size
+        # On a CPU the cores have the network to compute; a GPU leaves them time to read the next images.
+        self._load = Ahead(self._load_step) if device.type == "cuda" else self._load_step
 
     def __call__(self, step: int) -> tuple[Tensor, Targets]:
         """Normalised, augmented images (B / num_ranks, 3, H, W) and their targets on the training device."""
-        indices = self._schedule.indices(step)[self._first : self._first + self._size]
-        images, targets = self._data.batch(indices, self._device)
+        images, targets = self._data.send(self._load(step), self._device)
         images, targets = self._augment(images, targets, step_generator(self._seed, step), skip=self._first)
         if self._resize is not None:
             images, targets = self._resize(images, targets, step)
         return images.contiguous(memory_format=self._format), targets
+
+    def _load_step(self, step: int) -> tuple[Tensor, Targets]:
+        indices = self._schedule.indices(step)[self._first : self._first + self._size]
+        return self._data.load(indices, self._device)
 
 
 class PlainImages:

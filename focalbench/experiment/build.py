@@ -4,7 +4,7 @@ out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,8 @@ from focalbench.runtime import StopFlag
 from focalbench.structures import Targets
 from focalbench.training.average import MovingAverage
 from focalbench.training.evaluate import DetectionSettings
-from focalbench.training.loop import Plan, StepSettings, TrainState
+from focalbench.training.graph import CudaRecorder, GraphedStep
+from focalbench.training.loop import Plan, StepFunction, StepSettings, TrainState
 from focalbench.training.optim import build_optimizer, learning_rate_factor
 
 # Keys of the model's section that the criterion, the batches or the choice of priors act on.
@@ -40,6 +41,8 @@ _NOT_MODEL_ARGUMENTS = {
     "noobject_scale", "coord_scale", "class_scale", "rescore", "coord_area_scale", "anneal_images", "multiscale",
     "multiscale_every",
 }  # fmt: skip
+# Losses whose step cannot be recorded: the host has to look at a value or a shape on the way.
+WAIT_FOR_DEVICE = {"ohem", "quality_focal"}
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,32 @@ def _in_parallel(model: nn.Module, device: torch.device) -> DistributedDataParal
     """The model whose backward pass averages gradients over the ranks; batch norm keeps its statistics equal itself."""
     devices = [device] if device.type == "cuda" else None
     return DistributedDataParallel(model, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def build_step(
+    config: ExperimentConfig, state: TrainState, device: torch.device, warn: Callable[[str], None]
+) -> StepFunction | None:
+    """What carries out a step: with ``run.cuda_graph`` a recording, where that can be; None for the plain way."""
+    if not config.run.cuda_graph:
+        return None
+    obstacle = _cannot_be_recorded(config, state, device)
+    if obstacle is not None:
+        warn(f"run.cuda_graph: {obstacle}: steps stay plain")
+        return None
+    return GraphedStep(CudaRecorder(device), warn)
+
+
+def _cannot_be_recorded(config: ExperimentConfig, state: TrainState, device: torch.device) -> str | None:
+    """Why a step cannot become a CUDA graph, or None."""
+    if device.type != "cuda":
+        return f"there are no CUDA graphs on {device}"
+    if state.scaler is not None:
+        return "the loss scaler of fp16 decides in each step what to do next"
+    if world_size() > 1:
+        return "several devices train this trial"
+    if config.model.name != "retinanet" or config.loss.name in WAIT_FOR_DEVICE:
+        return f"a step of {config.model.name} with loss {config.loss.name} looks at values on the way"
+    return None
 
 
 def total_steps(config: ExperimentConfig, num_train: int) -> int:

@@ -48,12 +48,14 @@ def open_sweep(out: Path, name: str, trials: Sequence[Trial], *, alone: bool = T
     with storage_faults(out), _locked(out):
         remove_unfinished(out)
         known = {row["hash"]: row for row in listed_trials(out)}
+        search = _document(out).get("search", {})
         folders = _folders_by_hash(out, trials)
         for trial in trials:
             if trial.hash in folders:
                 _rename(folders[trial.hash], out / trial.name, trial, alone)
             known[trial.hash] = {key: getattr(trial, key) for key in _IDENTITY}
-        write_json(out / SWEEP_FILE, {"name": name, "trials": list(known.values())})
+        document = {"name": name, "trials": list(known.values())}
+        write_json(out / SWEEP_FILE, document | ({"search": search} if search else {}))
 
 
 def listed_trials(out: Path) -> list[dict[str, Any]]:
@@ -62,14 +64,49 @@ def listed_trials(out: Path) -> list[dict[str, Any]]:
     Raises:
         DataError: when the file is not what focalbench writes.
     """
+    rows = _document(out).get("trials", [])
+    if not isinstance(rows, list) or any(not isinstance(row, dict) or set(_IDENTITY) - row.keys() for row in rows):
+        raise _foreign(out)
+    return rows
+
+
+def listed_proposals(out: Path, space: str) -> list[dict[str, Any]]:
+    """The arms that a search over ``space`` has proposed so far, each as the values it sets by key.
+
+    Raises:
+        DataError: when sweep.json is not what focalbench writes.
+    """
+    search = _document(out).get("search", {})
+    proposals = search.get("proposals", []) if isinstance(search, dict) else None
+    if not isinstance(proposals, list) or any(not isinstance(values, dict) for values in proposals):
+        raise _foreign(out)
+    return proposals if search.get("space") == space else []
+
+
+def list_proposals(out: Path, space: str, proposals: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Writes down what has been proposed, unless another process has written down as much; returns what stands."""
+    with storage_faults(out), _locked(out):
+        known = listed_proposals(out, space)
+        if len(known) < len(proposals):
+            known += [dict(values) for values in proposals[len(known) :]]
+            search = {"space": space, "proposals": known}
+            write_json(out / SWEEP_FILE, {"trials": []} | _document(out) | {"search": search})
+    return known
+
+
+def _document(out: Path) -> dict[str, Any]:
+    """The content of sweep.json; empty where there is none."""
     path = out / SWEEP_FILE
     if not path.exists():
-        return []
+        return {}
     document = read_json(path)
-    rows = document.get("trials") if isinstance(document, dict) else None
-    if not isinstance(rows, list) or any(not isinstance(row, dict) or set(_IDENTITY) - row.keys() for row in rows):
-        raise DataError(f"{path}: not a list of trials; move it away or use --fresh")
-    return rows
+    if not isinstance(document, dict) or "trials" not in document:
+        raise _foreign(out)
+    return document
+
+
+def _foreign(out: Path) -> DataError:
+    return DataError(f"{out / SWEEP_FILE}: not a list of trials; move it away or use --fresh")
 
 
 def _locked(out: Path) -> FileLock:
@@ -107,7 +144,7 @@ def _rename(old: Path, new: Path, trial: Trial, alone: bool) -> None:
 
 
 def trial_state(folder: Path) -> str:
-    """done | failed | interrupted | running (or left behind by a kill) | new.
+    """done | failed | interrupted | stopped (early, with its arm) | running (or left behind by a kill) | new.
 
     A trial whose result is lost or damaged is as good as interrupted: its last checkpoint gives it again.
     """

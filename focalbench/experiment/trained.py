@@ -26,7 +26,7 @@ from focalbench.experiment.batches import PlainImages
 from focalbench.experiment.build_loss import Uncounted, build_criterion
 from focalbench.experiment.locations import cache_dir, canvas_size, data_location
 from focalbench.experiment.trial_files import CHECKPOINTS, CONFIG_FILE, RESULT_FILE, status_of
-from focalbench.runtime import resolve_device, resolve_precision
+from focalbench.runtime import available_precision, resolve_device
 from focalbench.tracking.hparams import flatten
 from focalbench.tracking.records import read_json
 from focalbench.training.checkpoint import load_newest
@@ -142,7 +142,7 @@ def load_trained(
         step=int(checkpoint["step"]),
         settings=build.detection_settings(config),
         device=where,
-        precision=resolve_precision(config.optim.precision, where),
+        precision=available_precision(config.optim.precision, where),
         result=result,
     )
 

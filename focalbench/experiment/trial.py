@@ -293,8 +293,14 @@ def _fit(trial: Trial, folder: Path, session: _Session, hooks: _Hooks, may_retry
         )
         fit(session.state, session.batches, plan, session.step_settings, follower, hooks.stop)
         return follower
+    step = build.build_step(
+        trial.config,
+        session.state,
+        session.step_settings.device,
+        warn=lambda text: hooks.warn(f"{trial.name}: {text}"),
+    )
     with _written(trial, folder, session, hooks, plan, may_retry) as events:
-        fit(session.state, session.batches, plan, session.step_settings, events, hooks.stop)
+        fit(session.state, session.batches, plan, session.step_settings, events, hooks.stop, step)
     return events
 
 

@@ -26,7 +26,11 @@ _RELEASE_S = 60.0
 
 
 def write_status(folder: Path, trial: Trial, state: str, **facts: Any) -> None:
-    """Replaces status.json; ``state`` is running | done | failed | interrupted."""
+    """Replaces status.json; ``state`` is running | done | failed | interrupted | stopped.
+
+    How far an interrupted trial is stays known from its last checkpoint.
+    """
+    known: dict[str, Any] = status_of(folder) if state == "interrupted" else {}
     status = {
         "state": state,
         "trial": trial.name,
@@ -36,6 +40,7 @@ def write_status(folder: Path, trial: Trial, state: str, **facts: Any) -> None:
         "pid": os.getpid(),
         "host": os.uname().nodename,
         "time": time.time(),
+        **{key: value for key, value in known.items() if key in ("step", "steps")},
         **facts,
     }
     folder.mkdir(parents=True, exist_ok=True)  # a process that died early has not made it

@@ -20,12 +20,15 @@ class Job:
         folder: where the trial keeps its files.
         devices: of each process that trains it: auto | cpu | cuda | cuda:N.
         threads: intra-op threads of a process; part of what makes CPU results bit-identical.
+        pause_at: share of the training after which the trial is left at its first evaluation, to be gone on with or
+            not; None trains to the end.
     """
 
     trial: Trial
     folder: Path
     devices: tuple[str, ...]
     threads: int
+    pause_at: float | None = None
 
     def to_json(self) -> str:
         """One line."""
@@ -41,6 +44,7 @@ class Job:
                 "folder": str(self.folder),
                 "devices": self.devices,
                 "threads": self.threads,
+                "pause_at": self.pause_at,
             }
         )
 
@@ -50,7 +54,7 @@ class Job:
         fields = json.loads(line)
         config = ExperimentConfig.model_validate_json(json.dumps(fields["config"]))
         trial = Trial(fields["name"], fields["arm"], fields["seed"], config, fields["hash"], fields["differs"])
-        return cls(trial, Path(fields["folder"]), tuple(fields["devices"]), fields["threads"])
+        return cls(trial, Path(fields["folder"]), tuple(fields["devices"]), fields["threads"], fields["pause_at"])
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Outcome:
     """How a job ended.
 
     Attributes:
-        state: done | failed | interrupted | busy (another process trains it).
+        state: done | failed | interrupted | paused (at ``pause_at``) | busy (another process trains it).
         error: in words, None when done.
         exit_code: of the fault: 1 for one in focalbench itself, 2 for the user's, 3 for a divergence.
         values: the newest metrics.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from focalbench.experiment.search import score_at
 from focalbench.experiment.trial_files import busy, finished_result, is_locked, status_of, write_status
 from focalbench.launchers.job import Job, Outcome
 
@@ -120,6 +121,8 @@ class Ledger:
         result = finished_result(job.folder)
         if result is not None:
             return Outcome("done", None, 0, {"val/mAP": result.get("val/mAP")})
+        if job.pause_at is not None and score_at(job.folder, job.pause_at) is not None:
+            return Outcome("paused", None, 0, {})
         status = status_of(job.folder)
         if _has_failed(status) and status != self._failed_before.get(job.trial.name):
             return Outcome("failed", status.get("error"), 3, {})

@@ -7,7 +7,7 @@ import os
 import queue
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,7 @@ class LocalRun:
     def _give(self, job: Job, worker: _Worker) -> None:
         worker.job = job
         self._watcher.trial_started(job.trial.name)
-        worker.give(Job(job.trial, job.folder, worker.devices, self._slots.threads))
+        worker.give(replace(job, devices=worker.devices, threads=self._slots.threads))
 
     def _handle(self, worker: _Worker, report: dict[str, Any] | None) -> None:
         if report is None:

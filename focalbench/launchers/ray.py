@@ -10,10 +10,11 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,22 +53,23 @@ def connected(address: str | None) -> Iterator[None]:
     Raises:
         ConfigError: when no cluster answers there, or it does not take this process.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a warning at each start
     where = address or os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {"object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
     if where is not None:
         _require_answer(where)
         options = {}
-    try:
-        ray.init(where or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (OSError, RuntimeError, ValueError) as fault:
-        lines = str(fault).strip().splitlines() or [type(fault).__name__]
-        raise ConfigError(f"run.ray_address: {where or 'a cluster of this machine'}: Ray says: {lines[0]}") from fault
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with redirect_stdout(sys.stderr):  # Ray prints what happens to nodes, and stdout is for results
+        try:
+            ray.init(where or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as fault:
+            lines = str(fault).strip().splitlines() or [type(fault).__name__]
+            raise ConfigError(
+                f"run.ray_address: {where or 'a cluster of this machine'}: Ray says: {lines[0]}"
+            ) from fault
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 def _require_answer(address: str) -> None:
@@ -216,7 +218,6 @@ class RayRun:
 
     def run(self) -> dict[str, Outcome]:
         """Trains all jobs; returns how each ended. Jobs that never started because of a stop have no outcome."""
-        # Ray prints the death of a node on stdout, which is for results.
         with self._log.open("a", encoding="utf-8") as log, redirect_stdout(log):
             self._drive()
         return self._ledger.outcomes
@@ -243,7 +244,7 @@ class RayRun:
 
     def _submit_jobs(self) -> None:
         while len(self._placements) < _MOST_SUBMITTED and (job := self._ledger.take()) is not None:
-            sent = Job(job.trial, job.folder.absolute(), self._share.devices, threads=1)
+            sent = replace(job, folder=job.folder.absolute(), devices=self._share.devices)
             actor = self._trainer.remote()
             reports = actor.train.options(num_returns="streaming").remote(sent.to_json(), os.getcwd(), self._variables)
             self._placements[reports] = _Placement(sent, actor)

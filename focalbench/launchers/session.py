@@ -20,6 +20,7 @@ from focalbench.experiment.trial_files import finished_result
 from focalbench.launchers.job import Job, Outcome
 from focalbench.launchers.ledger import Ledger, Watcher
 from focalbench.launchers.local import LocalRun, plan_slots
+from focalbench.launchers.search import num_search_trials, proposed_trials, run_search, search_of, typical_trials
 from focalbench.runtime import StopFlag, stop_on_signals
 
 _WARNING_LINES = 6  # of a data set's warnings; `focalbench data check` shows more
@@ -40,11 +41,13 @@ class Session:
     """How all trials stand at the end.
 
     Attributes:
-        states: done | failed | interrupted | busy | new, by trial.
+        trials: of the sweep, those that its search has proposed among them.
+        states: done | failed | interrupted | stopped | busy | new, by trial.
         outcomes: of the trials that ran now.
         signum: the signal that stopped the session, or None.
     """
 
+    trials: tuple[Trial, ...]
     states: dict[str, str]
     outcomes: dict[str, Outcome]
     signum: int | None
@@ -58,7 +61,7 @@ class Session:
         codes = {outcome.exit_code for outcome in self.outcomes.values() if outcome.state != "done"}
         if counts["done"] == 0 and len(codes) == 1:
             return codes.pop()
-        return 3 if counts["done"] < len(self.states) else 0
+        return 3 if counts["done"] + counts["stopped"] < len(self.states) else 0
 
 
 @contextmanager
@@ -129,33 +132,84 @@ def run_session(
     """
     stop = StopFlag()
     with stop_on_signals(stop):
-        check_all_data(trials, report, stop)
+        check_all_data([*trials, *typical_trials(config)], report, stop)
+        num_trials = len(trials) + num_search_trials(config)
         with (
-            open_launcher(config, options.device, len(trials), out=out, stop=stop) as launch,
+            open_launcher(config, options.device, num_trials, out=out, stop=stop) as launch,
             attend(out, fresh=options.fresh) as attendance,
         ):
             open_sweep(out, config.name, trials, alone=attendance.alone)
             attendance.admit_others()
-            wanted = TO_DO | ({"failed"} if options.retry_failed else set())
-            todo = [trial for trial in trials if trial_state(out / trial.name) in wanted]
-            watcher = make_watcher(len(trials), _count_done(out, trials))
-            ledger = Ledger(
-                [Job(trial, out / trial.name, (options.device,), threads=1) for trial in todo],
-                retries=config.run.retries,
-                watcher=watcher,
-                on_change=lambda: write_results(out),
-                fail_fast=options.fail_fast,
-                # A worker that a killed launcher left behind stops by itself.
-                share=len(trials) > 1 or attendance.alone,
-            )
-            write_results(out)
-            outcomes = launch(ledger, watcher)
-            write_results(out)
+            watcher = make_watcher(num_trials, _count_done(out, proposed_trials(config, out)))
+            # A worker that a killed launcher left behind stops by itself.
+            share = num_trials > 1 or attendance.alone
+            rounds = _Rounds(launch, watcher, stop, out, options, retries=config.run.retries, share=share)
+            if rounds.train(trials, with_stopped=True) and search_of(config) is not None:
+                trials = run_search(config, out, rounds.train, alone=attendance.alone, tell=watcher.message)
     states = {trial.name: trial_state(out / trial.name) for trial in trials}
-    busy = [outcome for outcome in outcomes.values() if outcome.state == "busy"]
+    busy = [outcome for outcome in rounds.outcomes.values() if outcome.state == "busy"]
     if busy:
         raise BusyError(busy[0].error or "another process is training this trial")
-    return Session(states, outcomes, stop.signum)
+    return Session(tuple(trials), states, rounds.outcomes, stop.signum)
+
+
+class _Rounds:
+    """Trains sets of trials one after the other: all at once without a search.
+
+    Attributes:
+        outcomes: of the trials that ran, the newest of each.
+    """
+
+    def __init__(
+        self,
+        launch: Callable[[Ledger, Watcher], dict[str, Outcome]],
+        watcher: Watcher,
+        stop: StopFlag,
+        out: Path,
+        options: SessionOptions,
+        *,
+        retries: int,
+        share: bool,
+    ) -> None:
+        self._launch, self._watcher, self._stop, self._out, self._options = launch, watcher, stop, out, options
+        self._retries, self._share = retries, share
+        self.outcomes: dict[str, Outcome] = {}
+
+    def train(self, trials: Sequence[Trial], *, pause_at: float | None = None, with_stopped: bool = False) -> bool:
+        """Trains what is left of ``trials``; whether anything may start after it.
+
+        Args:
+            pause_at: share of the training after which trials are left as they are; None trains to the end.
+            with_stopped: go on with trials that a search has stopped early.
+        """
+        ledger = Ledger(
+            [
+                Job(trial, self._out / trial.name, (self._options.device,), threads=1, pause_at=pause_at)
+                for trial in seed_by_seed(trials)
+                if self._is_left(trial, with_stopped)
+            ],
+            retries=self._retries,
+            watcher=self._watcher,
+            on_change=lambda: write_results(self._out),
+            fail_fast=self._options.fail_fast,
+            share=self._share,
+        )
+        write_results(self._out)
+        self.outcomes |= self._launch(ledger, self._watcher)
+        write_results(self._out)
+        return self._stop.signum is None and not ledger.halted
+
+    def _is_left(self, trial: Trial, with_stopped: bool) -> bool:
+        state = trial_state(self._out / trial.name)
+        if state == "failed":
+            return self._options.retry_failed and trial.name not in self.outcomes
+        return state in TO_DO or (state == "stopped" and with_stopped)
+
+
+def seed_by_seed(trials: Sequence[Trial]) -> list[Trial]:
+    """The first seed of every arm first: a sweep that is stopped half-way has whole pairs to compare."""
+    order = {seed: place for place, seed in enumerate(dict.fromkeys(trial.seed for trial in trials))}
+    return sorted(trials, key=lambda trial: order[trial.seed])
 
 
 def _count_done(out: Path, trials: Sequence[Trial]) -> int:

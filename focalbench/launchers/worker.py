@@ -88,13 +88,15 @@ def stop_or_exit(stop: StopFlag) -> None:
 
 def run_job(job: Job, stop: StopFlag, reporter: Reporter) -> bool:
     """Trains one job, on the first of its devices; every fault becomes a report, but for the loss of another rank: to
-    the launcher that is the death of all. Says whether the trial is done.
+    the launcher that is the death of all. Says whether the trial came as far as it should.
     """
     from focalbench.experiment.trial import run_trial
 
-    name = job.trial.name
+    name, pause = job.trial.name, StopFlag(stop)
 
     def progress(step: int, steps: int, values: Mapping[str, float]) -> None:
+        if job.pause_at is not None and "val/mAP" in values and job.pause_at * steps <= step < steps:
+            pause.request(signal.SIGTERM)
         shown = {key: value for key, value in values.items() if value == value and abs(value) != float("inf")}
         reporter.send("progress", name, step=step, steps=steps, values=shown)
 
@@ -103,12 +105,15 @@ def run_job(job: Job, stop: StopFlag, reporter: Reporter) -> bool:
 
     set_threads(job.threads)
     try:
-        result = run_trial(job.trial, job.folder, device=job.devices[0], stop=stop, progress=progress, warn=warn)
+        result = run_trial(job.trial, job.folder, device=job.devices[0], stop=pause, progress=progress, warn=warn)
         reporter.send("finished", name, state="done", values={"val/mAP": result["val/mAP"]})
         return True
     except RankLostError:
         traceback.print_exc()
     except InterruptedTrial as fault:
+        if pause.signum is not None and stop.signum is None:
+            reporter.send("finished", name, state="paused")
+            return True
         reporter.send("finished", name, state="interrupted", error=str(fault), exit_code=fault.exit_code)
     except BusyError as fault:
         reporter.send("finished", name, state="busy", error=str(fault), exit_code=fault.exit_code)

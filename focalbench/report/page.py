@@ -170,7 +170,7 @@ def _lead(comparison: Comparison) -> list[str]:
     sentences = [
         f"{words.capitalize().replace(':', ',')}: {', '.join(labels)}." for words, labels in groups.items() if labels
     ]
-    fewest = min((len(entry.seeds) for entry in comparison.comparisons), default=0)
+    fewest = min((len(e.seeds) for e in comparison.comparisons if e not in comparison.stopped), default=MIN_SEEDS)
     if fewest < MIN_SEEDS:
         sentences.append(f"A claim needs at least {MIN_SEEDS} paired seeds; the arm with the fewest has {fewest}.")
     return [f"{comparison.metric} against {comparison.baseline}, paired by seed.", *sentences]
@@ -182,7 +182,11 @@ def _verdict_rows(comparison: Comparison) -> list[VerdictRow]:
     for entry in comparison.comparisons:
         if entry.paired is not None:
             ends += [value for value in (entry.paired.difference, *entry.paired.ci) if math.isfinite(value)]
-    return [_verdict_row(result, against.get(result.arm.label), min(ends), max(ends)) for result in comparison.arms]
+    rows = [_verdict_row(result, against.get(result.arm.label), min(ends), max(ends)) for result in comparison.arms]
+    for entry in comparison.stopped:
+        words = f"{entry.verdict}: {'; '.join(entry.not_comparable)}"
+        rows.append(VerdictRow(entry.arm, words, "", None, "", "", 0, "-", "-"))
+    return rows
 
 
 def _verdict_row(result: ArmResult, entry: ArmComparison | None, low: float, high: float) -> VerdictRow:

@@ -161,6 +161,10 @@ def train_step(state: TrainState, images: Tensor, targets: Targets, settings: St
     return mean_over_ranks({name: value.detach() for name, value in values.items()})
 
 
+# train_step, or what does the same in its place.
+StepFunction = Callable[[TrainState, Tensor, Targets, StepSettings], dict[str, Tensor]]
+
+
 @dataclass(frozen=True)
 class Plan:
     """When what happens, in steps; ``eval_steps`` holds the finished steps after which an evaluation is due.
@@ -198,8 +202,12 @@ def fit(
     settings: StepSettings,
     events: LoopEvents,
     stop: StopFlag,
+    train: StepFunction | None = None,
 ) -> None:
     """Trains from ``state.step`` to the end of ``plan``, its last evaluation included.
+
+    Args:
+        train: carries out a step; None for ``train_step``.
 
     Raises:
         DivergedError: at a loss or gradient that is not finite, before anything of it is saved.
@@ -223,7 +231,7 @@ def fit(
             raise stop.interruption(f"after step {state.step}")
         if state.step >= plan.total_steps:
             return
-        run_step(state, batches, plan, settings, events)
+        run_step(state, batches, plan, settings, events, train)
 
 
 def evaluate_or_stop(state: TrainState, events: LoopEvents) -> None:
@@ -239,7 +247,12 @@ def evaluate_or_stop(state: TrainState, events: LoopEvents) -> None:
 
 
 def run_step(
-    state: TrainState, batches: TrainingBatches, plan: Plan, settings: StepSettings, events: LoopEvents
+    state: TrainState,
+    batches: TrainingBatches,
+    plan: Plan,
+    settings: StepSettings,
+    events: LoopEvents,
+    train: StepFunction | None = None,
 ) -> None:
     """One step at its learning rate, gamma and alpha; checked where that costs nothing or something would be saved."""
     began = time.perf_counter()
@@ -247,7 +260,7 @@ def run_step(
     for group in state.optimizer.param_groups:
         group["lr"] = lr
     state.criterion.set_progress(state.step / plan.total_steps)  # type: ignore[operator]
-    values = train_step(state, *batches(state.step), settings)
+    values = (train or train_step)(state, *batches(state.step), settings)
     state.meter.add(values)
     state.step += 1
     log_due = state.step % plan.log_every == 0 or state.step == plan.total_steps

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from focalbench.analysis.comparison import Comparison, compare_trials, metric_direction
+from focalbench.analysis.comparison import NOT_COMPARABLE, Comparison, compare_trials, metric_direction
 from focalbench.analysis.runs import read_trials
 from focalbench.analysis.statistics import paired_difference
 from focalbench.analysis.swept_keys import swept_grids
@@ -186,6 +186,35 @@ def test_a_seed_that_occurs_twice_is_counted_once(write_trial: Write, tmp_path: 
     texts = " ".join(comparison.warnings)
     assert "has the same mAP" in texts
     assert "has another mAP" in texts
+
+
+def test_arms_stopped_early_are_marked_and_none_of_their_seeds_counts(write_arms: Write, write_trial: Write) -> None:
+    run = write_arms({"ce": [0.5, 0.6], "good": [0.6, 0.7], "mixed": [0.9, 0.9]})
+    reason = {"state": "stopped", "step": 4, "steps": 10, "error": "by sweep.search, with all seeds of its arm"}
+    for seed in (0, 1):
+        path = write_trial(f"runs/test/bad-s{seed}-00000000", arm="bad", seed=seed, status={**reason, "arm": "bad"})
+        (path / "result.json").unlink()
+    last = sorted(run.glob("*-mixed-s1-*"))[0]
+    (last / "result.json").unlink()
+    (last / "status.json").write_text(json.dumps({**reason, "arm": "mixed", "seed": 1}))
+    comparison = compared(run)
+    assert [result.arm.label for result in comparison.arms] == ["ce", "good"]
+    found = {entry.arm: entry for entry in comparison.stopped}
+    assert {arm: entry.verdict for arm, entry in found.items()} == {"bad": NOT_COMPARABLE, "mixed": NOT_COMPARABLE}
+    assert found["bad"].seeds == found["mixed"].seeds == (0, 1)
+    assert found["bad"].not_comparable == ("stopped at step 4 of 10: by sweep.search, with all seeds of its arm",)
+    assert len(comparison.unfinished) == 4
+    assert verdicts(comparison)["bad"] == NOT_COMPARABLE
+
+
+def test_an_arm_stopped_in_one_sweep_and_finished_in_another_counts_there(write_trial: Write, tmp_path: Path) -> None:
+    write_trial("runs/a/ce", arm="ce")
+    write_trial("runs/a/x", arm="x")
+    path = write_trial("runs/b/x", arm="x", status={"state": "stopped"})
+    (path / "result.json").unlink()
+    comparison = compared(tmp_path / "runs")
+    assert [result.arm.label for result in comparison.arms] == ["ce", "x"]
+    assert [entry.arm for entry in comparison.stopped] == ["x (stopped)"]
 
 
 def test_trials_that_did_not_finish_are_listed(write_arms: Write, write_trial: Write) -> None:

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from focalbench.benchmarks.step import bench_config, bench_step, torchvision_step
+from focalbench.benchmarks.step import bench_config, bench_step, count_operations, torchvision_step
 from focalbench.errors import ConfigError
 from focalbench.experiment.build import build_model
 from focalbench.structures import Targets
@@ -31,16 +31,47 @@ def test_both_sides_have_the_same_number_of_parameters(monkeypatch: pytest.Monke
     assert counted == [sum(p.numel() for p in ours.parameters())]
 
 
-def test_the_figures_belong_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    from focalbench.benchmarks import step
-
-    monkeypatch.setattr(step, "CASES", {"128": (64, 2)})
-    result = bench_step(device="cpu", backbone="tiny", repeats=1)
+def test_the_figures_belong_together() -> None:
+    result = bench_step(device="cpu", backbone="tiny", repeats=1, cases={"small": (64, 2)})
     (case,) = result["cases"]
     assert case["speedup"] is None  # torchvision has no such backbone
     ms = case["ms"]
     assert case["end_to_end"] == pytest.approx(ms["focalbench, one static batch"] / ms["focalbench"])
     assert case["images_per_s"]["focalbench"] == pytest.approx(2e3 / ms["focalbench"])
+    assert case["gflop"] > 0.01
+    assert 0 < case["of_product_rate"] < 2
+    json.dumps(result)
+
+
+def test_operations_are_counted_forward_and_backward() -> None:
+    convolution = torch.nn.Conv2d(3, 5, 3, bias=False)
+    images = torch.randn(2, 3, 10, 10)
+    forward = 2 * 2 * 5 * 8 * 8 * 3 * 9
+    assert count_operations(lambda: convolution(images)) == forward
+    # the first layer needs no gradient of its input
+    assert count_operations(lambda: convolution(images).sum().backward()) == 2 * forward
+
+
+def test_growth_is_told_for_each_axis_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from focalbench.benchmarks import step
+
+    monkeypatch.setattr(step, "GROWTH", {"canvas": (32, 64), "batch": (1, 2), "classes": (4, 6)})
+    monkeypatch.setattr(step, "GROWTH_BASE", {"canvas": 64, "batch": 2, "classes": 5})
+    seen: list[tuple[object, ...]] = []
+
+    def medians(contestants, device, repeats):  # type: ignore[no-untyped-def]
+        seen.append(tuple(contestants))
+        for run in contestants.values():
+            assert run()["loss"] > 0
+        return {key: 0.001 * 4**index for index, key in enumerate(contestants)}
+
+    monkeypatch.setattr(step, "_medians", medians)
+    result = step.bench_growth(device="cpu")
+    assert seen == [(32, 64), (1, 2), (4, 6)]
+    growth = result["growth"]
+    assert growth["canvas"]["ms"] == {32: 1.0, 64: 4.0}
+    assert growth["canvas"]["exponent"] == pytest.approx(1)  # four times the pixels
+    assert growth["batch"]["exponent"] == pytest.approx(2)
     json.dumps(result)
 
 

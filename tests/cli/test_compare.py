@@ -107,6 +107,25 @@ def test_csv_has_one_row_an_arm(run_folder: Path, tmp_path: Path, monkeypatch: p
     assert (best["n"], best["pairs"], best["seeds"], best["verdict"]) == ("6", "6", "0 1 2 3 4 5", "better")
 
 
+def test_arms_stopped_early_have_their_row_and_their_reason(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for seed in (0, 1):
+        write_trial(run_folder, "given-up", seed, None, {"name": "ghm", "gamma": 9})
+        folder = run_folder / f"given-up-s{seed}-0badcafe"
+        (folder / "result.json").unlink()
+        status = {"state": "stopped", "arm": "given-up", "step": 3, "steps": 9, "error": "by sweep.search"}
+        (folder / "status.json").write_text(json.dumps(status))
+    assert compare(monkeypatch, run_folder, "--csv", tmp_path / "arms.csv") == 0
+    out = capsys.readouterr().out
+    row = next(line for line in out.splitlines() if line.startswith("given-up "))
+    assert row.split()[1:] == ["0", "not", "comparable"]
+    assert "given-up is not comparable with ce: stopped at step 3 of 9: by sweep.search" in out
+    with (tmp_path / "arms.csv").open(newline="") as opened:
+        last = list(csv.DictReader(opened))[-1]
+    assert (last["arm"], last["n"], last["mean"], last["verdict"]) == ("given-up", "0", "", "not comparable")
+
+
 def test_other_metrics(run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     assert compare(monkeypatch, run_folder, "--metric", "AP/cat") == 0
     assert capsys.readouterr().out.startswith("AP/cat, differences to ce")

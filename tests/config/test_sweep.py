@@ -303,3 +303,40 @@ def test_sweep_from_an_override_names_the_argument(tmp_path):
 def test_thousands_of_trials_expand():
     trials = trials_of({"seeds": list(range(50)), "grid": {"loss.gamma": [i / 10 for i in range(40)]}})
     assert len(trials) == 2000
+
+
+def test_a_search_has_no_trials_before_it_proposes_and_keeps_those_of_other_blocks():
+    search = {"num": 4, "params": {"loss.gamma": {"uniform": [0, 5]}}}
+    assert trials_of({"search": search}) == ()
+    assert names(trials_of({"search": search, "list": [{"name": "ce", "loss": {"name": "ce"}}]})) == ["ce-s0"]
+    config = ExperimentConfig.model_validate_json(json.dumps({"sweep": {"search": search, "seeds": [0, 1]}}))
+    assert names(expand(config, proposals=[{"loss.gamma": 0.5}])) == ["gamma=0.5-s0", "gamma=0.5-s1"]
+
+
+@pytest.mark.parametrize(
+    ("search", "words"),
+    [
+        ({"params": {"loss.gama": {"uniform": [0, 1]}}}, "sweep.search.params.loss.gama"),
+        ({"params": {"loss.gamma": {"uniform": [-1, 1]}}}, "at least 0"),
+        ({"params": {"loss.gamma": {"uniform": [2, 1]}}}, "low at most high"),
+        ({"params": {"optim.lr": {"log_uniform": [0, 1]}}}, "logarithmic"),
+        ({"params": {"optim.name": {"choice": ["sgd", "adamm"]}}}, "adamw"),
+        ({"params": {"optim.lr": {"normal": [0, 1]}}}, "log_uniform"),
+        ({"params": {"seed": {"int_uniform": [0, 9]}}}, "use sweep.seeds"),
+        ({"params": {"loss.gamma": {"uniform": [0, 1]}}, "num": 6_000}, "more than 10000 trials"),
+        ({"params": {"loss.gamma": {"uniform": [0, 1]}}, "stop_at": 1.5}, "stop_at"),
+        ({"params": {}}, "params"),
+    ],
+)
+def test_faults_of_a_search_are_found_before_it_starts(tmp_path, search, words):
+    path = tmp_path / "a.yaml"
+    path.write_text(json.dumps({"sweep": {"seeds": [0, 1], "search": {"num": 4} | search}}))
+    with pytest.raises(ConfigError, match=re.escape(words)) as caught:
+        expand(load_config(path))
+    assert len(str(caught.value).splitlines()) <= 20
+
+
+def test_stopping_early_needs_an_evaluation_before_the_end():
+    search = {"num": 4, "stop_at": 0.5, "params": {"loss.gamma": {"uniform": [0, 5]}}}
+    assert trials_of({"search": search}) == ()
+    assert "set eval.every" in faults({"search": search}, eval={"every": None})

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from focalbench.data import cache
+from focalbench.data import cache, dataset
 from focalbench.data.dataset import load_data
 from focalbench.errors import DataError, StorageError
 
@@ -108,6 +108,15 @@ def test_a_full_disk_is_said_in_words_and_leaves_nothing(small, tmp_path, monkey
                 load(small)
         assert folders(tmp_path) == []
     assert len(load(small)) == 6
+
+
+def test_images_that_do_not_fit_into_memory_are_refused_before_they_are_read(small, monkeypatch):
+    monkeypatch.setattr(dataset, "free_memory", lambda: 6 * 32 * 64 * 3 - 1)
+    with pytest.raises(StorageError, match=r"data\.cache: ram needs .* for 6 images of 64 x 32 .*data\.cache: disk"):
+        load(small, cache="ram")
+    assert len(load(small, cache="disk")) == 6
+    monkeypatch.setattr(dataset, "free_memory", lambda: 6 * 32 * 64 * 3)
+    assert len(load(small, cache="ram")) == 6
 
 
 def test_a_cache_folder_that_is_a_file_is_said_in_words(small, tmp_path):

@@ -230,6 +230,18 @@ def test_unfinished_trials_are_listed_with_their_reasons(write_run: WriteRun) ->
     assert "running at step 3 of 50" in page.text
 
 
+def test_arms_that_a_search_stopped_are_marked(write_run: WriteRun) -> None:
+    run = write_run({"ce": ({"name": "ce"}, CE), "focal": ({"name": "focal"}, CE), "ghm": ({"name": "ghm"}, CE)})
+    status = {"state": "stopped", "arm": "ghm", "step": 7, "steps": 50, "error": "by sweep.search: mAP 0.1, median 0.2"}
+    for folder in run.glob("2-*"):
+        (folder / "result.json").unlink()
+        (folder / "status.json").write_text(json.dumps(status))
+    page = report(run)
+    assert "Not comparable: ghm." in page.text
+    assert "not comparable: stopped at step 7 of 50: by sweep.search: mAP 0.1, median 0.2" in page.text
+    assert "A claim needs" not in page.text
+
+
 def test_nan_metrics_are_left_out_in_words(write_run: WriteRun) -> None:
     page = report(write_run({"ce": ({"name": "ce"}, CE), "focal": ({"name": "focal"}, [None, *CE[1:]])}))
     assert "focal: val/mAP is undefined (NaN) or missing for seed 0" in page.text

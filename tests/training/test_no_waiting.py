@@ -13,6 +13,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from focalbench.experiment.build import WAIT_FOR_DEVICE
 from focalbench.losses import LOSSES, focal_op
 from focalbench.losses.base import Counts
 from focalbench.losses.detection import DetectionLoss
@@ -22,7 +23,7 @@ from focalbench.training.loop import Meter, StepSettings, TrainState, train_step
 from focalbench.training.optim import build_optimizer
 
 GPU = torch.device("cuda")
-WAITS = {"ohem", "quality_focal"}  # picks the hardest negatives by index; makes a tensor of a number in each step
+WAITS = WAIT_FOR_DEVICE  # one picks the hardest negatives by index, one makes a tensor of a number in each step
 
 
 class _NoCopies(TorchDispatchMode):

@@ -1,0 +1,123 @@
+"""A search's proposals: what the next arms should be, given how the earlier ones have done (extra ``search``).
+
+There is no state but the results: a proposal is a function of the seed, of its number and of the arms before its batch.
+So a search can be killed, moved or taken over by another process like any sweep.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from focalbench.config.schema import SearchConfig
+from focalbench.config.sweep import rounded
+from focalbench.errors import ConfigError
+from focalbench.experiment.trial_files import status_of
+from focalbench.tracking.records import read_metrics
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
+
+
+@dataclass(frozen=True)
+class ArmScore:
+    """How a proposed arm has done.
+
+    Attributes:
+        values: what it sets, by key.
+        score: mean over its seeds, higher is better; None where a seed failed or is undefined.
+        stopped: whether it was stopped early; the score is that of the stop then.
+    """
+
+    values: Mapping[str, Any]
+    score: float | None
+    stopped: bool = False
+
+
+def space_of(search: SearchConfig) -> str:
+    """Eight hex digits: equal for searches whose proposals follow from each other's results."""
+    plain = search.model_dump(mode="json", include={"seed", "params", "batch", "startup"})
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def propose(search: SearchConfig, history: Sequence[ArmScore]) -> list[dict[str, Any]]:
+    """The next ``search.batch`` arms after those of ``history``; the fewer before ``search.startup``, at random.
+
+    Raises:
+        ConfigError: when Optuna is not installed.
+    """
+    try:
+        import optuna
+    except ModuleNotFoundError as fault:
+        raise ConfigError(
+            "sweep.search: Optuna is not installed: pip install 'focalbench[search]', or use sweep.random"
+        ) from fault
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space = {key: _distribution(*next(iter(entry.items()))) for key, entry in search.params.items()}
+    # A stream of its own for each batch: proposals do not depend on how often they were asked for.
+    digest = hashlib.sha256(f"{search.seed}/{len(history)}".encode()).digest()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = optuna.samplers.TPESampler(
+            seed=int.from_bytes(digest[:4]),
+            n_startup_trials=search.startup,
+            multivariate=True,
+            constant_liar=True,  # the arms of one batch keep apart
+        )
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        study.add_trials([_as_trial(arm, search, space) for arm in history])
+        asked = [study.ask(space).params for _ in range(search.batch)]
+    return [{key: _value(params[key], entry) for key, entry in search.params.items()} for params in asked]
+
+
+def score_at(folder: Path, share: float) -> float | None:
+    """mAP of the trial in ``folder`` at its first evaluation after ``share`` of the training; None before it."""
+    steps = status_of(folder).get("steps")
+    if not isinstance(steps, int):
+        return None
+    for line in read_metrics(folder):
+        if line["step"] >= share * steps and "val/mAP" in line:
+            return math.nan if line["val/mAP"] is None else float(line["val/mAP"])
+    return None
+
+
+def _distribution(kind: str, bounds: Sequence[Any]) -> BaseDistribution:
+    from optuna import distributions
+
+    if kind == "choice":  # by place: a choice may be a list or a schedule
+        return distributions.CategoricalDistribution(range(len(bounds)))
+    low, high = bounds
+    if kind == "int_uniform":
+        return distributions.IntDistribution(low, high)
+    return distributions.FloatDistribution(low, high, log=kind == "log_uniform")
+
+
+def _value(asked: Any, entry: Mapping[Any, Sequence[Any]]) -> Any:
+    ((kind, bounds),) = entry.items()
+    if kind == "choice":
+        return bounds[asked]
+    return asked if kind == "int_uniform" else rounded(asked, *bounds)
+
+
+def _as_trial(arm: ArmScore, search: SearchConfig, space: dict[str, BaseDistribution]) -> FrozenTrial:
+    """The arm as Optuna knows it; one without a score counts as worse than all others."""
+    from optuna.trial import TrialState, create_trial
+
+    params = {key: _asked(value, search.params[key]) for key, value in arm.values.items()}
+    if arm.score is not None and not arm.stopped:
+        return create_trial(params=params, distributions=space, value=arm.score)
+    steps = {} if arm.score is None else {0: arm.score}
+    return create_trial(params=params, distributions=space, state=TrialState.PRUNED, intermediate_values=steps)
+
+
+def _asked(value: Any, entry: Mapping[Any, Sequence[Any]]) -> Any:
+    """The inverse of :func:`_value`."""
+    ((kind, bounds),) = entry.items()
+    return [json.dumps(choice) for choice in bounds].index(json.dumps(value)) if kind == "choice" else value

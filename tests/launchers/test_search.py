@@ -1,0 +1,186 @@
+"""A search from batch to batch: what is proposed, trained and stopped, with a stand-in for the training."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from focalbench.config.load import load_config
+from focalbench.config.schema import ExperimentConfig
+from focalbench.config.sweep import Trial
+from focalbench.experiment.sweep import listed_trials, open_sweep, trial_state
+from focalbench.experiment.trial_files import write_status
+from focalbench.launchers.search import num_search_trials, proposed_trials, run_search, typical_trials
+from focalbench.tracking.records import write_json
+
+Write = Callable[..., Path]
+_STEPS = 10
+_SEARCH = "search: {{num: {num}, batch: 4, startup: 4, {more} params: {{loss.gamma: {{uniform: [0, 5]}}}}}}"
+
+
+class _Training:
+    """Writes the files of trials whose mAP is the higher the nearer gamma is to 2, and grows evenly to its end.
+
+    Args:
+        calls: how many trials are trained before all is stopped.
+        failing: gammas above this fail.
+    """
+
+    def __init__(self, out: Path, calls: int = 10_000, failing: float = 99) -> None:
+        self.out, self.calls, self.failing = out, calls, failing
+        self.trained: list[tuple[str, float | None]] = []
+
+    def __call__(self, trials: Sequence[Trial], *, pause_at: float | None = None, with_stopped: bool = False) -> bool:
+        for trial in trials:
+            state = trial_state(self.out / trial.name)
+            if state in ("done", "failed") or (state == "stopped" and not with_stopped):
+                continue
+            if self.calls == 0:
+                return False
+            self.calls -= 1
+            self._train(trial, pause_at)
+        return True
+
+    def _train(self, trial: Trial, pause_at: float | None) -> None:
+        self.trained.append((trial.name, pause_at))
+        folder, gamma = self.out / trial.name, trial.config.loss.gamma
+        value = 1 - abs(gamma - 2) / 5 + trial.seed / 1000
+        last = _STEPS if pause_at is None else round(pause_at * _STEPS)
+        if gamma > self.failing:
+            write_status(folder, trial, "failed", error="diverged")
+            return
+        write_status(folder, trial, "running", step=last, steps=_STEPS)
+        lines = [{"step": step, "val/mAP": value * step / _STEPS} for step in range(1, last + 1)]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        if pause_at is not None:
+            write_status(folder, trial, "interrupted")
+            return
+        write_json(folder / "result.json", {"val/mAP": value, "AP": {}, "step": _STEPS})
+        write_status(folder, trial, "done", step=_STEPS, steps=_STEPS)
+
+
+def _config(
+    write_config: Write, num: int = 8, more: str = "", seeds: str = "[0, 1]", blocks: str = ""
+) -> ExperimentConfig:
+    search = _SEARCH.format(num=num, more=more)
+    return load_config(write_config(f"sweep: {{seeds: {seeds}, {blocks} {search}}}"))
+
+
+def _search(config: ExperimentConfig, out: Path, training: _Training) -> tuple[Trial, ...]:
+    open_sweep(out, config.name, ())
+    return run_search(config, out, training, alone=True, tell=lambda text: None)
+
+
+def _states(trials: Sequence[Trial], out: Path) -> dict[str, set[str]]:
+    """By arm."""
+    states: dict[str, set[str]] = {}
+    for trial in trials:
+        states.setdefault(trial.arm, set()).add(trial_state(out / trial.name))
+    return states
+
+
+def test_all_arms_are_trained_with_all_seeds_and_again_nothing(write_config: Write, tmp_path: Path) -> None:
+    config, training = _config(write_config), _Training(tmp_path)
+    trials = _search(config, tmp_path, training)
+    assert len(trials) == num_search_trials(config) == 16
+    assert len({trial.arm for trial in trials}) == 8
+    assert sorted(name for name, _ in training.trained) == sorted(trial.name for trial in trials)
+    assert [row["name"] for row in listed_trials(tmp_path)] == [trial.name for trial in trials]
+    again = _Training(tmp_path)
+    assert _search(config, tmp_path, again) == trials == proposed_trials(config, tmp_path)
+    assert again.trained == []
+
+
+@pytest.mark.parametrize("more", ["", "stop_at: 0.4,"])
+def test_a_search_that_was_stopped_anywhere_ends_as_one_that_never_was(
+    write_config: Write, tmp_path: Path, more: str
+) -> None:
+    config = _config(write_config, more=more)
+    whole = _search(config, tmp_path / "whole", _Training(tmp_path / "whole"))
+    for calls in range(1, 24, 3):
+        out = tmp_path / str(calls)
+        _search(config, out, _Training(out, calls=calls))
+        assert _search(config, out, _Training(out)) == whole
+        assert _states(whole, out) == _states(whole, tmp_path / "whole")
+
+
+def test_more_arms_or_seeds_run_only_what_is_new(write_config: Write, tmp_path: Path) -> None:
+    few = _search(_config(write_config, num=6), tmp_path, _Training(tmp_path))
+    training = _Training(tmp_path)
+    many = _search(_config(write_config, num=9), tmp_path, training)
+    assert many[: len(few)] == few
+    assert len(training.trained) == 6
+    training = _Training(tmp_path)
+    seeds = _search(_config(write_config, num=9, seeds="[0, 1, 2]"), tmp_path, training)
+    assert {trial.arm for trial in seeds} == {trial.arm for trial in many}
+    assert len(training.trained) == 9
+
+
+def test_another_space_is_another_search(write_config: Write, tmp_path: Path) -> None:
+    first = _search(_config(write_config), tmp_path, _Training(tmp_path))
+    other = _search(_config(write_config, more="seed: 5,"), tmp_path, _Training(tmp_path))
+    assert not {trial.arm for trial in first} & {trial.arm for trial in other}
+    assert len(listed_trials(tmp_path)) == 32
+
+
+def test_whole_arms_below_the_median_are_stopped_at_the_share_and_not_trained_on(
+    write_config: Write, tmp_path: Path
+) -> None:
+    config, training = _config(write_config, more="stop_at: 0.4,"), _Training(tmp_path)
+    trials = _search(config, tmp_path, training)
+    states = _states(trials, tmp_path)
+    assert all(len(of_arm) == 1 for of_arm in states.values())
+    gammas = {trial.arm: abs(trial.config.loss.gamma - 2) for trial in trials}
+    first = list(gammas)[:4]
+    assert [states[arm] for arm in sorted(first, key=gammas.__getitem__)] == 2 * [{"done"}] + 2 * [{"stopped"}]
+    stopped = next(trial for trial in trials if states[trial.arm] == {"stopped"})
+    status = json.loads((tmp_path / stopped.name / "status.json").read_text())
+    assert (status["step"], status["steps"]) == (4, _STEPS)
+    assert "median" in status["error"]
+    assert (stopped.name, None) not in training.trained
+
+
+def test_seeds_added_to_a_stopped_arm_are_not_trained_unless_nothing_is_stopped_any_more(
+    write_config: Write, tmp_path: Path
+) -> None:
+    _search(_config(write_config, num=4, more="stop_at: 0.4,"), tmp_path, _Training(tmp_path))
+    training = _Training(tmp_path)
+    trials = _search(_config(write_config, num=4, more="stop_at: 0.4,", seeds="[0, 1, 2]"), tmp_path, training)
+    assert all(len(of_arm) == 1 for of_arm in _states(trials, tmp_path).values())
+    assert len({name for name, _ in training.trained}) == 2
+    trials = _search(_config(write_config, num=4, seeds="[0, 1, 2]"), tmp_path, _Training(tmp_path))
+    assert all(of_arm == {"done"} for of_arm in _states(trials, tmp_path).values())
+
+
+def test_an_arm_with_a_failed_seed_does_not_hold_up_the_search(write_config: Write, tmp_path: Path) -> None:
+    trials = _search(_config(write_config, more="stop_at: 0.4,"), tmp_path, _Training(tmp_path, failing=3))
+    assert len(trials) == 16
+    found = _states(trials, tmp_path)
+    assert {"failed"} in found.values()
+    assert {"done"} in found.values()
+    assert "interrupted" not in set().union(*found.values())
+
+
+def test_equal_proposals_and_arms_of_other_blocks_are_one_arm(write_config: Write, tmp_path: Path) -> None:
+    params = "params: {optim.batch_size: {choice: [2, 4]}}"
+    text = f"sweep: {{grid: {{loss.gamma: [1, 2]}}, search: {{num: 8, {params}}}}}"
+    config = load_config(write_config(text))
+    trials = _search(config, tmp_path, _Training(tmp_path))
+    assert len(trials) == len({trial.hash for trial in trials}) == 3  # batches of 4 are gamma=2 itself
+    assert {"gamma=1", "gamma=2"} < {trial.arm for trial in trials}
+
+
+def test_typical_trials_span_the_ranges(write_config: Write) -> None:
+    gammas = [trial.config.loss.gamma for trial in typical_trials(_config(write_config, seeds="[0]"))]
+    assert gammas == [0, 5]
+    assert typical_trials(load_config(write_config())) == ()
+    assert num_search_trials(load_config(write_config())) == 0
+
+
+def test_names_of_other_arms_do_not_depend_on_how_far_the_search_is(write_config: Write, tmp_path: Path) -> None:
+    config = _config(write_config, blocks="list: [{name: ce, loss: {name: ce}}, {optim.lr: 0.1}],", seeds="[0]")
+    before: Any = {trial.hash: trial.name for trial in proposed_trials(config, tmp_path)}
+    after = {trial.hash: trial.name for trial in _search(config, tmp_path, _Training(tmp_path))}
+    assert before.items() < after.items()
