@@ -205,6 +205,12 @@ class _TrialProgress:
         """The share of the training done since this trial was started or resumed."""
         return (self.step - (self.first_step or 0)) / self.steps if self.steps else 0.0
 
+    def work_done(self, to_the_end: bool) -> float:
+        """``fraction_here`` of a trial that has ended; the last step of one that came to its end need not be known."""
+        if not to_the_end:
+            return self.fraction_here
+        return 1 - (self.first_step or 0) / self.steps if self.steps else 1.0
+
     def seconds_left(self, now: float) -> float | None:
         done = self.fraction_here
         return (now - self.started) / done * (1 - self.fraction) if done > 0 else None
@@ -216,11 +222,16 @@ class SweepDisplay:
     Use it as a context manager, or call ``close`` at the end.
     """
 
-    def __init__(self, num_trials: int, num_done: int = 0) -> None:
-        """``num_trials``: all trials of the sweep; ``num_done``: those that were finished before."""
+    def __init__(self, num_trials: int, num_done: int = 0, num_left_out: int = 0) -> None:
+        """``num_trials``: all trials of the sweep; ``num_done``: those that were finished before; ``num_left_out``:
+        those that failed or were stopped before and are not tried again.
+        """
         self.num_trials = num_trials
         self.num_done = num_done
+        self.num_left_out = num_left_out
         self.num_failed = 0
+        self.num_stopped = 0
+        self._begun: dict[str, float] = {}  # share of the training done, of trials that paused or were interrupted
         self._running: dict[str, _TrialProgress] = {}
         self._work_done = 0.0  # in trainings, since this display was made
         self._started = time.monotonic()
@@ -255,6 +266,7 @@ class SweepDisplay:
 
     def trial_started(self, name: str) -> None:
         """A trial begins, or goes on from its checkpoint."""
+        self._begun.pop(name, None)
         self._running[name] = _TrialProgress(time.monotonic())
         if self._live is None:
             self.message(f"{name}: started")
@@ -272,15 +284,22 @@ class SweepDisplay:
             self.message(f"{name}: step {step} of {steps}{_values_text(trial.values, ', ')}{rest}{self._sweep_rest()}")
 
     def trial_finished(self, name: str, state: str, values: Mapping[str, float | None]) -> None:
-        """A trial has ended as ``state`` (done, failed, interrupted, ...); ``values`` are its results."""
+        """A trial has ended as ``state`` (done, failed, interrupted, ...) or, paused before, is stopped; ``values`` are
+        its results.
+        """
         trial = self._running.pop(name, None)
         if trial is not None:
             trial.update(trial.step, trial.steps, values)
-            self._work_done += 1 - (trial.first_step or 0) / trial.steps if trial.steps else 1.0
+            self._work_done += trial.work_done(state == "done")
+        self._begun.pop(name, None)
         if state == "done":
             self.num_done += 1
         elif state == "failed":
             self.num_failed += 1
+        elif state == "stopped":
+            self.num_stopped += 1
+        elif trial is not None:
+            self._begun[name] = trial.fraction
         known = {tag: value for tag, value in values.items() if value is not None}
         self.message(f"{name}: {state}{_values_text(known, ', ')} ({self._sweep_text()})")
 
@@ -300,10 +319,19 @@ class SweepDisplay:
         done = self._work_done + sum(trial.fraction_here for trial in running)
         if done <= 0:
             return None
-        waiting = self.num_trials - self.num_done - self.num_failed - len(running)
+        waiting = self.num_trials - self._num_ended - len(running) - sum(self._begun.values())
         left = max(0, waiting) + sum(1 - trial.fraction for trial in running)
         slowest = max((trial.seconds_left(now) or 0.0 for trial in running), default=0.0)
         return max((now - self._started) / done * left, slowest)
+
+    @property
+    def _num_ended(self) -> int:
+        """Trials that this display waits for no more."""
+        return self.num_done + self.num_failed + self.num_stopped + self.num_left_out
+
+    def _failed_text(self) -> str:
+        failed = f", {self.num_failed} failed" if self.num_failed else ""
+        return failed + (f", {self.num_stopped} stopped" if self.num_stopped else "")
 
     def _sweep_rest(self) -> str:
         """The time to the end of a sweep of several trials, for a line about one of them."""
@@ -311,11 +339,10 @@ class SweepDisplay:
         return "" if left is None else f"; sweep: {duration(left)} left"
 
     def _sweep_text(self) -> str:
-        failed = f", {self.num_failed} failed" if self.num_failed else ""
         left = self.seconds_left()
-        unfinished = self.num_done + self.num_failed < self.num_trials
+        unfinished = self._num_ended < self.num_trials
         rest = f", about {duration(left)} left" if left is not None and unfinished else ""
-        return f"{self.num_done} of {self.num_trials} done{failed}{rest}"
+        return f"{self.num_done} of {self.num_trials} done{self._failed_text()}{rest}"
 
     def _table(self) -> Table:
         from rich.progress_bar import ProgressBar
@@ -335,12 +362,10 @@ class SweepDisplay:
             table.add_row(
                 Text(name.rpartition("-")[0] or name), bar, time_text, Text(_values_text(trial.values, "").strip())
             )
-        finished = self.num_done + self.num_failed
-        bar = ProgressBar(total=max(1, self.num_trials), completed=finished, width=12)
+        bar = ProgressBar(total=max(1, self.num_trials), completed=self._num_ended, width=12)
         left = self.seconds_left()
         style = _STYLES["failed"] if self.num_failed else _STYLES["done"]
-        failed = f", {self.num_failed} failed" if self.num_failed else ""
-        count = Text(f"{self.num_done} of {self.num_trials} trials{failed}", style=style)
+        count = Text(f"{self.num_done} of {self.num_trials} trials{self._failed_text()}", style=style)
         table.add_row(count, bar, f"{duration(left)} left" if left is not None else "", "")
         return table
 

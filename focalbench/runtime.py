@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import sys
 import threading
@@ -29,6 +30,7 @@ _PRIMITIVE_CACHE = "16384"
 # activations in again: 32,000 pages a step at 192 x 256, an eighth of its time. Blocks up to this size are kept.
 _KEPT_BLOCK = 2**30
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?")
 _STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")  # SLURM sends SIGUSR1 ahead of the time limit
 
 
@@ -104,6 +106,11 @@ def set_threads(num_threads: int) -> None:
     torch.set_num_threads(num_threads)
 
 
+def num_cores() -> int:
+    """Cores this process may use: containers and SLURM grant fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def has_gpu_driver() -> bool:
     """Whether a GPU could be there at all, told from the driver's device files without loading torch."""
     return os.name == "nt" or any(os.path.exists(path) for path in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))
@@ -113,10 +120,12 @@ def resolve_device(name: str) -> torch.device:
     """The device for ``auto | cpu | cuda | cuda:N``.
 
     Raises:
-        ConfigError: when the GPU asked for is not there.
+        ConfigError: for any other text, or when the GPU asked for is not there.
     """
     import torch
 
+    if _DEVICE.fullmatch(name) is None:
+        raise ConfigError(f"device: {name}: should be auto, cpu, cuda or cuda:N")
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -168,6 +168,26 @@ def test_remaining_time_counts_running_waiting_and_resumed_trials(clock):
     assert display.seconds_left() == pytest.approx(125)
 
 
+def test_remaining_time_counts_what_failed_and_paused_trials_did_and_leaves_out_stopped_ones(clock):
+    display = console.SweepDisplay(8, num_done=1, num_left_out=1)
+    for name, step, state in (("a", 20, "failed"), ("b", 40, "paused"), ("c", 40, "paused")):
+        display.trial_started(name)
+        display.trial_progress(name, 0, 100, {})
+        display.trial_progress(name, step, 100, {})
+        clock.now += step
+        display.trial_finished(name, state, {})
+    # one training in 100 s; left: 0.6 of b, 0.6 of c, and three that wait
+    assert display.seconds_left() == pytest.approx(420)
+    display.trial_finished("b", "stopped", {})
+    assert display.seconds_left() == pytest.approx(360)
+    display.trial_started("c")
+    display.trial_progress("c", 40, 100, {})
+    assert display.seconds_left() == pytest.approx(360)
+    clock.now += 60
+    display.trial_finished("c", "done", {})
+    assert display.seconds_left() == pytest.approx(300)
+
+
 def test_the_sweep_takes_no_less_than_its_slowest_trial(clock):
     display = console.SweepDisplay(2)
     display.trial_started("a")

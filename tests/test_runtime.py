@@ -15,7 +15,9 @@ from focalbench.runtime import (
     available_precision,
     choose_cache_dir,
     free_memory,
+    num_cores,
     prepare_process,
+    resolve_device,
     resolve_precision,
     stop_on_signals,
 )
@@ -134,6 +136,20 @@ def test_free_memory_is_the_systems_or_what_the_container_leaves(
     assert free_memory() == free
     files.clear()
     assert free_memory() is None
+
+
+@pytest.mark.parametrize("name", ["gpu", "foo", "cuda:x", "cuda:-1", "cpu:0", "meta", "CUDA", ""])
+def test_what_is_no_device_is_refused_in_words(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^device: {name}: should be auto, cpu, cuda or cuda:N$"):
+        resolve_device(name)
+
+
+def test_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 5, 7}, raising=False)
+    assert num_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 9)
+    assert num_cores() == 9
 
 
 def test_a_precision_that_the_device_lacks_is_refused_for_training_and_replaced_for_looking() -> None:

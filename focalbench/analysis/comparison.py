@@ -38,8 +38,10 @@ RULE = (
     "paired seeds on (false alarms in under 5 % of simulated sweeps: docs/statistics.md). The exact sign-flip test is "
     "shown beside it."
 )
-_LOWER_IS_BETTER = ("wall_s", "train_s", "time_s", "peak_memory_mb")
+_LOWER_IS_BETTER = ("wall_s", "train_s", "time_s", "peak_memory_mb")  # no loss: those of two arms differ in scale
 _HIGHER_IS_BETTER = ("images_per_s",)
+_PLAIN = ("ce", "softmax_ce")
+"""Losses that the default baseline is looked for among: cross entropy without weights."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ def metric_direction(metric: str) -> Direction:
     """Whether higher or lower values of a metric are better; ``none`` where neither can be said."""
     if metric.startswith(("val/mAP", "AP/")) or metric in _HIGHER_IS_BETTER:
         return "higher"
-    return "lower" if metric in _LOWER_IS_BETTER or metric.endswith("/loss") else "none"
+    return "lower" if metric in _LOWER_IS_BETTER else "none"
 
 
 def _compare(
@@ -189,6 +191,7 @@ def _compare(
             blocked[result.arm.label].append(f"seeds ({_seeds(result.values)} against {_seeds(base.values)})")
     num_comparisons = sum(not keys for keys in blocked.values())
     paired: dict[str, PairedDifference] = {}
+    unpaired: dict[str, list[str]] = {}
     for result in others:
         label = result.arm.label
         if blocked[label]:
@@ -197,11 +200,12 @@ def _compare(
         paired[label] = paired_difference(
             [result.values[s] for s in seeds], [base.values[s] for s in seeds], num_comparisons=num_comparisons
         )
-        unpaired = sorted(result.values.keys() ^ base.values.keys())
-        if unpaired:
-            warnings.append(
-                f"{label}: seeds {_seeds(unpaired)} are not in both arms and are left out of the difference"
-            )
+        if lone := result.values.keys() ^ base.values.keys():
+            unpaired.setdefault(_seeds(lone), []).append(label)
+    warnings += [
+        f"{', '.join(labels)}: seeds not in both arms, and left out of the difference: {seeds}"
+        for seeds, labels in unpaired.items()
+    ]
     corrected = dict(zip(paired, holm([pair.p_t for pair in paired.values()]), strict=True))
     comparable = {
         result.arm.label: (result.arm, shared[result.arm.label]) for result in others if result.arm.label in paired
@@ -239,7 +243,7 @@ def _choose_baseline(results: Sequence[ArmResult], wanted: str | None) -> ArmRes
     usable = [result for result in results if result.values]
     if wanted is None:
         named = [result for result in usable if result.arm.label == "ce"]
-        plain = [result for result in usable if result.arm.settings.get("loss.name") == "ce"]
+        plain = [result for result in usable if result.arm.settings.get("loss.name") in _PLAIN]
         return (named or plain or usable)[0]
     matching = [result for result in results if result.arm.label == wanted]
     if not matching:

@@ -15,21 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from focalbench.analysis.surroundings import FITTING_IOU, KINDS, crop_around, what_is_annotated
 from focalbench.data.dataset import DetectionData
 from focalbench.data.images import BrokenImage, decode, open_image, quiet_decoding
 from focalbench.metrics.assignment import pair_iou
 from focalbench.metrics.loss_histogram import focal_loss_of_margin
-
-KINDS = {
-    "object": "on an object of its class: a fitting box whose anchor the matching called background",
-    "difficult": "on an object marked difficult, which the training leaves out",
-    "other class": "on an object of another class",
-    "near": "overlaps an object, but not enough",
-    "nothing": "nothing is annotated there: an unlabelled object, or background mistaken for one",
-}
-"""What the annotation says about a region, tested in this order."""
-_SAME_OBJECT_IOU, _NEAR_IOU = 0.5, 0.1
-_CONTEXT = 0.5  # of the box's size, shown around it on each side
 
 
 @dataclass(frozen=True)
@@ -59,7 +49,7 @@ class Region:
         num_elements: how many.
         loss: their loss together, nats, at the audit's gamma and without alpha.
         kind: a key of ``KINDS``.
-        overlap: largest IoU with an annotated object, 0 where there is none.
+        overlap: IoU with the annotated object that ``kind`` speaks of, 0 where there is none.
         overlapped: that object's label, -1 where there is none.
     """
 
@@ -113,19 +103,19 @@ class HardTail:
         self.regions = sorted([*self.regions, *found], key=lambda region: -region.loss)[: self.num_regions]
 
     def document(
-        self, *, negative_loss: float, class_loss: float, image_ids: Sequence[str], classes: Sequence[str]
+        self, *, negative_loss: float, class_loss: float | None, image_ids: Sequence[str], classes: Sequence[str]
     ) -> dict[str, Any]:
         """The audit as plain data.
 
         Args:
             negative_loss: loss of all negatives at ``gamma``, without alpha.
-            class_loss: of all elements, in units of which one nat of a negative is one.
+            class_loss: of all elements, in units of which one nat of a negative is one; None where it is not known.
         """
 
-        def effect(loss: float) -> dict[str, float]:
+        def effect(loss: float) -> dict[str, float | None]:
             return {
                 "share_of_negative_loss": loss / negative_loss if negative_loss else 0.0,
-                "share_of_class_loss": loss / class_loss if class_loss else 0.0,
+                "share_of_class_loss": None if class_loss is None else loss / class_loss if class_loss else 0.0,
             }
 
         return {
@@ -161,39 +151,25 @@ def _regions(
     for first in range(len(boxes)):
         if not free[first]:
             continue
-        members = free & (hardest.label == hardest.label[first]) & (overlaps[first] >= _SAME_OBJECT_IOU)
+        members = free & (hardest.label == hardest.label[first]) & (overlaps[first] >= FITTING_IOU)
         members[first] = True
         free &= ~members
-        row = to_objects[first]
-        best = int(row.argmax()) if len(row) and row.max() > 0 else -1
+        label = int(hardest.label[first])
+        kind, there = what_is_annotated(label, to_objects[first], objects["label"], objects["difficult"].astype(bool))
         regions.append(
             Region(
                 image=image,
-                label=int(hardest.label[first]),
+                label=label,
                 score=float(1 / (1 + np.exp(hardest.margin[first]))),
                 box=boxes[first],
                 num_elements=int(members.sum()),
                 loss=float(loss[members].sum()),
-                kind=_kind(row, objects, int(hardest.label[first])),
-                overlap=float(row[best]) if best >= 0 else 0.0,
-                overlapped=int(objects["label"][best]) if best >= 0 else -1,
+                kind=kind,
+                overlap=float(to_objects[first, there]) if there >= 0 else 0.0,
+                overlapped=int(objects["label"][there]) if there >= 0 else -1,
             )
         )
     return regions
-
-
-def _kind(iou: NDArray[np.float64], objects: Mapping[str, NDArray[Any]], label: int) -> str:
-    """What a region with these overlaps (G,) is, a key of ``KINDS``."""
-    fits = iou >= _SAME_OBJECT_IOU
-    difficult = objects["difficult"].astype(bool)
-    same = objects["label"] == label
-    if (fits & same & ~difficult).any():
-        return "object"
-    if (fits & difficult).any():
-        return "difficult"
-    if fits.any():
-        return "other class"
-    return "near" if (iou >= _NEAR_IOU).any() else "nothing"
 
 
 def _iou(boxes: NDArray[Any], others: NDArray[Any]) -> NDArray[np.float64]:
@@ -235,14 +211,7 @@ def _crop(data: DetectionData, region: Region, objects: NDArray[np.float32]) -> 
     factor = np.array([pixels.shape[1] / record.width, pixels.shape[0] / record.height] * 2)
     shift = np.array([1, 1, 0, 0])
     box, truth = (region.box - shift) * factor, (objects - shift) * factor
-    size = np.maximum(box[2:] - box[:2], 8.0)
-    margin = np.maximum(size * _CONTEXT, size.max() / 4)
-    low = np.floor(np.maximum(box[:2] - margin, 0)).astype(int)
-    high = np.ceil(np.minimum(box[2:] + margin, pixels.shape[1::-1])).astype(int)
-    origin = np.tile(low, 2)
-    in_view = (truth[:, :2] < high).all(axis=1) & (truth[:, 2:] > low).all(axis=1)
-    view = pixels[low[1] : high[1], low[0] : high[0]].copy()
-    return Crop(view, box - origin, truth[in_view] - origin, region)
+    return Crop(*crop_around(box, truth, pixels), region)
 
 
 def _original(data: DetectionData, index: int) -> NDArray[np.uint8]:

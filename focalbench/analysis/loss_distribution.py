@@ -6,6 +6,7 @@ Images are taken without augmentation, and the elements are those that the train
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from focalbench.experiment.margins import count_margins, element_margins
 from focalbench.experiment.trained import TrainedTrial
 from focalbench.losses.detection import ClassProblem
 from focalbench.metrics.loss_histogram import (
+    FIGURE_4_GAMMAS,
     MarginHistogram,
     cumulative_loss,
     gradient_norm_counts,
@@ -28,10 +30,16 @@ from focalbench.metrics.loss_histogram import (
 )
 from focalbench.structures import HeadOutputs
 
-GAMMAS = (0.0, 0.5, 1.0, 2.0)
-"""The lines of the paper's figure 4."""
-_BALANCED = ("balanced_ce", "focal")  # alpha on positives, 1 - alpha on negatives
-_FOCAL = ("focal", "softmax_focal", "class_balanced")  # (1 - p_t)^gamma
+_EXPONENT_OF_NEGATIVES = {
+    "focal": "gamma",
+    "softmax_focal": "gamma",
+    "class_balanced": "gamma",
+    "varifocal": "gamma",
+    "quality_focal": "beta",
+    "asymmetric": "gamma_neg",
+}
+"""Losses with (1 - p_t)^gamma on negatives, and where they keep gamma."""
+_ONE_WEIGHT_A_SIDE = ("ce", "balanced_ce", "focal", "softmax_ce", "softmax_balanced_ce", "softmax_focal")
 HARDEST = (0.001, 0.01, 0.2)
 _CURVE = np.concatenate([np.linspace(0, 0.9, 91), np.linspace(0.9, 1, 101)[1:]])
 
@@ -123,18 +131,40 @@ def activation_of(criterion: nn.Module) -> str:
 
 
 def own_gamma(trained: TrainedTrial) -> float:
-    """The focal gamma that the training ended with; 0, cross entropy, for a loss without one."""
-    if trained.config.loss.name not in _FOCAL:
-        return 0.0
-    return float(trained.criterion.classification.scheduled().get("gamma", 0.0))  # type: ignore[union-attr, operator]
+    """The focusing exponent on negatives that the training ended with; 0, cross entropy, for a loss without one."""
+    key = _EXPONENT_OF_NEGATIVES.get(trained.config.loss.name)
+    return 0.0 if key is None else float(getattr(trained.criterion.classification, key))
 
 
-def negative_weight(trained: TrainedTrial) -> float | None:
-    """1 - alpha of the losses whose alpha balances positives against negatives; None for the others and for none."""
-    if trained.config.loss.name not in _BALANCED:
+def class_loss(trained: TrainedTrial, histogram: MarginHistogram) -> float | None:
+    """The loss of all elements as the training weighs them, in units of which one nat of a negative is one.
+
+    None for a loss whose weights are more than one number for each side: by box, class, rank or density.
+    """
+    sides = _side_weights(trained)
+    if sides is None:
         return None
-    alpha = trained.criterion.classification.scheduled().get("alpha")  # type: ignore[union-attr, operator]
-    return None if alpha is None else 1.0 - float(alpha)
+    on_positives, on_negatives = sides
+    gamma = own_gamma(trained)
+    of_positives = float(getattr(trained.criterion.classification, "gamma_pos", gamma))
+    negative, positive = total_loss(histogram.negatives, gamma), total_loss(histogram.positives, of_positives)
+    # Where negatives have no weight, they have no share in the loss either.
+    return negative + positive * on_positives / on_negatives if on_negatives else math.inf
+
+
+def _side_weights(trained: TrainedTrial) -> tuple[float, float] | None:
+    """What the training ended with as weights of positives and of negatives."""
+    loss: Any = trained.criterion.classification
+    if trained.config.loss.name == "asymmetric":
+        return (1.0, 1.0) if loss.margin == 0 else None  # the margin takes loss from every negative
+    if trained.config.loss.name not in _ONE_WEIGHT_A_SIDE:
+        return None
+    if loss.alpha is None:
+        return 1.0, 1.0
+    if loss.alpha.ndim:
+        return None
+    alpha = float(loss.alpha)
+    return (1 - alpha, alpha) if getattr(loss, "alpha_on", "positives") == "background" else (alpha, 1 - alpha)
 
 
 def hardest_negatives(
@@ -182,7 +212,7 @@ def figures(histogram: MarginHistogram, gamma: float) -> dict[str, Any]:
         gamma: the training's own, reported beside the paper's.
     """
     groups = {"positives": histogram.positives, "negatives": histogram.negatives}
-    gammas = sorted({*GAMMAS, gamma})
+    gammas = sorted({*FIGURE_4_GAMMAS, gamma})
     document: dict[str, Any] = {"gamma": gamma}
     for name, counts in groups.items():
         curves = {value: cumulative_loss(counts, value) for value in gammas}

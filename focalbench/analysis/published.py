@@ -8,8 +8,9 @@ on both sides, so the verdict's rule for paired differences (``statistics.verdic
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -31,25 +32,38 @@ class PublishedCurve:
     Attributes:
         name: short name.
         source: paper or note, table, data set and detector.
-        loss: the loss it belongs to, as named here.
+        arms: settings of the arms that it may be held against, as alternatives: the loss, the detector, and which of
+            its terms the loss replaces.
         key: the swept configuration key.
         metric: what the figures are, in per cent.
         points: value of the key -> figure.
+        partner: the second key that was chosen for each value of the first; empty where there was none.
+        chosen: value of the key -> value of ``partner``.
     """
 
     name: str
     source: str
-    loss: str
+    arms: tuple[dict[str, Any], ...]
     key: str
     metric: str
     points: dict[float, float]
+    partner: str = ""
+    chosen: dict[float, float] = field(default_factory=dict)
+
+    def fits(self, settings: Mapping[str, Any]) -> bool:
+        """Whether an arm with these settings may be held against it."""
+        return any(all(settings.get(key) == value for key, value in wanted.items()) for wanted in self.arms)
+
+
+_RETINANET = {"model.name": "retinanet"}
+_YOLOV2_CLASSES = {"model.name": "yolov2", "loss.apply_to": "class"}
 
 
 PUBLISHED_CURVES = (
     PublishedCurve(
         "balanced CE by alpha",
         "arXiv:1708.02002, table 1a: RetinaNet R50-FPN, 600 px, COCO minival",
-        "balanced_ce",
+        ({"loss.name": "balanced_ce"} | _RETINANET, {"loss.name": "focal", "loss.gamma": 0} | _RETINANET),
         "loss.alpha",
         "COCO AP",
         {0.1: 0.0, 0.25: 10.8, 0.5: 30.2, 0.75: 31.1, 0.9: 30.8, 0.99: 28.7, 0.999: 25.1},
@@ -57,15 +71,17 @@ PUBLISHED_CURVES = (
     PublishedCurve(
         "focal loss by gamma, best alpha each",
         "arXiv:1708.02002, table 1b: RetinaNet R50-FPN, 600 px, COCO minival",
-        "focal",
+        ({"loss.name": "focal"} | _RETINANET,),
         "loss.gamma",
         "COCO AP",
         {0.0: 31.1, 0.1: 31.4, 0.2: 31.9, 0.5: 32.9, 1.0: 33.7, 2.0: 34.0, 5.0: 32.2},
+        "loss.alpha",
+        {0.0: 0.75, 0.1: 0.75, 0.2: 0.75, 0.5: 0.5, 1.0: 0.25, 2.0: 0.25, 5.0: 0.25},
     ),
     PublishedCurve(
         "softmax focal loss by gamma, YOLOv2 416 px",
         "second note (pytorch-yolo2): VOC07+12 -> VOC07 test, single runs, no seeds",
-        "softmax_focal",
+        ({"loss.name": "softmax_focal"} | _YOLOV2_CLASSES,),
         "loss.gamma",
         "VOC07 mAP",
         {0.0: 73.05, 1.0: 73.63, 2.0: 74.08, 3.0: 73.73, 4.0: 73.53},
@@ -73,7 +89,7 @@ PUBLISHED_CURVES = (
     PublishedCurve(
         "softmax focal loss by gamma, YOLOv2 544 px",
         "second note (pytorch-yolo2): VOC07+12 -> VOC07 test, single runs, no seeds",
-        "softmax_focal",
+        ({"loss.name": "softmax_focal"} | _YOLOV2_CLASSES,),
         "loss.gamma",
         "VOC07 mAP",
         {0.0: 74.69, 1.0: 75.26, 2.0: 75.49, 3.0: 75.20, 4.0: 74.95},
@@ -107,7 +123,7 @@ class ReproductionCard:
         key: the swept key.
         group: which of the user's arms: loss and fixed switches.
         values: values of the key that both have, rising.
-        ours: the user's mean at each; where a second key was swept, the best arm's.
+        ours: the user's mean at each; where a second key was swept, that of the arm that stands for the value.
         theirs: the published figure at each.
         correlation: Spearman's rank correlation of the two; nan if ours does not vary.
         seeds: seeds that all of the user's points have.
@@ -137,12 +153,10 @@ class ReproductionCard:
 def reproduction_cards(results: Sequence[ArmResult]) -> list[ReproductionCard]:
     """A card for each published curve that the arms' sweep shares at least ``MIN_POINTS`` values with."""
     cards = []
-    for grid in swept_grids(results):
-        for curve in PUBLISHED_CURVES:
-            if curve.loss == grid.loss and curve.key in grid.keys:
-                card = _card(curve, grid)
-                if card is not None:
-                    cards.append(card)
+    for curve in PUBLISHED_CURVES:
+        for grid in swept_grids([result for result in results if curve.fits(result.arm.settings)]):
+            card = _card(curve, grid) if curve.key in grid.keys else None
+            cards += [card] if card is not None else []
     return cards
 
 
@@ -156,11 +170,11 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def _card(curve: PublishedCurve, grid: SweptGrid) -> ReproductionCard | None:
-    best = _best_by_value(grid, grid.keys.index(curve.key))
-    values = [value for value in sorted(best) if value in curve.points]
+    one_by_value = _one_by_value(curve, grid)
+    values = sorted(one_by_value)
     if len(values) < MIN_POINTS:
         return None
-    arms = [best[value] for value in values]
+    arms = [one_by_value[value] for value in values]
     theirs = [curve.points[value] for value in values]
     seeds = sorted(set.intersection(*(set(arm.values) for arm in arms)))
     of_seeds = np.array([rank_correlation([arm.values[seed] for arm in arms], theirs) for seed in seeds])
@@ -183,14 +197,29 @@ def _card(curve: PublishedCurve, grid: SweptGrid) -> ReproductionCard | None:
     )
 
 
-def _best_by_value(grid: SweptGrid, axis: int) -> dict[float, ArmResult]:
-    """Value of one key -> the arm with the highest mean there, as the paper chose the best alpha for each gamma."""
-    best: dict[float, ArmResult] = {}
+def _one_by_value(curve: PublishedCurve, grid: SweptGrid) -> dict[float, ArmResult]:
+    """Value of the curve's key -> the arm that stands for it, for the values that the curve has.
+
+    Where a second key was swept, it is the arm with the highest mean, as the paper chose the best alpha for each gamma,
+    if every value has as many arms: the best of many is higher than the only one by chance alone. Else it is the arm
+    with the value of the second key that the paper chose.
+    """
+    axis = grid.keys.index(curve.key)
+    by_value: dict[float, dict[tuple[float, ...], ArmResult]] = defaultdict(dict)
     for cell, arm in grid.cells.items():
-        kept = best.get(cell[axis])
-        if kept is None or arm.summary.mean > kept.summary.mean:
-            best[cell[axis]] = arm
-    return best
+        if cell[axis] in curve.points:
+            by_value[cell[axis]][cell] = arm
+    if len({len(arms) for arms in by_value.values()}) == 1:
+        return {value: max(arms.values(), key=lambda arm: arm.summary.mean) for value, arms in by_value.items()}
+    if curve.partner not in grid.keys:
+        return {}
+    other = grid.keys.index(curve.partner)
+    return {
+        value: arm
+        for value, arms in by_value.items()
+        for cell, arm in arms.items()
+        if cell[other] == curve.chosen[value]
+    }
 
 
 def _card_verdict(num_seeds: int, mean_correlation: float, p: float) -> CardVerdict:

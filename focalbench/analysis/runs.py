@@ -108,7 +108,8 @@ def metric_name(name: str) -> str:
 def read_trials(paths: Iterable[str | os.PathLike[str]]) -> tuple[TrialRecord, ...]:
     """Every trial at or below ``paths``, each folder once, in the order of paths and sweeps.
 
-    Trials that a sweep.json lists but that have no folder come as ``not started``.
+    Trials that a sweep.json lists but that have no folder come as ``not started``, unless single trials of the sweep
+    are all that was asked for.
 
     Raises:
         DataError: a path that does not exist, or no trial anywhere.
@@ -116,6 +117,7 @@ def read_trials(paths: Iterable[str | os.PathLike[str]]) -> tuple[TrialRecord, .
     given = [Path(path) for path in paths]
     trials: list[TrialRecord] = []
     seen: set[Path] = set()
+    listed_runs: set[Path] = set()
     num_runs = 0
     for path in given:
         if not path.exists():
@@ -123,9 +125,12 @@ def read_trials(paths: Iterable[str | os.PathLike[str]]) -> tuple[TrialRecord, .
         if not path.is_dir():
             raise DataError(f"{path}: is a file; give run folders (runs/NAME) or trial folders")
         for run, folders in _trial_folders(path):
-            fresh = [folder for folder in folders if folder.resolve() not in seen]
-            seen.update(folder.resolve() for folder in fresh)
-            trials += _read_run(run, fresh, num_runs)
+            found, missing = _read_run(run, folders, num_runs)
+            trials += [trial for trial in found if trial.folder.resolve() not in seen]
+            seen.update(folder.resolve() for folder in folders)
+            if not _is_trial(path) and run.resolve() not in listed_runs:
+                trials += missing
+                listed_runs.add(run.resolve())
             num_runs += 1
     if not trials:
         listed = ", ".join(str(path) for path in given)
@@ -153,8 +158,8 @@ def _is_trial(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _TRIAL_FILES)
 
 
-def _read_run(run: Path, folders: list[Path], run_number: int) -> list[TrialRecord]:
-    """The trials of one run folder in the order of its sweep.json, where it has one."""
+def _read_run(run: Path, folders: list[Path], run_number: int) -> tuple[list[TrialRecord], list[TrialRecord]]:
+    """The trials in ``folders`` of one run, and those of its sweep.json that are not among them, with their order."""
     listed = {}
     sweep, _ = _read_object(run / SWEEP_FILE)
     rows = sweep.get("trials")
@@ -167,12 +172,12 @@ def _read_run(run: Path, folders: list[Path], run_number: int) -> list[TrialReco
         known.add(trial_hash)
         place = listed[trial_hash][0] if trial_hash in listed else len(listed) + number
         trials.append(_at(trial, run_number, place))
-    if len(folders) == 1 and listed and folders[0].parent == run and len(known) == 1 and len(listed) > 1:
-        return trials  # a single trial was asked for: its neighbours are not missing
-    for trial_hash, (place, row) in listed.items():
-        if trial_hash not in known:
-            trials.append(_at(_missing_trial(run, row), run_number, place))
-    return trials
+    missing = [
+        _at(_missing_trial(run, row), run_number, place)
+        for trial_hash, (place, row) in listed.items()
+        if trial_hash not in known
+    ]
+    return trials, missing
 
 
 def _at(trial: TrialRecord, run_number: int, place: int) -> TrialRecord:

@@ -5,22 +5,25 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from focalbench.analysis.arms import incomparable_keys
 from focalbench.analysis.comparison import ArmResult
 from focalbench.analysis.runs import as_number
+
+_MAX_SHOWN = 60
 
 
 @dataclass(frozen=True)
 class SweptGrid:
-    """Arms of one loss that differ in one or two numbers only.
+    """Arms of one loss that may be compared with each other and differ in one or two numbers only.
 
     Attributes:
         loss: name of the loss.
         keys: one or two dotted keys.
-        fixed: what tells these arms from other groups of the same loss (switches, names), by key.
+        fixed: what tells these arms from other groups of the same loss (switches, names, data), by key.
         cells: values of ``keys`` -> arm, in rising order.
     """
 
@@ -32,12 +35,35 @@ class SweptGrid:
     @property
     def title(self) -> str:
         """The loss and what is fixed, in words."""
-        return ", ".join([self.loss, *(f"{key}={json.dumps(value)}" for key, value in self.fixed.items())])
+        return ", ".join([self.loss, *(f"{key}={_text(value)[:_MAX_SHOWN]}" for key, value in self.fixed.items())])
 
     @property
-    def is_dense(self) -> bool:
-        """Whether at least half of the grid is filled; random draws are not, and make no picture."""
-        return 2 * len(self.cells) >= math.prod(len(self.axis(number)) for number in range(len(self.keys)))
+    def form(self) -> Literal["line", "map", "sparse"]:
+        """How to show it: a line along one key, a map of two, or not at all: random draws make no picture."""
+        if self.line_axis is not None:
+            return "line"
+        size = math.prod(len(self.axis(number)) for number in range(len(self.keys)))
+        return "map" if 2 * len(self.cells) >= size else "sparse"
+
+    @property
+    def line_axis(self) -> int | None:
+        """The number of the key along which the arms are a line: the only one, or that of two of which each value has
+        one arm, while values of the other repeat; else None.
+        """
+        alone = [number for number in range(len(self.keys)) if len(self.axis(number)) == len(self.cells)]
+        return alone[0] if len(alone) == 1 else None
+
+    @property
+    def line_keys(self) -> tuple[str, ...]:
+        """The keys of a line: the one along which it runs, then the one that goes with it."""
+        return self.keys[::-1] if self.line_axis == 1 else self.keys
+
+    @property
+    def line(self) -> dict[tuple[float, ...], ArmResult]:
+        """The cells of a line by the values of ``line_keys``, in rising order of the first."""
+        if self.line_axis != 1:
+            return self.cells
+        return {cell[::-1]: self.cells[cell] for cell in sorted(self.cells, key=lambda cell: cell[::-1])}
 
     def axis(self, number: int) -> list[float]:
         """The values of ``keys[number]`` in rising order."""
@@ -54,26 +80,55 @@ def swept_grids(results: Sequence[ArmResult]) -> list[SweptGrid]:
 
 
 def _grids_of_loss(loss: str, members: Sequence[ArmResult]) -> list[SweptGrid]:
-    varying = _varying_keys(members)
-    switches = [key for key in varying if any(as_number(member.arm.settings.get(key)) is None for member in members)]
-    groups: dict[str, list[ArmResult]] = defaultdict(list)
-    for member in members:
-        groups[json.dumps([member.arm.settings.get(key) for key in switches], default=str)].append(member)
+    differing_facts = _varying([member.arm.facts for member in members])
     grids = []
-    for group in groups.values():
-        keys = tuple(_varying_keys(group))
-        if len(keys) not in (1, 2):
-            continue
-        cells: dict[tuple[float, ...], ArmResult] = {}
-        for member in group:
-            cells.setdefault(tuple(float(member.arm.settings[key]) for key in keys), member)
-        fixed = {key: group[0].arm.settings.get(key) for key in switches}
-        grids.append(SweptGrid(loss, keys, fixed, dict(sorted(cells.items()))))
+    for comparable in _comparable_groups(members):
+        switches = _switches(comparable)
+        groups: dict[str, list[ArmResult]] = defaultdict(list)
+        for member in comparable:
+            groups[_text([_switch_value(member.arm.settings.get(key)) for key in switches])].append(member)
+        for group in groups.values():
+            keys = tuple(_varying([member.arm.settings for member in group]))
+            if len(keys) not in (1, 2):
+                continue
+            cells: dict[tuple[float, ...], ArmResult] = {}
+            for member in group:
+                cells.setdefault(tuple(float(member.arm.settings[key]) for key in keys), member)
+            first = group[0].arm
+            fixed = {key: first.settings.get(key) for key in switches if key not in keys}
+            fixed |= {key: first.facts[key] for key in differing_facts if key not in keys}
+            grids.append(SweptGrid(loss, keys, fixed, dict(sorted(cells.items()))))
     return grids
 
 
-def _varying_keys(members: Sequence[ArmResult]) -> list[str]:
-    keys = dict.fromkeys(key for member in members for key in member.arm.settings)
-    return [
-        key for key in keys if len({json.dumps(member.arm.settings.get(key), default=str) for member in members}) > 1
-    ]
+def _comparable_groups(members: Sequence[ArmResult]) -> list[list[ArmResult]]:
+    """Each arm with those that ``compare`` would compare it with."""
+    groups: list[list[ArmResult]] = []
+    for member in members:
+        fitting = (group for group in groups if not any(incomparable_keys(member.arm, other.arm) for other in group))
+        group = next(fitting, None)
+        if group is None:
+            groups.append([member])
+        else:
+            group.append(member)
+    return groups
+
+
+def _switches(members: Sequence[ArmResult]) -> list[str]:
+    """The keys that differ and are no number everywhere."""
+    tables = [member.arm.settings for member in members]
+    return [key for key in _varying(tables) if any(as_number(table.get(key)) is None for table in tables)]
+
+
+def _switch_value(value: Any) -> Any:
+    """Equal for all numbers, so that one `auto` or null beside them does not tear their line apart."""
+    return value if as_number(value) is None else 0
+
+
+def _varying(tables: Sequence[Mapping[str, Any]]) -> list[str]:
+    keys = dict.fromkeys(key for table in tables for key in table)
+    return [key for key in keys if len({_text(table.get(key)) for table in tables}) > 1]
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, default=str)

@@ -101,17 +101,21 @@ def read_detections(folder: Path) -> dict[str, NDArray[Any]]:
     """The arrays of a trial's detections.npz (``experiment.events.save_detections``), read without torch.
 
     Raises:
-        UnusableDetectionsError: a file that is missing, damaged or of another version.
+        UnusableDetectionsError: a file that is missing, damaged or of another version, or names no images or classes.
     """
     path = folder / DETECTIONS_FILE
     try:
-        return read_arrays(path, ("image", "label", "score", "box", *_TRUTH, "image_ids", "classes"))
+        arrays = read_arrays(path, ("image", "label", "score", "box", *_TRUTH, "image_ids", "classes"))
     except FileNotFoundError as fault:
         raise UnusableDetectionsError(f"{path} is missing") from fault
     except KeyError as fault:
         raise UnusableDetectionsError(f"{path}: written by another version, {fault.args[0]}") from fault
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as fault:
         raise UnusableDetectionsError(f"{path} cannot be read") from fault
+    for name in ("image_ids", "classes"):
+        if arrays[name].ndim != 1 or len(arrays[name]) == 0:
+            raise UnusableDetectionsError(f"{path}: {name} is no list of names")
+    return arrays
 
 
 def _resampled(

@@ -131,9 +131,9 @@ def _print_swept(comparison: Comparison) -> None:
     from focalbench.analysis.swept_keys import swept_grids
 
     for grid in swept_grids(comparison.arms):
-        if len(grid.keys) == 1:
+        if grid.form == "line":
             _print_line(grid, comparison.metric)
-        elif grid.is_dense:
+        elif grid.form == "map":
             _print_heat_map(grid, comparison.metric)
 
 
@@ -143,12 +143,13 @@ def _print_line(grid: SweptGrid, metric: str) -> None:
     means = [result.summary.mean for result in grid.cells.values()]
     low, span = min(means), max(means) - min(means)
     rows = []
-    for (x,), result in grid.cells.items():
+    for values, result in grid.line.items():
         length = round(_BAR_WIDTH * (result.summary.mean - low) / span) if span > 0 else 0
         summary = result.summary
-        rows.append([f"{x:g}", _number(summary.mean), _number(summary.sd), str(summary.n), "|" + "#" * length])
+        figures = [_number(summary.mean), _number(summary.sd), str(summary.n), "|" + "#" * length]
+        rows.append([*(f"{value:g}" for value in values), *figures])
     console.print_text("")
-    console.print_table([grid.keys[0], "mean", "sd", "n", ""], rows, title=f"{metric} of {grid.title}")
+    console.print_table([*grid.line_keys, "mean", "sd", "n", ""], rows, title=f"{metric} of {grid.title}")
 
 
 def _print_heat_map(grid: SweptGrid, metric: str) -> None:
@@ -213,14 +214,20 @@ def _print_reproduction(comparison: Comparison) -> None:
 
 def _print_unfinished(comparison: Comparison) -> None:
     from focalbench import console
+    from focalbench.analysis.runs import NOT_STARTED
 
     if not comparison.unfinished:
         return
+    started = [trial for trial in comparison.unfinished if trial.state != NOT_STARTED]
     console.print_text(f"\nNot counted ({len(comparison.unfinished)}):")
-    for trial in comparison.unfinished[:_MAX_UNFINISHED]:
+    for trial in started[:_MAX_UNFINISHED]:
         console.print_text(f"  {trial.folder.name}: {trial.reason or trial.state}")
-    if len(comparison.unfinished) > _MAX_UNFINISHED:
-        console.print_text(f"  ... and {len(comparison.unfinished) - _MAX_UNFINISHED} more")
+    if len(started) > _MAX_UNFINISHED:
+        console.print_text(f"  ... and {len(started) - _MAX_UNFINISHED} more")
+    if len(comparison.unfinished) > len(started):
+        console.print_text(
+            f"  {len(comparison.unfinished) - len(started)} not started: listed in sweep.json, no folder yet"
+        )
 
 
 def _write_csv(comparison: Comparison, path: Path) -> None:

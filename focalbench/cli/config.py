@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from focalbench.errors import ConfigError
+
 if TYPE_CHECKING:
     from focalbench.config.schema import ExperimentConfig
     from focalbench.config.sweep import Trial
@@ -33,8 +35,14 @@ def validate(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = 
     from focalbench.config.notes import notes
     from focalbench.config.sweep import expand
 
-    loaded = load_config(config, overrides or ())
-    trials = expand(loaded)
+    try:
+        loaded = load_config(config, overrides or ())
+        trials = expand(loaded)
+    except ConfigError as fault:
+        if not as_json:
+            raise
+        console.print_json({"valid": False, "errors": _faults(fault)})
+        raise typer.Exit(fault.exit_code) from None
     remarks = notes(loaded, trials)
     if as_json:
         console.print_json(
@@ -56,6 +64,11 @@ def validate(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = 
         _print_arms(loaded, trials)
     for remark in remarks:
         console.warn(remark)
+
+
+def _faults(error: ConfigError) -> list[str]:
+    """One sentence for each thing that is wrong, without the lines of the file that stand between them."""
+    return [line for line in str(error).splitlines() if not line.startswith("    ")]
 
 
 def _size(trials: tuple[Trial, ...]) -> str:

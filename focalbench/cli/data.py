@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # Warnings and facts beside them keep a report with errors within 20 lines.
 _ERROR_LINES = 16
 _WARNING_LINES = 20
+_FACTS = ("train_images", "val_images", "train_objects", "val_objects")
 
 Root = Annotated[
     Path, typer.Argument(metavar="ROOT", help="Folder that holds VOC2007, VOC2012, ...", show_default=False)
@@ -74,7 +75,7 @@ def check(
         chosen = (tuple(train or ()), tuple(val or ())) if train or val else default_splits(root)
         report = check_data(root, *chosen, names)
     except DataError as error:
-        report = CheckReport((Fault("bad-root", str(root), None, str(error)),), (), {}, ())
+        report = CheckReport((Fault("bad-root", str(root), None, str(error)),), (), dict.fromkeys(_FACTS, 0), ())
         if not as_json:
             raise
     if as_json:

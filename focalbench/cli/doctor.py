@@ -31,7 +31,9 @@ class Finding:
 
 EXTRAS = {
     "ray": ("ray", "several machines"),
+    "optuna": ("search", "sweep.search"),
     "onnx": ("onnx", "export to ONNX"),
+    "onnxscript": ("onnx", "export to ONNX"),
     "onnxruntime": ("onnx", "checking an exported network"),
 }
 """Optional packages, the extra of focalbench that brings each where this version has it, and what it is for."""
@@ -82,31 +84,21 @@ def _versions() -> Iterator[Finding]:
 def _processor() -> Iterator[Finding]:
     import torch
 
-    from focalbench.runtime import has_fast_bf16
+    from focalbench.runtime import free_memory, has_fast_bf16, num_cores
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = num_cores()
     capability = torch.backends.cpu.get_cpu_capability()
     yield Finding("processor", f"{cores} core{'s'[: cores > 1]}, {capability}, {torch.get_num_threads()} torch threads")
-    memory = _memory_gb()
+    memory = free_memory()
     if memory is not None:
-        low = memory < 2
+        low = memory < 2 * 2**30
         advice = "below 2 GB: keep data.image_size and optim.batch_size small" if low else ""
-        yield Finding("memory", f"{memory:.1f} GB free", not low, advice)
+        yield Finding("memory", f"{memory / 2**30:.1f} GB free", not low, advice)
     fast = has_fast_bf16(torch.device("cpu"))
     amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
     value = f"yes, {'AMX' if amx else 'AVX-512'}" if fast else "no"
     advice = "" if fast else "this processor trains in fp32 (about half the speed of one with AVX-512 BF16 or AMX)"
     yield Finding("bf16 on the processor", value, fast, advice)
-
-
-def _memory_gb() -> float | None:
-    """Free memory by the kernel's own estimate, where the system tells it."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    return int(fields["MemAvailable"].split()[0]) / 2**20 if "MemAvailable" in fields else None
 
 
 def _gpus() -> Iterator[Finding]:

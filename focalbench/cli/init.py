@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import shlex
 from collections import Counter
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from focalbench.errors import DataError, StorageError
+from focalbench.runtime import num_cores
 
 if TYPE_CHECKING:
     from focalbench.data.voc import Record
@@ -153,7 +153,7 @@ def configuration(fit: _Fit) -> str:
     steps = max(MIN_STEPS, int(round(EPOCHS * len(widths) / 16, -2)))
     if not fit.has_gpu:
         steps = min(steps, MAX_CPU_STEPS)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = num_cores()
     every = max(1, round(steps * 16 / len(widths) / 4))
     machine = "a GPU" if fit.has_gpu else f"{cores} CPU core{'s'[: cores > 1]}"
     usual = f"{int(median(widths))} x {int(median(heights))}"

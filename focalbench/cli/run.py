@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 OutOption = Annotated[
     Path | None, typer.Option("--out", help="Folder of the results. [default: runs/NAME]", show_default=False)
 ]
+
+_MAX_LISTED = 20
 
 
 def register(app: typer.Typer) -> None:
@@ -58,22 +62,31 @@ def run(
     if dry_run:
         _list_trials(loaded, folder, retry_failed, as_json)
         return
+    trials = expand(loaded)
     try:
-        session = _train(loaded, expand(loaded), folder, fresh=fresh, retry_failed=retry_failed, fail_fast=fail_fast)
-    except InterruptedTrial as stopped:  # before the first trial started
-        _say_how_to_resume(str(stopped))
+        session = _train(loaded, trials, folder, fresh=fresh, retry_failed=retry_failed, fail_fast=fail_fast)
+    except InterruptedTrial as stopped:  # before the first trial started, and before --fresh set anything aside
+        if as_json:
+            _print_document(_as_found(trials, folder, stopped.signum), folder)
+        _say_how_to_resume(str(stopped), sys.argv[1:])
         raise typer.Exit(stopped.exit_code) from None
     _report(session, folder, as_json)
     if session.signum is not None:
-        _say_how_to_resume("stopped")
+        _say_how_to_resume("stopped", [argument for argument in sys.argv[1:] if argument != "--fresh"])
     raise typer.Exit(session.exit_code)
 
 
-def _say_how_to_resume(what: str) -> None:
-    """The command that was typed, less what would start anew."""
+def _as_found(trials: tuple[Trial, ...], folder: Path, signum: int) -> Session:
+    """The session that ``signum`` stopped before it changed anything."""
+    from focalbench.experiment.sweep import trial_state
+    from focalbench.launchers.session import Session
+
+    return Session(trials, {trial.name: trial_state(folder / trial.name) for trial in trials}, {}, signum)
+
+
+def _say_how_to_resume(what: str, arguments: Sequence[str]) -> None:
     from focalbench import console
 
-    arguments = [argument for argument in sys.argv[1:] if argument != "--fresh"]
     console.info(f"{what}; go on with: {shlex.join(['focalbench', *arguments])}")
 
 
@@ -92,8 +105,8 @@ def _train(
 
     displays: list[console.SweepDisplay] = []
 
-    def make_display(num_trials: int, num_done: int) -> console.SweepDisplay:
-        displays.append(console.SweepDisplay(num_trials, num_done))
+    def make_display(num_trials: int, num_done: int, num_left_out: int) -> console.SweepDisplay:
+        displays.append(console.SweepDisplay(num_trials, num_done, num_left_out))
         return displays[0]
 
     options = SessionOptions(config.run.device, fresh, retry_failed, fail_fast)
@@ -108,20 +121,43 @@ def _report(session: Session, folder: Path, as_json: bool) -> None:
     """Arms and verdicts, then what did not work, then where to look next."""
     from focalbench import console
 
-    rows = [_trial_row(trial, session, folder) for trial in session.trials]
     if as_json:
-        console.print_json({"out": str(folder), "trials": rows, "exit_code": session.exit_code})
+        _print_document(session, folder)
         return
+    rows = [_trial_row(trial, session, folder) for trial in session.trials]
     if any(row["state"] == "done" for row in rows):
         _print_comparison(folder)
-    for row in rows:
-        if row["state"] != "done":
-            console.print_text(f"{row['name']}: {row['state']}{': ' + row['error'] if row['error'] else ''}")
+    for line in _unfinished_lines(rows):
+        console.print_text(line)
     if any(row["state"] == "failed" for row in rows):
         console.print_text("--retry-failed tries the failed ones again, each from its newest checkpoint")
     console.print_text(
         f"\nresults: {folder}\ncurves:  tensorboard --logdir {shlex.quote(str(folder))} --host localhost"
     )
+
+
+def _print_document(session: Session, folder: Path) -> None:
+    from focalbench import console
+
+    rows = [_trial_row(trial, session, folder) for trial in session.trials]
+    console.print_json({"out": str(folder), "trials": rows, "exit_code": session.exit_code})
+
+
+def _unfinished_lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """The trials that something went wrong with, each with its reason; the others are only counted."""
+    rest = [row for row in rows if row["state"] != "done"]
+    faulty = [row for row in rest if _went_wrong(row)]
+    for row in faulty[:_MAX_LISTED]:
+        yield f"{row['name']}: {row['state']}{': ' + row['error'] if row['error'] else ''}"
+    if len(faulty) > _MAX_LISTED:
+        yield f"... and {len(faulty) - _MAX_LISTED} more"
+    counts = Counter(row["state"] for row in rest if not _went_wrong(row))
+    if counts:
+        yield f"not finished: {', '.join(f'{number} {state}' for state, number in counts.items())}"
+
+
+def _went_wrong(row: dict[str, Any]) -> bool:
+    return row["state"] == "failed" or bool(row["error"])
 
 
 def _trial_row(trial: Trial, session: Session, folder: Path) -> dict[str, Any]:
@@ -156,7 +192,7 @@ def _list_trials(config: ExperimentConfig, folder: Path, retry_failed: bool, as_
     from focalbench.experiment.sweep import trial_state
     from focalbench.launchers.forecast import forecast
     from focalbench.launchers.local import plan_slots
-    from focalbench.launchers.search import num_search_trials, proposed_trials
+    from focalbench.launchers.search import leaves_stopped, num_search_trials, proposed_trials
 
     trials = proposed_trials(config, folder)
     num_slots, place = 1, None  # how many trials a cluster takes at once is not known before it is asked
@@ -164,7 +200,14 @@ def _list_trials(config: ExperimentConfig, folder: Path, retry_failed: bool, as_
         most = len(trials) + num_search_trials(config)
         slots = plan_slots(most, config.run.device, config.run.trials_per_device, config.run.devices).devices
         num_slots, place = len(slots), slots[0][0]
-    left = forecast(trials, folder, num_slots=num_slots, device=place, retry_failed=retry_failed)
+    left = forecast(
+        trials,
+        folder,
+        num_slots=num_slots,
+        device=place,
+        retry_failed=retry_failed,
+        with_stopped=not leaves_stopped(config),
+    )
     rows: list[dict[str, Any]] = [
         {"name": t.name, "arm": t.arm, "seed": t.seed, "differs": t.differs, "state": trial_state(folder / t.name)}
         for t in trials

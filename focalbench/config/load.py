@@ -214,6 +214,13 @@ def _switched_branches(sweep: dict[str, Any]) -> set[str]:
     return {key.split(".")[0] for key in keys if key in {f"{branch}.name" for branch in BRANCHES}}
 
 
+def changes_result(key: str) -> bool:
+    """Whether the dotted ``key`` is part of what a trial is: whether ``config_hash`` depends on it."""
+    section, _, inner = key.partition(".")
+    left_out = _NOT_IDENTITY.get(section, ())
+    return left_out is not True and inner not in left_out
+
+
 def config_hash(config: ExperimentConfig) -> str:
     """Eight hex digits that identify a trial: equal when nothing that can change its result differs.
 

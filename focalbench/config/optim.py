@@ -15,7 +15,8 @@ class _OptimSection(Section):
     weight_decay: Annotated[float, Field(ge=0, le=10)]
     schedule: Literal["constant", "step", "cosine", "one_cycle"]
     warmup_steps: Annotated[int, Field(ge=0, le=10_000_000)] | OpenFraction
-    """Steps in which the learning rate rises to `lr`; a number below 1 is a share of the training."""
+    """Steps in which the learning rate rises to `lr`; a number below 1 is a share of the training. In a training of few
+    `epochs` it takes half of the steps at most, with a warning."""
     milestones: tuple[OpenFraction, ...] = (2 / 3, 11 / 12)
     """Fractions of the training at which schedule `step` multiplies the learning rate by `factor`."""
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
@@ -66,7 +67,8 @@ class SgdConfig(_OptimSection):
     schedule: Literal["constant", "step", "cosine", "one_cycle"] = "cosine"
     """Course of the learning rate after the warm-up; `one_cycle` rises and falls in half cosine waves."""
     warmup_steps: Annotated[int, Field(ge=0, le=10_000_000)] | OpenFraction = 100
-    """Steps in which the learning rate rises to `lr`; a number below 1 is a share of the training."""
+    """Steps in which the learning rate rises to `lr`; a number below 1 is a share of the training. In a training of few
+    `epochs` it takes half of the steps at most, with a warning."""
 
 
 class AdamWConfig(_OptimSection):
@@ -83,7 +85,8 @@ class AdamWConfig(_OptimSection):
     schedule: Literal["constant", "step", "cosine", "one_cycle"] = "one_cycle"
     """Course of the learning rate after the warm-up; `one_cycle` rises and falls in half cosine waves."""
     warmup_steps: Annotated[int, Field(ge=0, le=10_000_000)] | OpenFraction = 0.15
-    """Steps in which the learning rate rises to `lr`; a number below 1 is a share of the training."""
+    """Steps in which the learning rate rises to `lr`; a number below 1 is a share of the training. In a training of few
+    `epochs` it takes half of the steps at most, with a warning."""
 
 
 OptimConfig = Annotated[SgdConfig | AdamWConfig, Field(discriminator="name")]

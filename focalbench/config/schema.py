@@ -45,7 +45,8 @@ class RunConfig(Section):
     """HOST:PORT of a running Ray cluster, or `auto` for the one that this machine belongs to. null: RAY_ADDRESS, else a
     cluster of this machine alone."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")] = "auto"
-    """`auto` (the first GPU, else the processor), `cpu`, `cuda` or `cuda:N`."""
+    """`auto`: all GPUs of the machine, a trial on each; without any, the processor. `cuda`: the same, and an error
+    where there is no GPU. `cuda:N` keeps to one GPU, `cpu` to the processor."""
     devices: Annotated[int, Field(ge=1, le=1024)] = 1
     """GPUs (on a CPU: processes) of one machine that train a trial together, each on its share of every batch."""
     trials_per_device: Annotated[int, Field(ge=1, le=64)] = 1

@@ -13,14 +13,12 @@ from typing import Any
 
 from focalbench.config.document import Document, Fault, KeyPath, Mark, config_error, dotted
 from focalbench.config.faults import BRANCHES, all_keys
-from focalbench.config.load import arm_hash, assign, assignment_order, check, config_hash
+from focalbench.config.load import arm_hash, assign, assignment_order, changes_result, check, config_hash
 from focalbench.config.schema import MAX_TRIALS, ExperimentConfig, RandomConfig, SearchConfig, SweepConfig
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._=+]+")
 _MAX_ARM = 80
 """Longest arm in a folder's name; a longer one is cut and told apart by a hash."""
-_FIXED_KEYS = ("name", "run", "sweep")
-"""What belongs to the experiment, not to a trial."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +133,7 @@ def _points(sweep: SweepConfig) -> tuple[list[_Point], list[Fault]]:
         faults += _distribution_faults("search", sweep.search)
         searched = _search_point(sweep.search.params).origins
     for key, origin in (searched | {key: place for point in points for key, place in point.origins.items()}).items():
-        if key.split(".")[0] in _FIXED_KEYS or key == "seed":
+        if key == "seed" or not changes_result(key):
             advice = "use sweep.seeds" if key == "seed" else "it is the same for all trials"
             faults.append(Fault(origin, f"'{key}' cannot be swept: {advice}", on_key=True))
     empty = not points and not faults and sweep.search is None

@@ -32,7 +32,7 @@ from focalbench.data.voc import Classes, Record, VocSplit, settle
 from focalbench.errors import StorageError
 from focalbench.runtime import StopFlag, choose_cache_dir
 
-READER_VERSION = 1  # raise it when decoding, resizing or repairing changes: older caches are then rebuilt
+READER_VERSION = 2  # raise it when decoding, resizing or repairing changes: older caches are then rebuilt
 _STALE_SUFFIX = ".partial"
 
 
@@ -43,7 +43,7 @@ class DecodedSplit:
     Attributes:
         split: records and classes.
         images: (N, H, W, 3) uint8; a read-only memory map from :func:`open_cache`, an array from :func:`decode_split`.
-        fingerprint: 16 hex digits over image bytes, boxes, classes and canvas; the same on every machine.
+        fingerprint: see :func:`fingerprint_split`.
     """
 
     split: VocSplit
@@ -80,12 +80,15 @@ def _decode_all(
     return scans
 
 
-def fingerprint_split(split: VocSplit, scans: Iterable[Scan], canvas: tuple[int, int], fit: Fit) -> str:
-    """16 hex digits over image bytes, objects, classes and canvas; the same wherever the data set lies."""
+def fingerprint_split(split: VocSplit, scans: Iterable[Scan]) -> str:
+    """16 hex digits over image bytes, objects and classes; the same wherever the data set lies.
+
+    Canvas and fit have no part in it: boxes are scored in original pixels, so arms that differ in them are comparable.
+    """
     digest = hashlib.blake2b(digest_size=8)
     for scan in scans:
         digest.update(scan.digest)
-    digest.update(repr((split.classes, canvas, fit)).encode())
+    digest.update(repr(split.classes).encode())
     for record in split.records:
         digest.update(record.boxes.tobytes() + record.labels.tobytes() + record.difficult.tobytes())
     return digest.hexdigest()
@@ -109,7 +112,7 @@ def decode_split(
     images = np.zeros((len(listing.samples), *canvas, 3), np.uint8)
     scans = _decode_all(listing.samples, canvas, fit, workers, stop, images.__setitem__)
     split = settle(listing, scans, classes)
-    return DecodedSplit(split, images, fingerprint_split(split, scans, canvas, fit))
+    return DecodedSplit(split, images, fingerprint_split(split, scans))
 
 
 def open_cache(
@@ -217,12 +220,24 @@ def _build(
             scans = _decode_all(listing.samples, canvas, fit, workers, stop, store)
         split = settle(listing, scans, classes)
         _save_records(building / "records.npz", split)
-        meta = {"shape": shape, "classes": split.classes, "fingerprint": fingerprint_split(split, scans, canvas, fit)}
+        meta = {"shape": shape, "classes": split.classes, "fingerprint": fingerprint_split(split, scans)}
         (building / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+        for written in (*building.iterdir(), building):  # a file of zeros would have the right shape
+            _sync(written)
         shutil.rmtree(folder, ignore_errors=True)  # a damaged one, or _load would have taken it
         os.replace(building, folder)
+        _sync(folder.parent)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Makes the content of a file, or the names in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _save_records(path: Path, split: VocSplit) -> None:

@@ -1,8 +1,8 @@
 """All faults of a data set before a network sees it: every image and annotation of every split used, read once.
 
-A report is kept in the cache folder under a key over all files' names, sizes and times of change, so a set that has not
-changed is not read twice. Reports with errors are not kept: some faults (permissions) are mended without a trace in the
-files.
+A report is kept in the cache folder under a key over the lists and all files' names, sizes and times of change, so a
+set that has not changed is not read twice. Reports with errors are not kept: some faults (permissions) are mended
+without a trace in the files.
 """
 
 from __future__ import annotations
@@ -95,9 +95,12 @@ def check_data(
     """
     listings, faults = _list_sides(root, train, val)
     samples = [sample for listing in listings.values() for sample in listing.samples]
-    key = compute_key(samples, _CHECK_VERSION, str(Path(root).absolute()), tuple(train), tuple(val), classes)
-    kept = choose_cache_dir(cache_dir) / "checks" / f"{key}.json"
     listed = [fault for listing in listings.values() for fault in listing.warnings]
+    # Which list an image is in, and what listing them brought to light, does not show in the images' own files.
+    lengths = [len(listing.samples) for listing in listings.values()]
+    asked = (str(Path(root).absolute()), tuple(train), tuple(val), classes)
+    key = compute_key(samples, _CHECK_VERSION, asked, lengths, listed)
+    kept = choose_cache_dir(cache_dir) / "checks" / f"{key}.json"
     if not faults:
         known = _load_report(kept)
         if known is not None:

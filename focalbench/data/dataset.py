@@ -253,7 +253,7 @@ def load_data(
         scans = [scan for scan, _ in scan_samples(listing.samples, stop=stop)]
         split = settle(listing, scans, classes)
         files = FileImages(split.records, canvas, fit)
-        fingerprint = fingerprint_split(split, scans, canvas, fit)
+        fingerprint = fingerprint_split(split, scans)
         return DetectionData(files, split.records, split.classes, canvas, fit, fingerprint, cache)
     if cache == "ram":
         _require_memory(len(listing.samples), canvas)

@@ -10,6 +10,7 @@ import os
 import re
 import stat
 import unicodedata
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,7 +33,10 @@ class RefusedFile(Exception):  # noqa: N818 - a verdict, caught where the fault 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file in a folder listing: its path below the year folder, size in bytes and time of change in ns."""
+    """A file in a folder listing: its path below the year folder, size in bytes and time of change in ns.
+
+    Of a link, size and time are those of the file it leads to.
+    """
 
     path: str
     size: int
@@ -49,7 +53,9 @@ class YearFolder:
         real: the same with links resolved; nothing outside it is opened.
         images: files of JPEGImages by normalised stem (see :func:`normalised`).
         annotations: the same of Annotations.
-        shadowed: stems that several image files share; the first in the order of IMAGE_SUFFIXES is used.
+        shadowed: stems that several image files share; the first in the order of IMAGE_SUFFIXES is used, and of two
+            that differ in case the one in lower case.
+        shadowed_annotations: the same of XML files.
     """
 
     year: str
@@ -58,6 +64,7 @@ class YearFolder:
     images: dict[str, Entry] = field(repr=False)
     annotations: dict[str, Entry] = field(repr=False)
     shadowed: frozenset[str] = frozenset()
+    shadowed_annotations: frozenset[str] = frozenset()
 
     def open(self, relative: str, max_bytes: int) -> bytes:
         """The content of the file ``relative`` to the year folder; raises :class:`RefusedFile`."""
@@ -109,7 +116,7 @@ def _scan(folder: Path, name: str, suffixes: tuple[str, ...]) -> tuple[dict[str,
     if not os.path.realpath(folder / name).startswith(f"{folder}{os.sep}"):
         raise DataError(f"{folder / name}: is a link that leaves {folder}; link the whole {folder.name} folder instead")
     found: dict[str, Entry] = {}
-    ranks: dict[str, int] = {}
+    ranks: dict[str, tuple[int, bool, str]] = {}
     shadowed = set()
     try:
         with os.scandir(folder / name) as entries:
@@ -117,12 +124,12 @@ def _scan(folder: Path, name: str, suffixes: tuple[str, ...]) -> tuple[dict[str,
                 stem, suffix = os.path.splitext(entry.name)
                 if suffix.lower() not in suffixes:
                     continue
-                key, rank = normalised(stem), suffixes.index(suffix.lower())
+                key, rank = normalised(stem), (suffixes.index(suffix.lower()), not suffix.islower(), entry.name)
                 if key in found:
                     shadowed.add(key)
                     if ranks[key] <= rank:
                         continue
-                status = entry.stat(follow_symlinks=False)
+                status = _status(entry, folder)
                 found[key] = Entry(f"{name}/{entry.name}", status.st_size, status.st_mtime_ns)
                 ranks[key] = rank
     except OSError as error:
@@ -130,13 +137,30 @@ def _scan(folder: Path, name: str, suffixes: tuple[str, ...]) -> tuple[dict[str,
     return found, frozenset(shadowed)
 
 
+def _status(entry: os.DirEntry[str], folder: Path) -> os.stat_result:
+    """Of the file that is read: of a link within ``folder`` the target, whose change would not show otherwise."""
+    if entry.is_symlink() and os.path.realpath(entry.path).startswith(f"{folder}{os.sep}"):
+        with suppress(OSError):  # leads nowhere or in a circle: opening it says so
+            return entry.stat()
+    return entry.stat(follow_symlinks=False)
+
+
 def open_root(root: str | Path) -> Path:
     """The data root as a path, made sure to be a folder.
 
     Raises:
-        DataError: if it is missing or holds no VOC<year> folder, with a hint where one level too high or low was given.
+        DataError: if it is missing, unreadable or holds no VOC<year> folder, with a hint where one level too high or
+            low was given.
     """
-    path = Path(root).expanduser()
+    try:
+        return _require_years(Path(root).expanduser())
+    except RuntimeError:  # pathlib's word for ~nobody/...
+        raise DataError(f"{shorten(str(root))}: no user has this home folder") from None
+    except OSError as error:
+        raise DataError(f"{shorten(str(root))}: cannot be read: {error.strerror}") from None
+
+
+def _require_years(path: Path) -> Path:
     if not path.is_dir():
         reason = "is not a folder" if path.exists() else "does not exist"
         raise DataError(f"{path}: {reason}; data.root is the folder that holds VOC2007, VOC2012, ...")
@@ -194,8 +218,8 @@ def open_year(root: Path, year: str) -> YearFolder:
         raise DataError(f"{path}: no such folder; years found: {years}")
     real = path.resolve()
     images, shadowed = _scan(real, "JPEGImages", IMAGE_SUFFIXES)
-    annotations, _ = _scan(real, "Annotations", (".xml",))
-    return YearFolder(year, path, real, images, annotations, shadowed)
+    annotations, shadowed_annotations = _scan(real, "Annotations", (".xml",))
+    return YearFolder(year, path, real, images, annotations, shadowed, shadowed_annotations)
 
 
 def parse_split(split: str) -> tuple[str, str]:

@@ -53,10 +53,6 @@ class BatchSchedule:
         parts = [self._permutation(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)]
         return np.concatenate(parts)
 
-    def steps_per_epoch(self) -> float:
-        """Steps that see every image once; not a whole number unless B divides N."""
-        return self.num_images / self.batch_size
-
 
 def step_generator(seed: int, step: int) -> torch.Generator:
     """A CPU generator for the augmentation of ``step``: the same in every arm of a seed and after every resume."""

@@ -13,7 +13,6 @@ tag cannot tell (a half turn, a square image, no tag), the pixels are taken as s
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,7 +34,7 @@ from focalbench.data.files import (
     split_line,
 )
 from focalbench.data.images import MAX_IMAGE_BYTES, BrokenImage, Header, open_image, quiet_decoding, read_header
-from focalbench.runtime import StopFlag
+from focalbench.runtime import StopFlag, num_cores
 
 Result = TypeVar("Result")
 
@@ -119,6 +118,9 @@ def _find_files(folder: YearFolder, image_id: str, shown_list: str, listing: Lis
     if image_id in folder.shadowed:
         reason = "has a second image file of the same name: this one is used"
         listing.warnings.append(Fault("two-images", f"{where}/{image.path}", None, reason))
+    if image_id in folder.shadowed_annotations:
+        reason = "has a second file that differs in case or Unicode form only: this one is used"
+        listing.warnings.append(Fault("two-annotations", f"{where}/{xml.path}", None, reason))
     listing.samples.append(Sample(folder, image_id, image.path, xml.path))
 
 
@@ -191,7 +193,7 @@ def scan_samples(
     Raises:
         InterruptedTrial: when ``stop`` is set, between two images.
     """
-    num_workers = workers or count_cores()
+    num_workers = workers or num_cores()
     pending: deque[Future[tuple[Scan, Result | None]]] = deque()
     with quiet_decoding(), ThreadPoolExecutor(num_workers, thread_name_prefix="focalbench-scan") as pool:
         try:
@@ -206,11 +208,6 @@ def scan_samples(
         finally:
             for future in pending:
                 future.cancel()
-
-
-def count_cores() -> int:
-    """Cores this process may use: containers and SLURM grant fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def reconcile(sample: Sample, annotation: Annotation, header: Header, digest: bytes) -> Scan:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from focalbench.errors import BusyError, StorageError
+from focalbench.errors import BusyError, ConfigError, StorageError
 from focalbench.experiment.trial_files import LOCK_FILE, released
 from focalbench.tracking.records import storage_faults
 
@@ -60,6 +60,7 @@ def attend(out: Path, *, fresh: bool = False) -> Iterator[Attendance]:
 
     Raises:
         BusyError: with ``fresh``, when another process is at work there.
+        ConfigError: with ``fresh``, when the command itself runs in ``out``.
         StorageError: when ``out`` cannot be written or is no folder.
     """
     if fresh and out.is_dir():
@@ -72,6 +73,10 @@ def attend(out: Path, *, fresh: bool = False) -> Iterator[Attendance]:
 
 
 def _set_aside(out: Path) -> None:
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise ConfigError(
+            f"--out {out}: --fresh would set the current folder aside; run from another one, or leave out --fresh"
+        )
     attendance = Attendance(out)
     try:
         if not attendance.alone:

@@ -210,6 +210,16 @@ def total_steps(config: ExperimentConfig, num_train: int) -> int:
     return max(1, round(config.optim.epochs * num_train / config.optim.batch_size))
 
 
+def warmup_steps(config: ExperimentConfig, total: int) -> float:
+    """Steps, or the share, in which the learning rate rises: as asked for, or half of a training that is over before.
+
+    The schema refuses that for a training given in steps. One given in epochs has as many as the data set makes them:
+    with the defaults, a hundred images are too few.
+    """
+    asked = config.optim.warmup_steps
+    return 0.5 if asked >= total else asked
+
+
 def build_plan(config: ExperimentConfig, num_train: int) -> Plan:
     """Length, learning rate and the steps after which an evaluation is due; the end always is one."""
     total = total_steps(config, num_train)
@@ -217,14 +227,14 @@ def build_plan(config: ExperimentConfig, num_train: int) -> Plan:
     if config.eval.every is not None:
         interval = config.eval.every * num_train / config.optim.batch_size
         eval_steps |= {round(k * interval) for k in range(1, int(total / interval) + 1)}
-    optim = config.optim
+    optim, warmup = config.optim, warmup_steps(config, total)
 
     def learning_rate(step: int) -> float:
         factor = learning_rate_factor(
             step,
             total,
             schedule=optim.schedule,
-            warmup_steps=optim.warmup_steps,
+            warmup_steps=warmup,
             milestones=optim.milestones,
             factor=optim.factor,
         )

@@ -24,7 +24,7 @@ from focalbench.metrics.voc import precision_recall
 from focalbench.ranks import alone
 from focalbench.runtime import StopFlag, rng_state
 from focalbench.tracking.drawing import draw_detections
-from focalbench.tracking.records import read_arrays, write_atomically
+from focalbench.tracking.records import START_ANEW, read_arrays, write_atomically
 from focalbench.tracking.tracker import ScoredHits, Tracker
 from focalbench.training.checkpoint import save_best, save_checkpoint
 from focalbench.training.evaluate import DetectionSettings, Evaluation, detect, detect_batch, score
@@ -190,7 +190,5 @@ def load_detections(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         detections = read_arrays(path, ("image", "label", "score", "box"))
         truth = read_arrays(path, ("gt_image", "gt_label", "gt_box", "gt_difficult"))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as fault:
-        raise DataError(
-            f"{path}: no detections of a finished trial: {fault}; run the trial again with --fresh"
-        ) from fault
+        raise DataError(f"{path}: no detections of a finished trial: {fault}; {START_ANEW}") from fault
     return detections, {name.removeprefix("gt_"): value for name, value in truth.items()}

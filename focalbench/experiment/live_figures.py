@@ -11,13 +11,12 @@ from torch import nn
 from focalbench.data.dataset import DetectionData
 from focalbench.experiment.batches import PlainImages
 from focalbench.experiment.margins import count_margins
-from focalbench.metrics.loss_histogram import MarginHistogram, cumulative_loss, probability_counts
+from focalbench.metrics.loss_histogram import MarginHistogram, figure_4_curves, probability_counts
 from focalbench.tracking.drawing import figure_pixels
 from focalbench.tracking.loss_figures import loss_distribution_figure
 from focalbench.tracking.tracker import Tracker
 
 TAG = "val/loss_distribution"
-_GAMMAS = (0.0, 0.5, 1.0, 2.0)
 _FIRST_GUESS_S = 0.6  # of one picture, before one was made: matplotlib is imported then
 
 
@@ -85,11 +84,7 @@ class LiveLossFigures:
         return histogram
 
     def _picture(self, histogram: MarginHistogram) -> np.ndarray:
-        lines = {
-            group: {
-                gamma: (curve.fraction, curve.share) for gamma in _GAMMAS for curve in [cumulative_loss(counts, gamma)]
-            }
-            for group, counts in (("positives", histogram.positives), ("negatives", histogram.negatives))
-        }
-        by_p = probability_counts(histogram.positives), probability_counts(histogram.negatives)
-        return figure_pixels(loss_distribution_figure(*by_p, lines["positives"], lines["negatives"]))
+        positives, negatives = histogram.positives, histogram.negatives
+        by_p = probability_counts(positives), probability_counts(negatives)
+        curves = figure_4_curves(positives), figure_4_curves(negatives)
+        return figure_pixels(loss_distribution_figure(*by_p, *curves))

@@ -7,13 +7,16 @@ sweep over gamma is then a sweep over the step size in disguise; with this facto
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from focalbench.losses.base import ClassificationLoss
-from focalbench.losses.detection import ClassProblem
+from focalbench.losses.region import RegionLoss
 from focalbench.ranks import sum_over_ranks
+from focalbench.structures import HeadOutputs, Targets
 from focalbench.training.loop import TrainingBatches
 
 
@@ -29,28 +32,46 @@ def matched_factor(
 ) -> float:
     """Ratio of the gradient norms of ``reference`` and of the criterion's loss on the logits of the first batches.
 
-    Measured on the initial network, on copies: neither the model's statistics nor the loss's state change.
+    Measured on the initial network, on copies: neither the model's statistics nor the loss's state change. Where YOLOv2
+    has the loss on classes and on objectness, the factor is for both, and so is the norm.
 
     Args:
         reference: cross entropy with the same activation.
         num_batches: first training batches to measure on.
     """
-    model, own = copy.deepcopy(model), copy.deepcopy(criterion.classification)
-    assert isinstance(own, ClassificationLoss)
+    model, criterion = copy.deepcopy(model), copy.deepcopy(criterion)
     squares = torch.zeros(2, dtype=torch.float64)
     for step in range(num_batches):
         images, targets = batches(step)
         with torch.no_grad(), torch.autocast(device.type, precision, enabled=precision != torch.float32):
             outputs = model(images)
-        problem = criterion.class_problem(outputs, targets)  # type: ignore[operator]
-        squares += torch.stack([_squared_gradient(problem, loss) for loss in (reference, own)])
+        squares += _squared_gradients(criterion, reference, outputs, targets)
     expected, found = sum_over_ranks(squares).sqrt().tolist()
     return expected / found if found > 0 else 1.0
 
 
-def _squared_gradient(problem: ClassProblem, loss: ClassificationLoss) -> Tensor:
-    """Squared norm of the gradient on the logits; float64 scalar."""
-    logits = problem.logits.detach().float().requires_grad_()
-    value = loss(logits, problem.labels, quality=problem.quality, boxes=problem.boxes) / problem.avg_factor
-    (gradient,) = torch.autograd.grad(value, logits)
-    return gradient.double().square().sum().cpu()
+def _squared_gradients(
+    criterion: nn.Module, reference: ClassificationLoss, outputs: HeadOutputs, targets: Targets
+) -> Tensor:
+    """Squared norms of the gradients of ``reference`` and of the loss under test on the logits; (2,) float64, CPU."""
+    cls_logits = outputs.cls_logits.detach().float().requires_grad_()
+    objectness = None if outputs.objectness is None else outputs.objectness.detach().float().requires_grad_()
+    logits = [cls_logits] if objectness is None else [cls_logits, objectness]
+    outputs = replace(outputs, cls_logits=cls_logits, objectness=objectness)
+    problem = criterion.class_problem(outputs, targets)  # type: ignore[operator]
+    values = [problem.loss(loss) for loss in (reference, criterion.classification)]
+    if isinstance(criterion, RegionLoss) and criterion.objectness is not None:
+        problem = criterion.objectness_problem(outputs, targets)
+        binary = type(reference)(num_classes=1).to(problem.logits.device)
+        values = [
+            criterion.class_scale * value + problem.loss(loss)
+            for value, loss in zip(values, (binary, criterion.objectness), strict=True)
+        ]
+    return torch.stack([_squared_norm(value, logits) for value in values])
+
+
+def _squared_norm(value: Tensor, logits: Sequence[Tensor]) -> Tensor:
+    """Of the gradient of ``value``; logits that have no part in it count as 0."""
+    gradients = torch.autograd.grad(value, logits, retain_graph=True, allow_unused=True)
+    squares = [gradient.double().square().sum() for gradient in gradients if gradient is not None]
+    return torch.stack(squares).sum().cpu()

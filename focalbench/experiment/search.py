@@ -12,6 +12,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,18 +48,27 @@ def space_of(search: SearchConfig) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
 
 
+def require_optuna() -> None:
+    """Said before anything is trained: the first proposals are needed only when the rest of the sweep is done.
+
+    Raises:
+        ConfigError: when Optuna is not installed.
+    """
+    if find_spec("optuna") is None:
+        raise ConfigError(
+            "sweep.search: Optuna is not installed: pip install 'focalbench[search]', or use sweep.random"
+        )
+
+
 def propose(search: SearchConfig, history: Sequence[ArmScore]) -> list[dict[str, Any]]:
     """The next ``search.batch`` arms after those of ``history``; the fewer before ``search.startup``, at random.
 
     Raises:
         ConfigError: when Optuna is not installed.
     """
-    try:
-        import optuna
-    except ModuleNotFoundError as fault:
-        raise ConfigError(
-            "sweep.search: Optuna is not installed: pip install 'focalbench[search]', or use sweep.random"
-        ) from fault
+    require_optuna()
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space = {key: _distribution(*next(iter(entry.items()))) for key, entry in search.params.items()}
     # A stream of its own for each batch: proposals do not depend on how often they were asked for.

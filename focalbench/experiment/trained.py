@@ -28,7 +28,7 @@ from focalbench.experiment.locations import cache_dir, canvas_size, data_locatio
 from focalbench.experiment.trial_files import CHECKPOINTS, CONFIG_FILE, RESULT_FILE, status_of
 from focalbench.runtime import available_precision, resolve_device
 from focalbench.tracking.hparams import flatten
-from focalbench.tracking.records import read_json
+from focalbench.tracking.records import START_ANEW, read_json
 from focalbench.training.checkpoint import load_newest
 from focalbench.training.evaluate import DetectionSettings, FlatArrays, detect
 
@@ -182,7 +182,7 @@ def _result(folder: Path, unfinished: bool) -> dict[str, Any]:
     if state == "done" and (folder / RESULT_FILE).exists():
         result = read_json(folder / RESULT_FILE)
         if not isinstance(result, dict):
-            raise DataError(f"{folder / RESULT_FILE}: not a result; run the trial again with --fresh")
+            raise DataError(f"{folder / RESULT_FILE}: not a result; the `focalbench run` command makes it again")
         return result
     if unfinished:
         return {}
@@ -205,7 +205,7 @@ def _checkpoint(folder: Path, warn: Callable[[str], None]) -> dict[str, Any]:
     for warning in caught:
         warn(str(warning.message))
     if checkpoint is None:
-        raise CheckpointError(f"{folder / CHECKPOINTS}: no whole checkpoint; run the trial again with --fresh")
+        raise CheckpointError(f"{folder / CHECKPOINTS}: no whole checkpoint; {START_ANEW}")
     kinds = {"config": dict, "classes": list, "model": dict, "criterion": dict, "step": int}
     for key, kind in kinds.items():
         if not isinstance(checkpoint.get(key), kind):

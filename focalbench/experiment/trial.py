@@ -53,7 +53,14 @@ from focalbench.runtime import (
     set_determinism,
 )
 from focalbench.tracking.hparams import columns_of, flatten
-from focalbench.tracking.records import remove_unfinished, storage_faults, write_atomically, write_json
+from focalbench.tracking.records import (
+    START_ANEW,
+    drop_values,
+    remove_unfinished,
+    storage_faults,
+    write_atomically,
+    write_json,
+)
 from focalbench.tracking.tensorboard import open_trackers
 from focalbench.training.checkpoint import load_newest, remove_leftovers
 from focalbench.training.evaluate import score
@@ -144,7 +151,7 @@ def _run_owned(trial: Trial, folder: Path, device: str, hooks: _Hooks) -> dict[s
         return done
     remove_unfinished(folder)
     write_atomically(folder / CONFIG_FILE, dump_yaml(trial.config).encode())
-    write_status(folder, trial, "running", step=0)
+    write_status(folder, trial, "running")
     try:
         session, events = _train(trial, folder, device, hooks)
         assert isinstance(events, TrialEvents)
@@ -235,7 +242,7 @@ def _restore(session: _Session, checkpoint: Mapping[str, Any], folder: Path) -> 
         session.notes, session.wall_before = checkpoint["notes"], checkpoint["wall_s"]
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as fault:
         first = (str(fault).strip() or type(fault).__name__).splitlines()[0]
-        raise CheckpointError(f"{folder}: the checkpoint does not fit: {first}; use --fresh to start again") from fault
+        raise CheckpointError(f"{folder}: the checkpoint does not fit: {first}; {START_ANEW}") from fault
 
 
 def _start(trial: Trial, session: _Session, warn: Warn) -> None:
@@ -272,7 +279,7 @@ def _require_same(checkpoint: Mapping[str, Any], identity: Mapping[str, Any], fo
         if not key.startswith(_FREE_ON_RESUME) and old.get(key) != new.get(key):
             raise CheckpointError(
                 f"{folder}: the checkpoint was made with {key}: {old.get(key)}, now it is {new.get(key)}; "
-                "restore the old value or use --fresh"
+                f"restore the old value, or {START_ANEW}"
             )
     for key in ("classes", "data"):
         if checkpoint[key] != identity[key]:
@@ -285,6 +292,12 @@ def _require_same(checkpoint: Mapping[str, Any], identity: Mapping[str, Any], fo
 def _fit(trial: Trial, folder: Path, session: _Session, hooks: _Hooks, may_retry: bool) -> TrialEvents | FollowerEvents:
     """Trains from where the session stands to the end."""
     plan = build.build_plan(trial.config, len(session.data.train))
+    asked = trial.config.optim.warmup_steps
+    if build.warmup_steps(trial.config, plan.total_steps) != asked:
+        hooks.warn(
+            f"{trial.name}: optim.warmup_steps: {asked} would not end before the training does, after "
+            f"{plan.total_steps} steps: cut to half of them; lower it, or raise optim.epochs"
+        )
     if trial.config.optim.compile:
         session.state.model.compile()  # in place: the names of the weights in checkpoints stay
     if rank() > 0:
@@ -310,6 +323,8 @@ def _written(
 ) -> Iterator[TrialEvents]:
     """Opens the trackers, tells TensorBoard how the training within the block ended, closes them."""
     config, state = trial.config, session.state
+    if state.evaluated < state.step:  # its evaluation may be written down already, and is done again
+        drop_values(folder, state.step, ("val/", "AP/"))
     tracker = open_trackers(
         folder,
         hparams=flatten(resolved(config)),

@@ -28,9 +28,10 @@ _RELEASE_S = 60.0
 def write_status(folder: Path, trial: Trial, state: str, **facts: Any) -> None:
     """Replaces status.json; ``state`` is running | done | failed | interrupted | stopped.
 
-    How far an interrupted trial is stays known from its last checkpoint.
+    How far a trial is, that of its last checkpoint, stays known from one to the next: ``step``, and ``steps`` in all
+    once its data are read.
     """
-    known: dict[str, Any] = status_of(folder) if state == "interrupted" else {}
+    known = {key: value for key, value in status_of(folder).items() if key in ("step", "steps")}
     status = {
         "state": state,
         "trial": trial.name,
@@ -40,7 +41,8 @@ def write_status(folder: Path, trial: Trial, state: str, **facts: Any) -> None:
         "pid": os.getpid(),
         "host": os.uname().nodename,
         "time": time.time(),
-        **{key: value for key, value in known.items() if key in ("step", "steps")},
+        "step": 0,
+        **known,
         **facts,
     }
     folder.mkdir(parents=True, exist_ok=True)  # a process that died early has not made it

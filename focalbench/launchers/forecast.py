@@ -37,7 +37,13 @@ class Forecast:
 
 
 def forecast(
-    trials: Sequence[Trial], out: Path, *, num_slots: int = 1, device: str | None = None, retry_failed: bool = False
+    trials: Sequence[Trial],
+    out: Path,
+    *,
+    num_slots: int = 1,
+    device: str | None = None,
+    retry_failed: bool = False,
+    with_stopped: bool = False,
 ) -> Forecast:
     """The time left for ``trials`` in ``out``: seconds per training image of the finished trials that differ in nothing
     that costs time, those of the same loss before others, times the images still to be trained on.
@@ -45,9 +51,11 @@ def forecast(
     Args:
         num_slots: trials that run side by side.
         device: where they will run, such as cuda:0; what finished on another kind of device does not count.
+        retry_failed: whether failed trials are trained again.
+        with_stopped: whether trials that a search had stopped early are trained to their end.
     """
     measured = _paces(trials, out, device and device.split(":")[0])
-    wanted = TO_DO | ({"failed"} if retry_failed else set())
+    wanted = TO_DO | ({"failed"} if retry_failed else set()) | ({"stopped"} if with_stopped else set())
     left = [trial for trial in trials if trial_state(out / trial.name) in wanted]
     seconds: list[float] = []
     used: set[str] = set()

@@ -22,6 +22,7 @@ class Job:
         threads: intra-op threads of a process; part of what makes CPU results bit-identical.
         pause_at: share of the training after which the trial is left at its first evaluation, to be gone on with or
             not; None trains to the end.
+        log: file that takes the worker's stderr.
     """
 
     trial: Trial
@@ -29,6 +30,7 @@ class Job:
     devices: tuple[str, ...]
     threads: int
     pause_at: float | None = None
+    log: Path | None = None
 
     def to_json(self) -> str:
         """One line."""
@@ -45,6 +47,7 @@ class Job:
                 "devices": self.devices,
                 "threads": self.threads,
                 "pause_at": self.pause_at,
+                "log": None if self.log is None else str(self.log),
             }
         )
 
@@ -54,7 +57,14 @@ class Job:
         fields = json.loads(line)
         config = ExperimentConfig.model_validate_json(json.dumps(fields["config"]))
         trial = Trial(fields["name"], fields["arm"], fields["seed"], config, fields["hash"], fields["differs"])
-        return cls(trial, Path(fields["folder"]), tuple(fields["devices"]), fields["threads"], fields["pause_at"])
+        return cls(
+            trial,
+            Path(fields["folder"]),
+            tuple(fields["devices"]),
+            fields["threads"],
+            fields["pause_at"],
+            None if fields["log"] is None else Path(fields["log"]),
+        )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import threading
 import time
@@ -15,7 +14,7 @@ from focalbench.errors import ConfigError
 from focalbench.launchers.job import Job, Outcome
 from focalbench.launchers.ledger import Ledger, Watcher
 from focalbench.launchers.process import WorkerProcess
-from focalbench.runtime import StopFlag, has_gpu_driver
+from focalbench.runtime import StopFlag, has_gpu_driver, num_cores
 
 LOG_FILE = "workers.log"
 _POLL_S = 0.2
@@ -44,7 +43,7 @@ def plan_slots(num_trials: int, device: str, trials_per_device: int, devices_per
     Raises:
         ConfigError: when a trial asks for more devices than there are.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = num_cores()
     gpus = _gpus(device)
     found = gpus or ["cpu"] * cores
     if devices_per_trial > len(found):

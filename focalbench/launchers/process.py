@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ class WorkerProcess:
     def __init__(
         self, devices: Sequence[str], threads: int, log: Path, environment: Mapping[str, str] | None = None
     ) -> None:
+        self._log = log
         # OpenMP reads its number of threads when torch loads; a user's own setting must not split two cores four ways.
         own = {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
         with log.open("ab") as stderr:
@@ -48,7 +50,7 @@ class WorkerProcess:
         """Hands over a job; that a worker died meanwhile shows in the end of its reports."""
         assert self.process.stdin is not None
         with contextlib.suppress(OSError):
-            self.process.stdin.write(job.to_json().encode() + b"\n")
+            self.process.stdin.write(replace(job, log=self._log).to_json().encode() + b"\n")
             self.process.stdin.flush()
 
     def reports(self) -> Iterator[dict[str, Any]]:

@@ -278,8 +278,7 @@ class RayRun:
             if report.get("state") == "done":
                 _wait_until_visible(job.folder)
             placement.ended = self._ledger.hear(job, report) or placement.ended
-            if self._ledger.halted:
-                self._withdraw_waiting()
+            self._obey_halt()
 
     def _lost(self, placement: _Placement, fault: Exception) -> None:
         """The actor is gone, with its node or alone."""
@@ -292,6 +291,7 @@ class RayRun:
     def _died(self, job: Job, how: str) -> None:
         if self._stop.signum is None:
             self._ledger.died(job, how, job.folder / LOG_FILE)
+            self._obey_halt()
 
     def _release(self, reports: Any) -> None:
         """Gives a placement's share of its node back."""
@@ -303,6 +303,11 @@ class RayRun:
         self._withdraw_waiting()
         for placement in self._placements.values():
             placement.actor.stop.remote()
+
+    def _obey_halt(self) -> None:
+        """After a failure that ends the run, no node shall start what it has not yet."""
+        if self._ledger.halted:
+            self._withdraw_waiting()
 
     def _withdraw_waiting(self) -> None:
         """Takes back what no node has yet."""

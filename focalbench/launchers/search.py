@@ -7,7 +7,7 @@ processes that share it come to the same arms.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
@@ -17,7 +17,8 @@ from focalbench.config.schema import ExperimentConfig, SearchConfig
 from focalbench.config.sweep import Trial, corners, expand
 from focalbench.experiment.search import ArmScore, propose, score_at, space_of
 from focalbench.experiment.sweep import list_proposals, listed_proposals, open_sweep, trial_state
-from focalbench.experiment.trial_files import finished_result, status_of, write_status
+from focalbench.experiment.trial_files import finished_result, write_status
+from focalbench.launchers.ledger import Watcher
 
 _SETTLED = ("done", "failed", "stopped")
 
@@ -48,6 +49,12 @@ def num_search_trials(config: ExperimentConfig) -> int:
     return search.num * len(seeds or (config.seed,)) if search is not None else 0
 
 
+def leaves_stopped(config: ExperimentConfig) -> bool:
+    """Whether trials that were stopped early stay so: as long as the search stops any."""
+    search = search_of(config)
+    return search is not None and search.stop_at is not None
+
+
 def typical_trials(config: ExperimentConfig) -> tuple[Trial, ...]:
     """Trials such as the search will propose, from the ends of its ranges."""
     search = search_of(config)
@@ -61,13 +68,14 @@ def proposed_trials(config: ExperimentConfig, out: Path) -> tuple[Trial, ...]:
 
 
 def run_search(
-    config: ExperimentConfig, out: Path, train: Train, *, alone: bool, tell: Callable[[str], None]
+    config: ExperimentConfig, out: Path, train: Train, *, alone: bool, watcher: Watcher
 ) -> tuple[Trial, ...]:
-    """Proposes and trains the arms of ``sweep.search`` until there are ``num``, or ``train`` says that it is over.
+    """Proposes and trains the arms of ``sweep.search`` until there are ``num``, ``train`` says that it is over, or a
+    trial could not be trained as far as it should: what comes next depends on it.
 
     Args:
         alone: as in ``open_sweep``.
-        tell: takes lines of the log.
+        watcher: told which arms are stopped.
 
     Returns:
         all trials of the sweep, as far as they are known.
@@ -86,7 +94,7 @@ def run_search(
             proposals = list_proposals(out, space_of(search), [*proposals, *fresh])
         open_sweep(out, config.name, expand(config, proposals=proposals[:last]), alone=alone)
         arms = _arms(config, proposals[:last])
-        if not _train_batch(arms, arms[first:], search, out, train, tell):
+        if not _train_batch(arms, arms[first:], search, out, train, watcher):
             break
     return proposed_trials(config, out)
 
@@ -97,22 +105,45 @@ def _train_batch(
     search: SearchConfig,
     out: Path,
     train: Train,
-    tell: Callable[[str], None],
+    watcher: Watcher,
 ) -> bool:
     """Trains the arms of ``batch`` to their end, or to where they are stopped; whether the search may go on."""
+    trials = [trial for arm in batch for trial in arm.trials]
     if search.stop_at is not None:
-        for arm in batch:  # seeds that were added to an arm after it was stopped
-            if "stopped" in _states(arm, out):
-                _stop(arm, out, "by sweep.search, as the other seeds of its arm")
-        if not train([trial for arm in batch for trial in arm.trials], pause_at=search.stop_at):
+        _stop_with_arm(batch, out, watcher)  # seeds that were added to an arm after it was stopped
+        if not (train(trials, pause_at=search.stop_at) and _all_came(trials, search.stop_at, out, watcher)):
             return False
-        _stop_worse(known, batch, search.stop_at, out, tell)
-    return train([trial for arm in batch for trial in arm.trials], with_stopped=search.stop_at is None)
+        _stop_with_arm(batch, out, watcher)  # a seed that had failed and was tried again
+        _stop_worse(known, batch, search.stop_at, out, watcher)
+    return train(trials, with_stopped=search.stop_at is None) and _all_came(trials, None, out, watcher)
 
 
-def _stop_worse(
-    known: Sequence[_Arm], batch: Sequence[_Arm], stop_at: float, out: Path, tell: Callable[[str], None]
-) -> None:
+def _all_came(trials: Sequence[Trial], share: float | None, out: Path, watcher: Watcher) -> bool:
+    """Whether all trials have come to ``share`` of the training (None: its end), or are settled before.
+
+    A full disk or a lone worker that was told to stop leaves one that has not: its arm has no score yet, and is not bad
+    for that.
+    """
+
+    def has_come(trial: Trial) -> bool:
+        folder = out / trial.name
+        return trial_state(folder) in _SETTLED or (share is not None and score_at(folder, share) is not None)
+
+    left = [trial.name for trial in trials if not has_come(trial)]
+    if left:
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        watcher.message(f"sweep.search waits for {left[0]}{more}: the same command goes on with it")
+    return not left
+
+
+def _stop_with_arm(batch: Sequence[_Arm], out: Path, watcher: Watcher) -> None:
+    """Stops what is left of the arms that are stopped: an arm is judged as a whole."""
+    for arm in batch:
+        if "stopped" in _states(arm, out):
+            _stop(arm, out, "by sweep.search, as the other seeds of its arm", watcher)
+
+
+def _stop_worse(known: Sequence[_Arm], batch: Sequence[_Arm], stop_at: float, out: Path, watcher: Watcher) -> None:
     """Stops the arms of ``batch`` that lie below the median of all arms that came as far."""
     scores = [score for arm in known if (score := _mean_at(arm, stop_at, out)) is not None]
     for arm in batch:
@@ -123,17 +154,15 @@ def _stop_worse(
             continue
         found = "a seed failed or has no mAP" if score is None else f"mAP {score:.4f}, median {median(scores):.4f}"
         reason = f"by sweep.search, with all seeds of its arm: {found} at {stop_at:.0%} of the training"
-        _stop(arm, out, reason)
-        tell(f"{arm.trials[0].arm}: stopped {reason}")
+        watcher.message(f"{arm.trials[0].arm}: stopped {reason}")
+        _stop(arm, out, reason, watcher)
 
 
-def _stop(arm: _Arm, out: Path, reason: str) -> None:
+def _stop(arm: _Arm, out: Path, reason: str, watcher: Watcher) -> None:
     for trial in arm.trials:
-        folder = out / trial.name
-        if trial_state(folder) not in _SETTLED:
-            status = status_of(folder)
-            far = {key: status[key] for key in ("step", "steps") if key in status}
-            write_status(folder, trial, "stopped", error=reason, **far)
+        if trial_state(out / trial.name) not in _SETTLED:
+            write_status(out / trial.name, trial, "stopped", error=reason)
+            watcher.trial_finished(trial.name, "stopped", {})
 
 
 def _states(arm: _Arm, out: Path) -> set[str]:

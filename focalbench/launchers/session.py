@@ -15,12 +15,20 @@ from focalbench.data.faults import summarise
 from focalbench.errors import BusyError, ConfigError
 from focalbench.experiment.attendance import attend
 from focalbench.experiment.locations import cache_dir, class_setting, data_location
+from focalbench.experiment.search import require_optuna
 from focalbench.experiment.sweep import TO_DO, open_sweep, trial_state, write_results
-from focalbench.experiment.trial_files import finished_result
+from focalbench.launchers.hardware import require_hardware
 from focalbench.launchers.job import Job, Outcome
 from focalbench.launchers.ledger import Ledger, Watcher
 from focalbench.launchers.local import LocalRun, plan_slots
-from focalbench.launchers.search import num_search_trials, proposed_trials, run_search, search_of, typical_trials
+from focalbench.launchers.search import (
+    leaves_stopped,
+    num_search_trials,
+    proposed_trials,
+    run_search,
+    search_of,
+    typical_trials,
+)
 from focalbench.runtime import StopFlag, stop_on_signals
 
 _WARNING_LINES = 6  # of a data set's warnings; `focalbench data check` shows more
@@ -117,13 +125,14 @@ def run_session(
     trials: Sequence[Trial],
     out: Path,
     options: SessionOptions,
-    make_watcher: Callable[[int, int], Watcher],
+    make_watcher: Callable[[int, int, int], Watcher],
     report: Callable[[str], None],
 ) -> Session:
     """Trains what is not done yet.
 
     Args:
-        make_watcher: (number of trials, number done before) to who shows the progress.
+        make_watcher: (number of trials, number done before, number that failed or were stopped before and stay so) to
+            who shows the progress.
         report: takes lines of the log.
 
     Raises:
@@ -132,6 +141,7 @@ def run_session(
     """
     stop = StopFlag()
     with stop_on_signals(stop):
+        _require_parts(config, [*trials, *typical_trials(config)], options.device)
         check_all_data([*trials, *typical_trials(config)], report, stop)
         num_trials = len(trials) + num_search_trials(config)
         with (
@@ -140,17 +150,29 @@ def run_session(
         ):
             open_sweep(out, config.name, trials, alone=attendance.alone)
             attendance.admit_others()
-            watcher = make_watcher(num_trials, _count_done(out, proposed_trials(config, out)))
+            watcher = make_watcher(num_trials, *_count_settled(config, out, options.retry_failed))
             # A worker that a killed launcher left behind stops by itself.
             share = num_trials > 1 or attendance.alone
             rounds = _Rounds(launch, watcher, stop, out, options, retries=config.run.retries, share=share)
             if rounds.train(trials, with_stopped=True) and search_of(config) is not None:
-                trials = run_search(config, out, rounds.train, alone=attendance.alone, tell=watcher.message)
+                trials = run_search(config, out, rounds.train, alone=attendance.alone, watcher=watcher)
     states = {trial.name: trial_state(out / trial.name) for trial in trials}
     busy = [outcome for outcome in rounds.outcomes.values() if outcome.state == "busy"]
     if busy:
         raise BusyError(busy[0].error or "another process is training this trial")
     return Session(tuple(trials), states, rounds.outcomes, stop.signum)
+
+
+def _require_parts(config: ExperimentConfig, trials: Sequence[Trial], device: str) -> None:
+    """What is missing on this machine is said before anything is read.
+
+    Raises:
+        ConfigError: for hardware that the trials ask for, or Optuna where the sweep has a search.
+    """
+    if search_of(config) is not None:
+        require_optuna()
+    if config.run.launcher == "local":
+        require_hardware(trials, device)
 
 
 class _Rounds:
@@ -212,5 +234,8 @@ def seed_by_seed(trials: Sequence[Trial]) -> list[Trial]:
     return sorted(trials, key=lambda trial: order[trial.seed])
 
 
-def _count_done(out: Path, trials: Sequence[Trial]) -> int:
-    return sum(finished_result(out / trial.name) is not None for trial in trials)
+def _count_settled(config: ExperimentConfig, out: Path, retry_failed: bool) -> tuple[int, int]:
+    """How many of the trials known so far are done, and how many failed or were stopped and stay so."""
+    counts = Counter(trial_state(out / trial.name) for trial in proposed_trials(config, out))
+    failed = 0 if retry_failed else counts["failed"]
+    return counts["done"], failed + (counts["stopped"] if leaves_stopped(config) else 0)

@@ -14,7 +14,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 from focalbench.errors import BusyError, FocalbenchError, InterruptedTrial, RankLostError
@@ -121,8 +121,19 @@ def run_job(job: Job, stop: StopFlag, reporter: Reporter) -> bool:
         reporter.send("finished", name, state="failed", error=str(fault), exit_code=fault.exit_code)
     except Exception as fault:  # a fault of focalbench itself: the trace goes to the log, the sweep goes on
         traceback.print_exc()
-        reporter.send("finished", name, state="failed", error=f"{type(fault).__name__}: {fault}", exit_code=1)
+        reporter.send("finished", name, state="failed", error=_own_fault(job, fault), exit_code=1)
     return False
+
+
+def _own_fault(job: Job, fault: Exception) -> str:
+    """What to say of a fault in focalbench itself; in the trial's status it stands too, for whoever looks later."""
+    from focalbench.experiment.trial_files import write_status
+
+    place = f"; its traceback is in {job.log}" if job.log is not None else ""
+    error = f"{type(fault).__name__}: {fault}: a fault in focalbench itself{place}"
+    with suppress(FocalbenchError):
+        write_status(job.folder, job.trial, "failed", error=error)
+    return error
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from focalbench.losses.base import check_number
-from focalbench.losses.elementwise import compute_dtype, split_labels
-from focalbench.losses.focal import sigmoid_focal_loss
+from focalbench.losses.elementwise import check_labels, check_unit_interval, compute_dtype
+from focalbench.losses.focal import is_soft, sigmoid_focal_loss
 from focalbench.losses.focal_op import one_hot
 from focalbench.losses.reduction import Reduction, check_reduction, fit_weight, reduce_loss
 
@@ -109,16 +109,15 @@ class FocalLoss(nn.Module):
         reduction: Reduction,
     ) -> Tensor:
         check_reduction(reduction, avg_factor)
-        if pred.ndim != 2 or target.shape not in (pred.shape, pred.shape[:1]):
-            raise ValueError(f"pred {tuple(pred.shape)} and target {tuple(target.shape)} do not fit: (N, K) and (N,)")
-        if target.ndim == 1:
-            if target.device.type == "cpu":
-                split_labels(target, pred.shape[1])
-            dense = one_hot(target, pred.shape[1], compute_dtype(pred.dtype))
-        else:
+        soft = is_soft(pred, target)
+        check_unit_interval("activated input", pred)
+        if soft:
             dense = target
+        else:
+            check_labels(target, pred.shape[1])
+            dense = one_hot(target, pred.shape[1], compute_dtype(pred.dtype))
         loss = focal_loss_of_probabilities(pred, dense, gamma=self.gamma, alpha=self.alpha)
-        if target.ndim == 1:
+        if not soft:
             loss = torch.where((target < 0)[:, None], 0.0, loss)
         return reduce_loss(loss, None if weight is None else fit_weight(weight, pred.shape), reduction, avg_factor)
 

@@ -143,6 +143,31 @@ def split_labels(labels: Tensor, num_columns: int) -> tuple[Tensor, Tensor, Tens
     return rows, columns, ignored_rows
 
 
+def check_labels(labels: Tensor, num_columns: int) -> None:
+    """Refuses labels outside -1..num_columns: at once on a CPU, elsewhere by :func:`assert_labels_on_device`.
+
+    Raises:
+        ValueError: on a CPU.
+    """
+    if labels.device.type == "cpu":
+        split_labels(labels, num_columns)
+    else:
+        assert_labels_on_device(labels, num_columns)
+
+
+def check_unit_interval(noun: str, values: Tensor) -> None:
+    """Refuses ``values`` outside [0, 1], NaN among them: at once on a CPU, elsewhere by a device-side assertion.
+
+    Raises:
+        ValueError: on a CPU.
+    """
+    fits = ((values >= 0) & (values <= 1)).all()
+    if values.device.type != "cpu":
+        torch._assert_async(fits, f"focalbench: {noun} must lie in [0, 1]")
+    elif not bool(fits):
+        raise ValueError(f"{noun} must lie in [0, 1]")
+
+
 def _label_fault(label: int, num_columns: int) -> str:
     return f"label {label} is out of range: classes are 0..{num_columns - 1}, {num_columns} is background, -1 ignored"
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from focalbench.losses.base import Counts, check_class_weights, check_number
 from focalbench.losses.cross_entropy import Alpha, SigmoidFamily
-from focalbench.losses.elementwise import assert_labels_on_device, compute_dtype, split_labels
+from focalbench.losses.elementwise import check_labels, check_unit_interval, compute_dtype
 from focalbench.losses.focal_op import focal_sum
 from focalbench.losses.focal_terms import soft_target, wrong_side
 from focalbench.losses.reduction import Reduction, check_reduction, divisor, fit_weight, reduce_loss
@@ -54,10 +54,11 @@ def sigmoid_focal_loss(
 
     Raises:
         ValueError: shapes that do not fit, a parameter or target out of range, a label outside -1..K (on CUDA labels
-            are checked by a device-side assertion, which surfaces at the next synchronisation), sum with avg_factor.
+            and targets are checked by a device-side assertion, which surfaces at the next synchronisation), sum with
+            avg_factor.
     """
     check_reduction(reduction, avg_factor)
-    soft = _is_soft(logits, labels)
+    soft = is_soft(logits, labels)
     dtype = compute_dtype(logits.dtype)
     gamma, on_positives, on_negatives = _parameters(gamma, alpha, logits, dtype)
     fitted = None if weight is None else fit_weight(weight, logits.shape)
@@ -69,13 +70,16 @@ def sigmoid_focal_loss(
     return focal_sum(logits, labels, gamma, on_positives * scale, on_negatives * scale, fitted)
 
 
-def _is_soft(logits: Tensor, labels: Tensor) -> bool:
-    """Whether ``labels`` are targets for every element, after a check of shapes and dtypes."""
+def is_soft(logits: Tensor, labels: Tensor) -> bool:
+    """Whether ``labels`` are targets for every element, after a check of shapes and dtypes.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit, a target outside [0, 1].
+    """
     if logits.ndim != 2 or not logits.is_floating_point():
         raise ValueError(f"logits must be (N, K) of a floating dtype, got {tuple(logits.shape)} {logits.dtype}")
     if labels.shape == logits.shape:
-        if labels.device.type == "cpu" and labels.numel() and not bool(((labels >= 0) & (labels <= 1)).all()):
-            raise ValueError("targets of the logits' shape must lie in [0, 1]")
+        check_unit_interval("targets of the logits' shape", labels)
         return True
     if labels.shape != logits.shape[:1]:
         raise ValueError(
@@ -115,10 +119,7 @@ class _ElementwiseFocal(torch.autograd.Function):
         ctx: Any, logits: Tensor, labels: Tensor, gamma: Tensor, alpha_pos: Tensor, alpha_neg: Tensor
     ) -> Tensor:
         if labels.ndim == 1:
-            if labels.device.type == "cpu":
-                split_labels(labels, logits.shape[1])
-            else:
-                assert_labels_on_device(labels, logits.shape[1])
+            check_labels(labels, logits.shape[1])
         value, derivative = _elementwise(logits, labels, gamma, alpha_pos, alpha_neg)
         ctx.save_for_backward(derivative, logits, labels, gamma, alpha_pos, alpha_neg)
         return value

@@ -148,6 +148,11 @@ class RegionLoss(nn.Module):
             return _objectness_problem(self.classification, outputs, assigned)
         return self._class_problem(outputs, targets, assigned)
 
+    def objectness_problem(self, outputs: HeadOutputs, targets: Targets) -> ClassProblem:
+        """The question put to ``objectness``, with ``apply_to="both"``."""
+        assert self.objectness is not None
+        return _objectness_problem(self.objectness, outputs, self._assign(outputs, targets))
+
     def count(self, anchors: Tensor, targets: Targets) -> Counts:
         """What ``classification`` has to balance, for ``alpha: auto``, over a batch on one canvas.
 

@@ -21,7 +21,7 @@ from focalbench.losses.base import (
     check_class_weights,
     check_number,
 )
-from focalbench.losses.elementwise import assert_labels_on_device, compute_dtype, scale_in_place, split_labels
+from focalbench.losses.elementwise import check_labels, compute_dtype, scale_in_place
 from focalbench.losses.focal_terms import wrong_side
 from focalbench.losses.oracle import initial_softmax_loss
 from focalbench.losses.reduction import Reduction, check_reduction, divisor, reduce_loss
@@ -240,13 +240,6 @@ def softmax_sum(
     return _SoftmaxSum.apply(logits, labels, gamma, weights, row_weight)
 
 
-def _check(labels: Tensor, num_outputs: int) -> None:
-    if labels.device.type == "cpu":
-        split_labels(labels, num_outputs - 1)
-    else:
-        assert_labels_on_device(labels, num_outputs - 1)
-
-
 def _rows(
     logits: Tensor, labels: Tensor, gamma: Tensor, weights: Tensor, *, differentiable: bool = False
 ) -> tuple[Tensor, Tensor]:
@@ -273,7 +266,7 @@ class _SoftmaxRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor, gamma: Tensor, weights: Tensor) -> Tensor:
-        _check(labels, logits.shape[1])
+        check_labels(labels, logits.shape[1] - 1)
         value, derivative = _rows(logits, labels, gamma, weights)
         ctx.save_for_backward(derivative, logits, labels, gamma, weights)
         return value
@@ -293,7 +286,7 @@ class _SoftmaxSum(torch.autograd.Function):
     def forward(
         ctx: Any, logits: Tensor, labels: Tensor, gamma: Tensor, weights: Tensor, row_weight: Tensor | None
     ) -> Tensor:
-        _check(labels, logits.shape[1])
+        check_labels(labels, logits.shape[1] - 1)
         now = ctx.needs_input_grad[0] and logits.dtype != torch.float16
         total, ctx.grad = _sum_in_chunks(logits, labels, gamma, weights, row_weight, want_grad=now)
         ctx.save_for_backward(logits, labels, gamma.clone(), weights, row_weight)

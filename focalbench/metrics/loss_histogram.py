@@ -21,6 +21,9 @@ LIMIT = 24.0
 NUM_BINS = 9600
 BIN_WIDTH = 2 * LIMIT / NUM_BINS
 
+FIGURE_4_GAMMAS = (0.0, 0.5, 1.0, 2.0)
+"""The lines of the paper's figure 4."""
+
 Counts = NDArray[np.int64]
 
 
@@ -89,6 +92,12 @@ def cumulative_loss(counts: Counts, gamma: float) -> CumulativeLoss:
     per_bin = counts[filled] * focal_loss_of_margin(bin_margins()[filled], gamma)
     loss = np.concatenate([[0.0], np.cumsum(per_bin)])
     return CumulativeLoss(number / number[-1], loss / loss[-1])
+
+
+def figure_4_curves(counts: Counts) -> dict[float, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """The lines of the paper's figure 4 for one group: gamma -> fraction and share, see ``CumulativeLoss``."""
+    curves = {gamma: cumulative_loss(counts, gamma) for gamma in FIGURE_4_GAMMAS}
+    return {gamma: (curve.fraction, curve.share) for gamma, curve in curves.items()}
 
 
 def gradient_norm_counts(counts: Counts, num_bins: int = 30) -> Counts:

@@ -47,19 +47,24 @@ def select_detections(
 ) -> list[Detections]:
     """Threshold, non-maximum suppression within each class, and the best ``max_detections`` of each image.
 
+    What is found in an image does not depend on the others of its batch: each goes through the suppression by itself,
+    in float64, for torchvision shifts the boxes of each class by a multiple of the largest coordinate.
+
     Args:
         scores: (N, T) of the candidates.
         indices: (N, T) flat indices into R * K.
         boxes: (N, T, 4) xyxy canvas pixels of the candidates; cut at the canvas here.
         canvas: (H, W) pixels.
     """
-    image, rank = (scores > score_thresh).nonzero(as_tuple=True)
+    chosen = scores > score_thresh
+    image, rank = chosen.nonzero(as_tuple=True)
     score, label, box = scores[image, rank], indices[image, rank] % num_classes, boxes[image, rank]
     limit = torch.tensor([canvas[1], canvas[0]] * 2, dtype=box.dtype, device=box.device)
     box = torch.minimum(box.clamp(min=0), limit)
-    keep = batched_nms(box, score, image * num_classes + label, nms_thresh)  # best first
+    counts = chosen.sum(dim=1).tolist()
     detections = []
-    for number in range(len(scores)):
-        chosen = keep[image[keep] == number][:max_detections]
-        detections.append(Detections(box[chosen], score[chosen], label[chosen]))
+    for own_box, own_score, own_label in zip(box.split(counts), score.split(counts), label.split(counts), strict=True):
+        keep = batched_nms(own_box.double(), own_score.double(), own_label, nms_thresh)  # best first
+        keep = keep[:max_detections]
+        detections.append(Detections(own_box[keep], own_score[keep], own_label[keep]))
     return detections

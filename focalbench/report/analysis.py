@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from focalbench.analysis.hard_tail import KINDS, Crop, crop_regions
-from focalbench.analysis.loss_distribution import GAMMAS, LossDistribution, figures, measure, negative_weight
+from focalbench.analysis.hard_tail import Crop, crop_regions
+from focalbench.analysis.loss_distribution import LossDistribution, class_loss, figures, measure
+from focalbench.analysis.surroundings import KINDS
 from focalbench.metrics.calibration import Reliability, reliability
 from focalbench.metrics.loss_histogram import (
     MarginHistogram,
-    cumulative_loss,
+    figure_4_curves,
     gradient_norm_counts,
     probability_counts,
     total_loss,
@@ -70,14 +71,9 @@ def write_analysis(trained: TrainedTrial, data: DetectionData, folder: Path, *, 
 
 def _audit(trained: TrainedTrial, data: DetectionData, found: LossDistribution) -> dict[str, Any]:
     """The hard tail, its loss beside that of all elements as the training weighs them."""
-    gamma, weight = found.tail.gamma, negative_weight(trained)
-    negative = total_loss(found.histogram.negatives, gamma)
-    positive = total_loss(found.histogram.positives, gamma)
-    # In units of a negative's weight; where negatives have none, they have no share in the loss either.
-    ratio = 1.0 if weight is None else (1 - weight) / weight if weight else float("inf")
     return found.tail.document(
-        negative_loss=negative,
-        class_loss=negative + ratio * positive,
+        negative_loss=total_loss(found.histogram.negatives, found.tail.gamma),
+        class_loss=class_loss(trained, found.histogram),
         image_ids=[record.image_id for record in data.records],
         classes=trained.classes,
     )
@@ -87,11 +83,8 @@ def _write_loss_figures(histogram: MarginHistogram, title: str, folder: Path) ->
     positives, negatives = histogram.positives, histogram.negatives
     by_p = probability_counts(positives), probability_counts(negatives)
     plots.save_figure(plots.plot_loss_against_probability(*by_p, title), folder / "loss_against_p_t.png")
-    curves = [
-        {gamma: (curve.fraction, curve.share) for gamma in GAMMAS for curve in [cumulative_loss(counts, gamma)]}
-        for counts in (positives, negatives)
-    ]
-    plots.save_figure(plots.plot_cumulative_loss(curves[0], curves[1], title), folder / "cumulative_loss.png")
+    curves = figure_4_curves(positives), figure_4_curves(negatives)
+    plots.save_figure(plots.plot_cumulative_loss(*curves, title), folder / "cumulative_loss.png")
     norms = gradient_norm_counts(positives), gradient_norm_counts(negatives)
     plots.save_figure(plots.plot_gradient_norms(*norms, title), folder / "gradient_norms.png")
 

@@ -59,13 +59,14 @@ def _split_words(trial: TrialRecord, key: str, count: str) -> str:
 
 def _detector_words(trial: TrialRecord) -> str:
     model, size = _section(trial, "model"), _section(trial, "data").get("image_size")
+    sides = " x ".join(map(as_text, size)) if isinstance(size, list) else as_text(size)
     parameters = as_number(trial.result.get("num_parameters"))
     weights = model.get("weights")
     return _joined(
         model.get("name"),
         model.get("backbone"),
         f"weights {as_text(weights)}" if weights else "",
-        f"{as_text(size)} px" if size else "",
+        f"{sides} px" if size else "",
         f"{parameters / 1e6:.2f} M parameters" if parameters else "",
     )
 

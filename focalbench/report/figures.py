@@ -97,18 +97,19 @@ def plain(name: str) -> str:
 
 
 def plot_learning_curves(arms: Sequence[Arm], key: str, words: str, styles: Mapping[str, LineStyle]) -> Picture | None:
-    """A logged number over the steps: mean of the seeds, and one standard deviation as a band; None where none is."""
+    """A logged number over the steps: mean of the seeds, and one standard deviation as a band; None for one step."""
     figure, (axes,) = new_figure(width=_WIDTH, height=3.0)
-    num_bands = 0
+    num_bands = num_steps = 0
     for arm in arms:
         step, mean, sd = _over_seeds(arm, key)
         if not len(step):
             continue
+        num_steps = max(num_steps, len(step))
         axes.plot(step, mean, **styles[arm.label].keywords(), marker="o" if len(step) < 12 else None, markersize=3)
         if np.isfinite(sd).any():
             axes.fill_between(step, mean - sd, mean + sd, color=styles[arm.label].color, alpha=0.15, linewidth=0)
             num_bands += 1
-    if not axes.lines:
+    if num_steps < 2:
         return None
     axes.set(xlabel="training step", ylabel=words, xlim=(0, None))
     _finish(axes)
@@ -119,22 +120,25 @@ def plot_learning_curves(arms: Sequence[Arm], key: str, words: str, styles: Mapp
 
 
 def plot_swept_line(grid: SweptGrid, metric: str) -> Picture:
-    """The metric against one swept key: mean of the seeds with its 95 % interval by t, and every seed as a dot."""
+    """The metric along one swept key: mean of the seeds with its 95 % interval by t, and every seed as a dot.
+
+    Where a second key was changed with it, its values stand below those of the first.
+    """
     figure, (axes,) = new_figure(width=_WIDTH, height=3.0)
-    x = [cell[0] for cell in grid.cells]
-    results = list(grid.cells.values())
+    ticks = ["\n".join(f"{value:g}" for value in cell) for cell in grid.line]
+    results = list(grid.line.values())
     means = np.array([result.summary.mean for result in results])
     intervals = np.array([t_interval(np.array(list(result.values.values()))) for result in results])
     half = np.nan_to_num(intervals[:, 1] - means)
-    place = np.arange(len(x))  # evenly apart: swept values mostly grow by factors
+    place = np.arange(len(ticks))  # evenly apart: swept values mostly grow by factors
     for number, result in enumerate(results):
         axes.plot([number] * len(result.values), list(result.values.values()), "o", color="#888888", markersize=3)
     axes.errorbar(place, means, yerr=half, color=_COLORS[0], marker="s", markersize=5, capsize=4, linewidth=1.7)
-    axes.set_xticks(place, [f"{value:g}" for value in x])
-    axes.set(xlabel=plain(grid.keys[0]), ylabel=plain(metric))
+    axes.set_xticks(place, ticks)
+    axes.set(xlabel=", below it ".join(plain(key) for key in grid.line_keys), ylabel=plain(metric))
     _finish(axes)
-    values = "; ".join(f"{value:g}: {mean:.4f}" for value, mean in zip(x, means, strict=True))
-    return embed_figure(figure, f"{metric} against {grid.keys[0]}, mean and 95 % interval: {values}")
+    values = "; ".join(f"{', '.join(tick.split())}: {mean:.4f}" for tick, mean in zip(ticks, means, strict=True))
+    return embed_figure(figure, f"{metric} against {' with '.join(grid.line_keys)}, mean and 95 % interval: {values}")
 
 
 def plot_class_ap(classes: Sequence[str], arms: Sequence[Arm], styles: Mapping[str, LineStyle]) -> Picture:

@@ -15,7 +15,7 @@ import yaml
 from focalbench.analysis.arms import Arm
 from focalbench.analysis.comparison import RULE, ArmComparison, ArmResult, Comparison
 from focalbench.analysis.published import PUBLISHED_FIGURES, ReproductionCard, reproduction_cards
-from focalbench.analysis.runs import TrialRecord
+from focalbench.analysis.runs import CONFIG_FILE, NOT_STARTED, TrialRecord
 from focalbench.analysis.statistics import MIN_SEEDS, summarise, t_interval
 from focalbench.analysis.swept_keys import SweptGrid, swept_grids
 from focalbench.report.evidence import Evidence, gather_evidence
@@ -68,7 +68,7 @@ class HeatCell:
 
 @dataclass(frozen=True)
 class SweptPicture:
-    """A swept key as a line, or two as a heat map: rows of (value, cells), columns in ``columns``."""
+    """Swept keys as a line along the first, or as a heat map: rows of (value, cells), columns in ``columns``."""
 
     title: str
     keys: tuple[str, ...]
@@ -142,8 +142,8 @@ def build_page(
         rule=RULE,
         verdicts=_verdict_rows(comparison),
         resolution=_resolution_rows(comparison),
-        swept=[_swept_picture(grid, comparison.metric) for grid in grids if len(grid.keys) == 1 or grid.is_dense],
-        sparse=[grid.title for grid in grids if len(grid.keys) == 2 and not grid.is_dense],
+        swept=[_swept_picture(grid, comparison.metric) for grid in grids if grid.form != "sparse"],
+        sparse=[grid.title for grid in grids if grid.form == "sparse"],
         evidence=evidence,
         classes=[arm.label for arm in arms],
         class_rows=[_class_row(name, arms, evidence.objects_per_class) for name in classes],
@@ -245,8 +245,8 @@ def _resolution_rows(comparison: Comparison) -> list[list[str]]:
 
 
 def _swept_picture(grid: SweptGrid, metric: str) -> SweptPicture:
-    if len(grid.keys) == 1:
-        return SweptPicture(grid.title, grid.keys, plot_swept_line(grid, metric), [], [])
+    if grid.form == "line":
+        return SweptPicture(grid.title, grid.line_keys, plot_swept_line(grid, metric), [], [])
     means = [result.summary.mean for result in grid.cells.values()]
     low, span = min(means), max(means) - min(means)
     rows: list[tuple[str, list[HeatCell | None]]] = []
@@ -277,11 +277,12 @@ def _class_row(name: str, arms: Sequence[Arm], objects: Mapping[str, int]) -> tu
 
 def _trial_row(trial: TrialRecord, metric: str) -> TrialRow:
     value, seconds, speed = (trial.value(key) if trial.counts else None for key in (metric, "wall_s", "images_per_s"))
+    reason = "" if trial.state == NOT_STARTED else trial.reason
     return TrialRow(
         trial.folder.name,
         trial.arm,
         "" if trial.seed is None else str(trial.seed),
-        "done" if trial.counts else trial.reason or trial.state,
+        "done" if trial.counts else reason or trial.state,
         "-" if value is None else number(value),
         "-" if seconds is None else f"{seconds:.0f}",
         "-" if speed is None else f"{speed:.0f}",
@@ -290,9 +291,15 @@ def _trial_row(trial: TrialRecord, metric: str) -> TrialRow:
 
 
 def _commands(arms: Sequence[Arm], paths: Sequence[Path]) -> list[str]:
-    """Commands that repeat one trial of each arm, and the tables and the page from the folders."""
-    firsts = [next(iter(arm.trials.values())).folder for arm in arms]
-    lines = [shlex.join(["focalbench", "run", str(folder / "config.yaml"), "--out", "runs/again"]) for folder in firsts]
+    """Commands that repeat the finished trials arm by arm, and the tables and the page from the folders.
+
+    The file that a sweep was started with is not kept; a trial's own with the arm's seeds makes the same trials.
+    """
+    lines = []
+    for arm in arms:
+        config = next(iter(arm.trials.values())).folder / CONFIG_FILE
+        seeds = ["-s", f"sweep.seeds=[{','.join(map(str, arm.trials))}]"] if len(arm.trials) > 1 else []
+        lines.append(shlex.join(["focalbench", "run", str(config), *seeds, "--out", "runs/again"]))
     shown = [str(path) for path in paths]
     return [*lines, shlex.join(["focalbench", "compare", *shown]), shlex.join(["focalbench", "report", *shown])]
 

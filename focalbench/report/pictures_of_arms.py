@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from focalbench.analysis.surroundings import crop_around
 from focalbench.report.figures import Picture
 from focalbench.report.plots import draw_tile
 from focalbench.report.test_set import FalsePositive, FoundObjects, TestImages, UnavailableImagesError
@@ -19,7 +20,6 @@ from focalbench.tracking.drawing import draw_detections
 NUM_IMAGES = 4
 NUM_FALSE_POSITIVES = 6
 _SHORT_SIDE = 384  # pixels of every drawn photograph: names and scores have one size across images
-_CONTEXT = 0.6  # of the box's longer side, shown around it on each side
 
 
 @dataclass(frozen=True)
@@ -92,15 +92,9 @@ def _crop(one: FalsePositive, found: FoundObjects, images: TestImages) -> Pictur
         photograph = images.pixels(one.image)
     except UnavailableImagesError:
         return None
-    height, width = photograph.shape[:2]
-    box = _continuous(one.box)
-    margin = _CONTEXT * max(float((box[2:] - box[:2]).max()), 8.0)
-    x1, y1 = np.clip(np.floor(box[:2] - margin), 0, [width - 1, height - 1]).astype(int)
-    x2, y2 = np.clip(np.ceil(box[2:] + margin), [x1 + 1, y1 + 1], [width, height]).astype(int)
-    corner = np.array([x1, y1, x1, y1])
-    truth = _continuous(found.truth.box[found.truth.image == one.image]) - corner
-    inside = (truth[:, 2:] > 0).all(axis=1) & (truth[:, :2] < [x2 - x1, y2 - y1]).all(axis=1)
-    tile = np.array(draw_tile(photograph[y1:y2, x1:x2], box - corner, truth[inside]))
+    truth = found.truth.box[found.truth.image == one.image]
+    view, box, truth_boxes = crop_around(_continuous(one.box), _continuous(truth), photograph)
+    tile = np.array(draw_tile(view, box, truth_boxes))
     alt = f"Crop of {found.image_ids[one.image]} around a detection as {found.classes[one.label]}: {one.kind}"
     return Picture(embed_photograph(tile), alt, tile.shape[1], tile.shape[0])
 

@@ -13,23 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from focalbench.analysis.runs import TrialRecord
+from focalbench.analysis.surroundings import what_is_annotated
 from focalbench.analysis.test_set_noise import UnusableDetectionsError, read_detections
 from focalbench.data.images import decode, open_image
 from focalbench.data.scanning import list_samples, scan_sample
 from focalbench.data.synthetic import generate_image
 from focalbench.errors import DataError, FocalbenchError
-from focalbench.metrics.assignment import (
-    NO_OBJECT,
-    Assignment,
-    MatchRules,
-    assign_detections,
-    pair_iou,
-)
+from focalbench.metrics.assignment import Assignment, MatchRules, assign_detections, pair_iou
 from focalbench.metrics.flat import FlatDetections, FlatGroundTruth, check_detections, check_ground_truth
 from focalbench.metrics.voc import precision_recall
 
 RECALL_GRID = np.linspace(0, 1, 101)
-_HIT_IOU, _NEAR_IOU = 0.5, 0.1
+_HIT_IOU = 0.5
+_MAX_DIGITS = 9  # of an image's number
 
 
 class UnavailableImagesError(DataError):
@@ -118,17 +114,18 @@ class FoundObjects:
         ]
 
     def _what_is_there(self, row: int) -> str:
-        """What the annotation has at a false detection, tested in this order."""
-        near, iou = self._objects_of_image(row)
-        same = self.truth.label[near] == self.detections.label[row]
-        if np.any(same & (iou > _HIT_IOU)):
-            return "second detection of an object"
-        if np.any(same & (iou > _NEAR_IOU)):
-            return f"badly placed, IoU {iou[same].max():.2f}"
-        best = int(iou.argmax()) if len(iou) else NO_OBJECT
-        if best == NO_OBJECT or iou[best] <= _NEAR_IOU:
+        """What the annotation has at a false detection, in words."""
+        objects, iou = self._objects_of_image(row)
+        label, labels = int(self.detections.label[row]), self.truth.label[objects]
+        kind, there = what_is_annotated(label, iou, labels, self.truth.difficult[objects])
+        if kind == "nothing":
             return "nothing is annotated there"
-        return f"on an object of class {self.classes[int(self.truth.label[near[best]])]}, IoU {iou[best]:.2f}"
+        if kind == "object":
+            return "second detection of an object"
+        if kind == "near" and labels[there] == label:
+            return f"badly placed, IoU {iou[there]:.2f}"
+        place = {"near": "beside an object", "difficult": "on an object marked difficult"}.get(kind, "on an object")
+        return f"{place} of class {self.classes[int(labels[there])]}, IoU {iou[there]:.2f}"
 
     def _objects_of_image(self, row: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
         objects = np.flatnonzero(self.truth.image == self.detections.image[row])
@@ -179,12 +176,11 @@ class TestImages:
         self._found = found
         if self._data.get("name") == "synthetic":
             return
-        root = self._data.get("root") or os.environ.get("FOCALBENCH_DATA")
-        splits = trial.result.get("split")
-        if not isinstance(root, str) or not isinstance(splits, list):
+        root, splits = _data_root(self._data), trial.result.get("split")
+        if root is None or not isinstance(splits, list):
             raise UnavailableImagesError("config.yaml names no data.root, and FOCALBENCH_DATA is not set")
         try:
-            self._samples = list_samples(Path(root).expanduser(), [str(split) for split in splits]).samples
+            self._samples = list_samples(root, [str(split) for split in splits]).samples
         except (FocalbenchError, OSError, ValueError) as fault:
             raise UnavailableImagesError(str(fault).splitlines()[0]) from fault
         if tuple(sample.image_id for sample in self._samples) != found.image_ids:
@@ -212,7 +208,8 @@ class TestImages:
         image_id = self._found.image_ids[index]
         split, _, number = image_id.partition("_")
         seed = self._data.get("seed", 0)
-        if split != "val" or not number.isdecimal() or not isinstance(seed, int) or seed < 0:
+        is_number = number.isdecimal() and len(number) <= _MAX_DIGITS
+        if split != "val" or not is_number or not isinstance(seed, int) or seed < 0:
             raise UnavailableImagesError(f"'{image_id}' is no image of the generated set")
         generated = generate_image(seed, split, int(number))
         self._require_same(index, generated.boxes)
@@ -226,3 +223,12 @@ class TestImages:
                 f"image {self._found.image_ids[index]} has other objects than when it was evaluated: the data, or the "
                 "generator of a synthetic set, have changed since"
             )
+
+
+def _data_root(data: Mapping[str, Any]) -> Path | None:
+    """``data.root``; where it is not given or no longer there, $FOCALBENCH_DATA, as `evaluate` has it."""
+    named, in_environment = data.get("root"), os.environ.get("FOCALBENCH_DATA")
+    root = Path(os.path.expanduser(named)) if isinstance(named, str) and named else None
+    if in_environment and (root is None or not root.is_dir()):
+        return Path(os.path.expanduser(in_environment))
+    return root

@@ -28,6 +28,8 @@ from focalbench.errors import DataError, StorageError
 from focalbench.tracking.tracker import FinalStatus, ScoredHits
 
 METRICS_FILE = "metrics.jsonl"
+START_ANEW = "to start this trial anew, move its folder out of the run's and give the same command again"
+"""The way out for one trial: --fresh would set all others aside too."""
 _MAX_ARRAY_BYTES = 2**30
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}")
 
@@ -148,7 +150,7 @@ def read_json(path: Path) -> Any:
     except OSError as fault:
         raise DataError(f"{path}: cannot read: {fault.strerror}") from fault
     except (ValueError, RecursionError) as fault:
-        raise DataError(f"{path}: not a JSON document: {fault}; run the trial again with --fresh") from fault
+        raise DataError(f"{path}: not a JSON document: {fault}; move it away and run the command again") from fault
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -178,6 +180,22 @@ def truncate_after(folder: Path, step: int | None) -> None:
     write_atomically(path, b"".join(kept))
 
 
+def drop_values(folder: Path, step: int, prefixes: tuple[str, ...]) -> None:
+    """Drops from metrics.jsonl the lines of ``step`` with a value whose tag begins with one of ``prefixes``.
+
+    Atomic: a kill in between leaves the old file.
+    """
+    path = folder / METRICS_FILE
+    records = _records(path)
+    kept = [
+        line
+        for record, line in records
+        if record["step"] != step or not any(tag.startswith(prefixes) for tag in record)
+    ]
+    if len(kept) < len(records):
+        write_atomically(path, b"".join(kept))
+
+
 def _records(path: Path) -> list[tuple[dict[str, Any], bytes]]:
     """The parsed and the raw form of each whole line."""
     try:
@@ -196,7 +214,7 @@ def _records(path: Path) -> list[tuple[dict[str, Any], bytes]]:
         if whole:
             records.append((record, line))
         elif number < len(lines):
-            raise DataError(f"{path}:{number}: not a JSON object with a step; run the trial again with --fresh")
+            raise DataError(f"{path}:{number}: not a JSON object with a step; {START_ANEW}")
     return records
 
 

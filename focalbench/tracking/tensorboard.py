@@ -39,7 +39,7 @@ SHOWN_FIRST = frozenset({"arm", "seed", "loss.name", "loss.gamma", "loss.alpha"}
 
 LAYOUT = {
     "Average precision": {"per class": ["Multiline", ["AP/.+"]], "mean": ["Multiline", ["val/mAP", "val/mAP_best"]]},
-    "Loss": {"all terms": ["Multiline", ["train/loss", "train/cls", "train/box"]]},
+    "Loss": {"all terms": ["Multiline", ["train/loss", "train/cls", "train/box", "train/obj"]]},
     "Focusing": {"gamma": ["Multiline", ["train/gamma"]], "alpha": ["Multiline", ["train/alpha"]]},
 }
 """Charts of the CUSTOM SCALARS page; tags are regular expressions, so that one layout fits every set of classes."""

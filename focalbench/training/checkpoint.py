@@ -19,7 +19,13 @@ from typing import Any
 import torch
 
 from focalbench.errors import CheckpointError
-from focalbench.tracking.records import read_regular, remove_unfinished, storage_faults, write_atomically
+from focalbench.tracking.records import (
+    START_ANEW,
+    read_regular,
+    remove_unfinished,
+    storage_faults,
+    write_atomically,
+)
 
 FORMAT_VERSION = 1
 _NAME = re.compile(r"step-(\d{8})\.pt")
@@ -81,7 +87,7 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
             if path != paths[-1]:
                 warnings.warn(f"{fault}; going on from the checkpoint before it", stacklevel=2)
     if reasons:
-        raise CheckpointError(f"{reasons[0]}; no older checkpoint is whole; use --fresh to start again")
+        raise CheckpointError(f"{reasons[0]}; no older checkpoint is whole; {START_ANEW}")
     return None
 
 

@@ -94,7 +94,9 @@ class TrainState:
         """Raises DivergedError when the weights, or a step since the last log line, are not finite: nothing of it may
         be scored or saved.
         """
-        bad = [name for name, value in self.meter.sums.items() if not math.isfinite(value.item())]
+        # A loss scaler skips a step whose gradients overflow; that is how it finds its factor.
+        may_overflow = {"grad_norm"} if self.scaler is not None else set()
+        bad = [n for n, total in self.meter.sums.items() if n not in may_overflow and not math.isfinite(total.item())]
         weights = [value for value in self.model.state_dict().values() if value.is_floating_point()]
         # A step with finite gradients may overflow them.
         if not torch.stack([value.isfinite().all() for value in weights]).all().item():

@@ -38,6 +38,7 @@ def write_trial(tmp_path: Path) -> WriteTrial:
             "name": "test",
             "seed": seed,
             "data": {"name": "voc", "root": "/somewhere", "cache": "auto"},
+            "model": {"name": "retinanet"},
             "loss": loss or {"name": "ce" if arm == "ce" else "focal", "weight": 1.0},
             "optim": {"epochs": 2, "batch_size": 4},
             "eval": {"protocol": "voc07", "score_thresh": 0.05, "nms_thresh": 0.5},

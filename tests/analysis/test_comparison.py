@@ -1,5 +1,6 @@
 """Comparisons of run folders: what is said, and above all what is not said."""
 
+import datetime
 import json
 import math
 from collections.abc import Callable
@@ -81,6 +82,10 @@ def test_baseline_is_asked_for_or_plain_cross_entropy_or_the_first(write_trial: 
     assert compared(*named).baseline == "ce-plain"
     others = [write_trial(f"runs/o/{i}", arm=arm, loss={"name": arm}) for i, arm in enumerate(["b", "a"])]
     assert compared(*others).baseline == "b"
+    # experiments/yolov2_focal.yaml: softmax cross entropy is plain too
+    losses = [("focal", "focal"), ("darknet", "softmax_ce"), ("ce-objectness", "ce")]
+    yolo = [write_trial(f"runs/y/{i}", arm=arm, loss={"name": name}) for i, (arm, name) in enumerate(losses)]
+    assert compared(*yolo).baseline == "darknet"
 
 
 def test_one_arm_has_nothing_to_be_compared_with(write_arms: Write) -> None:
@@ -96,7 +101,7 @@ def test_only_shared_seeds_are_paired(write_arms: Write, write_trial: Write) -> 
     entry = comparison.comparisons[0]
     assert entry.seeds == (0, 1, 2, 3, 4)
     assert entry.verdict == "not enough seeds"
-    assert any("seeds 5, 9 are not in both" in warning for warning in comparison.warnings)
+    assert comparison.warnings[0] == "focal: seeds not in both arms, and left out of the difference: 5, 9"
 
 
 def test_arms_without_a_common_seed_are_not_compared(write_trial: Write, tmp_path: Path) -> None:
@@ -256,7 +261,7 @@ def test_metrics_are_known_by_name_and_unknown_ones_get_a_suggestion(write_arms:
     run = write_arms({"ce": CE, "focal": FOCAL}, log=log)
     assert compared(run, metric="mAP").metric == "val/mAP"
     assert verdicts(compared(run, metric="AP/cat")) == {"focal": "better"}
-    assert compared(run, metric="train/loss").direction == "lower"
+    assert compared(run, metric="train/loss").direction == "none"
     assert verdicts(compared(run, metric="time")) == {"focal": "no difference shown"}
     with pytest.raises(DataError, match="undefined"):
         compared(run, metric="AP/dog")
@@ -266,7 +271,7 @@ def test_metrics_are_known_by_name_and_unknown_ones_get_a_suggestion(write_arms:
 
 @pytest.mark.parametrize(
     ("metric", "direction"),
-    [("val/mAP", "higher"), ("AP/loss", "higher"), ("train/loss", "lower"), ("wall_s", "lower"),
+    [("val/mAP", "higher"), ("AP/loss", "higher"), ("train/loss", "none"), ("wall_s", "lower"),
      ("images_per_s", "higher"), ("num_parameters", "none"), ("train/lr", "none")],
 )  # fmt: skip
 def test_directions(metric: str, direction: str) -> None:
@@ -301,14 +306,59 @@ def test_swept_numbers_form_lines_and_grids(write_trial: Write, tmp_path: Path) 
     ]
     assert grids[0].axis(1) == [0.5, 2.0]
     assert grids[0].cells[(0.25, 2.0)].values == {0: 2.25}
-    assert all(grid.is_dense for grid in grids)
+    assert [grid.form for grid in grids] == ["map", "map", "line"]
 
 
 def test_random_draws_fill_no_grid(write_trial: Write, tmp_path: Path) -> None:
     for draw in range(5):
         write_trial(f"runs/a/{draw}", arm=f"{draw}", loss={"name": "focal", "gamma": draw * 0.3, "alpha": draw * 0.1})
     (grid,) = swept_grids(compared(tmp_path).arms)
-    assert not grid.is_dense
+    assert grid.form == "sparse"
+
+
+def test_two_keys_changed_together_are_a_line_along_the_one_that_does_not_repeat(
+    write_trial: Write, tmp_path: Path
+) -> None:
+    """experiments/table1b_gamma.yaml: each gamma with one alpha."""
+    for gamma, alpha in ((0.0, 0.75), (0.1, 0.75), (0.5, 0.5), (1.0, 0.25), (2.0, 0.25)):
+        loss = {"name": "focal", "gamma": gamma, "alpha": alpha}
+        write_trial(f"runs/a/{gamma}", arm=f"gamma={gamma}", value=gamma / 10, loss=loss)
+    (grid,) = swept_grids(compared(tmp_path).arms)
+    assert (grid.form, grid.line_keys) == ("line", ("loss.gamma", "loss.alpha"))
+    assert list(grid.line) == [(0.0, 0.75), (0.1, 0.75), (0.5, 0.5), (1.0, 0.25), (2.0, 0.25)]
+    assert [result.values[0] for result in grid.line.values()] == [0.0, 0.01, 0.05, 0.1, 0.2]
+
+
+def test_arms_that_may_not_be_compared_share_no_line(write_trial: Write, tmp_path: Path) -> None:
+    for data in ("aa", "bb"):
+        for gamma in (0.5, 1.0, 2.0):
+            loss = {"name": "focal", "gamma": gamma, "alpha": 0.25}
+            result = {"data_fingerprint": [data, data]}
+            write_trial(f"runs/{data}/{gamma}", arm=f"{data}{gamma}", loss=loss, result=result)
+    other_length = {"name": "focal", "gamma": 5.0, "alpha": 0.25}
+    write_trial("runs/long", arm="long", loss=other_length, result={"steps": 500})
+    grids = swept_grids(compared(tmp_path, baseline="aa0.5").arms)
+    assert [[result.arm.label for result in grid.cells.values()] for grid in grids] == [
+        ["aa0.5", "aa1.0", "aa2.0"],
+        ["bb0.5", "bb1.0", "bb2.0"],
+    ]
+    assert 'data_fingerprint=["bb", "bb"]' in grids[1].title
+
+
+@pytest.mark.parametrize("odd", ["auto", None, [0.1, 0.2]])
+def test_a_value_that_is_no_number_stands_beside_the_line(write_trial: Write, tmp_path: Path, odd: Any) -> None:
+    for number, alpha in enumerate((0.1, 0.5, odd, 0.9)):
+        write_trial(f"runs/{number}", arm=f"a{number}", loss={"name": "balanced_ce", "alpha": alpha})
+    (grid,) = swept_grids(compared(tmp_path).arms)
+    assert (grid.title, grid.keys, list(grid.cells)) == ("balanced_ce", ("loss.alpha",), [(0.1,), (0.5,), (0.9,)])
+
+
+def test_what_json_has_no_form_for_still_has_a_title(write_trial: Write, tmp_path: Path) -> None:
+    for number, gamma in enumerate((0.5, 1.0, 0.5, 1.0)):
+        loss = {"name": "focal", "gamma": gamma, "since": datetime.date(2026, 1, 1 + number // 2)}
+        write_trial(f"runs/{number}", arm=f"a{number}", loss=loss)
+    grids = swept_grids(compared(tmp_path).arms)
+    assert [grid.title for grid in grids] == ['focal, loss.since="2026-01-01"', 'focal, loss.since="2026-01-02"']
 
 
 def test_test_set_noise_is_that_of_the_difference(write_arms: Write, write_detections: Write) -> None:
@@ -334,6 +384,8 @@ def test_test_set_noise_is_that_of_the_difference(write_arms: Write, write_detec
         ("torn", "cannot be read"),
         ("other", "belongs to another test set"),
         ("nan", "not finite"),
+        ("no list", "image_ids is no list of names"),
+        ("empty", "image_ids is no list of names"),
     ],
 )
 def test_test_set_noise_says_why_it_is_missing(
@@ -350,6 +402,9 @@ def test_test_set_noise_says_why_it_is_missing(
         (broken / "detections.npz").write_bytes((broken / "detections.npz").read_bytes()[:300])
     elif fault == "other":
         write_detections(broken, found=[1, 2, 3], gt_difficult=np.ones(40, bool))
+    elif fault in ("no list", "empty"):
+        for trial in trials:  # the baseline's are read first
+            write_detections(trial.folder, found=[], image_ids=np.array("one") if fault == "no list" else np.array([]))
     else:
         write_detections(broken, found=[1, 2, 3], score=np.full(3, np.nan, np.float32))
     comparison = compared(run)

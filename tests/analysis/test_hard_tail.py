@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from focalbench.analysis.hard_tail import KINDS, Candidates, HardTail
+from focalbench.analysis.hard_tail import Candidates, HardTail
+from focalbench.analysis.surroundings import KINDS
 from focalbench.metrics.loss_histogram import focal_loss_of_margin
 
 
@@ -43,6 +44,14 @@ def test_a_region_is_told_by_what_is_annotated_there(objects: dict[str, np.ndarr
     assert [region.kind for region in tail.regions] == [kind]
     assert tail.totals[kind]["regions"] == 1
     assert set(tail.totals) == set(KINDS)
+
+
+def test_the_object_is_the_one_that_the_kind_speaks_of() -> None:
+    """Not the one with the largest overlap, when that is of another class."""
+    objects = _objects((0, False, [10, 10, 50, 50]), (1, False, [10, 10, 50, 60]))
+    (region,) = _tail(_candidates((-1.0, 1, [10, 10, 50, 50])), objects).regions
+    assert (region.kind, region.overlapped) == ("object", 1)
+    assert region.overlap == pytest.approx(41 / 51)
 
 
 def test_elements_of_one_place_and_class_are_one_region() -> None:
@@ -89,3 +98,5 @@ def test_the_document_says_what_the_loss_is_without_them() -> None:
     assert (row["class"], row["overlapped"], row["kind"], row["image"]) == ("b", "a", "other class", "x")
     empty = tail.document(negative_loss=0.0, class_loss=0.0, image_ids=["x"] * 8, classes=["a", "b"])
     assert empty["shown"]["share_of_negative_loss"] == 0.0
+    unknown = tail.document(negative_loss=4 * loss, class_loss=None, image_ids=["x"] * 8, classes=["a", "b"])
+    assert unknown["shown"] == {"regions": 1, "share_of_negative_loss": 0.25, "share_of_class_loss": None}

@@ -1,6 +1,7 @@
 """The pass over a trained network agrees with the training's own loss, and finds what was left out of the labels."""
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,17 +11,19 @@ import torch
 from focalbench.analysis.hard_tail import crop_regions
 from focalbench.analysis.loss_distribution import (
     LossDistribution,
+    class_loss,
     figures,
     hardest_negatives,
     measure,
-    negative_weight,
     own_gamma,
 )
 from focalbench.experiment.batches import PlainImages
+from focalbench.experiment.margins import count_margins
 from focalbench.experiment.trained import TrainedTrial, load_trained
 from focalbench.losses import LOSSES
+from focalbench.losses.base import Counts
 from focalbench.losses.detection import ClassProblem
-from focalbench.metrics.loss_histogram import total_loss
+from focalbench.metrics.loss_histogram import MarginHistogram, total_loss
 from focalbench.models import MODELS
 
 
@@ -53,7 +56,62 @@ def test_the_histogram_holds_the_training_loss(loaded: TrainedTrial, found: Loss
     else:
         own = 0.25 * total_loss(histogram.positives, 2.0) + 0.75 * total_loss(histogram.negatives, 2.0)
     assert own == pytest.approx(expected, rel=1e-4)
-    assert (own_gamma(loaded), negative_weight(loaded)) == (2.0, 0.75)
+    assert own_gamma(loaded) == 2.0
+    if name == "focal":
+        assert class_loss(loaded, histogram) == pytest.approx(expected / 0.75, rel=1e-4)
+
+
+def _ended_with(name: str, **parameters: Any) -> Any:
+    """As much of a trained trial as tells how its loss weighs."""
+    loss = LOSSES[name](num_classes=4, counts=Counts((5, 9, 3, 2), 400), **parameters)
+    return SimpleNamespace(
+        config=SimpleNamespace(loss=SimpleNamespace(name=name)), criterion=SimpleNamespace(classification=loss)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "on_negatives"),
+    [
+        ("ce", {}, 1.0),
+        ("balanced_ce", {"alpha": 0.9}, 0.1),
+        ("balanced_ce", {"alpha": None}, 1.0),
+        ("focal", {"gamma": 0.5, "alpha": 0.25}, 0.75),
+        ("softmax_ce", {}, 1.0),
+        ("softmax_balanced_ce", {"alpha": 0.9}, 0.1),
+        ("softmax_balanced_ce", {"alpha": 0.9, "alpha_on": "background"}, 0.9),
+        ("softmax_focal", {"gamma": 2.0}, 1.0),
+        ("softmax_focal", {"gamma": 2.0, "alpha": 0.8}, 0.2),
+        ("asymmetric", {"gamma_pos": 1.0, "gamma_neg": 3.0, "margin": 0.0}, 1.0),
+    ],
+)
+def test_the_class_loss_is_that_of_the_training(name: str, parameters: dict[str, Any], on_negatives: float) -> None:
+    trained = _ended_with(name, **parameters)
+    loss = trained.criterion.classification
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 300, 5 if loss.activation == "softmax" else 4, generator=generator)
+    labels = torch.randint(-1, 5, (2, 300), generator=generator)
+    histogram = count_margins(ClassProblem(logits, labels, None, None, torch.tensor(1.0)), loss.activation)
+    assert class_loss(trained, histogram) == pytest.approx(float(loss(logits, labels)) / on_negatives, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "gamma"),
+    [
+        ("focal", {"alpha": [0.1, 0.2, 0.3, 0.4]}, 2.0),
+        ("softmax_balanced_ce", {"alpha": [1.0, 2.0, 1.0, 1.0, 0.5]}, 0.0),
+        ("focal_star", {}, 0.0),
+        ("ohem", {}, 0.0),
+        ("ghm", {}, 0.0),
+        ("class_balanced", {"gamma": 1.5}, 1.5),
+        ("quality_focal", {"beta": 3.0}, 3.0),
+        ("varifocal", {"gamma": 1.0}, 1.0),
+        ("asymmetric", {}, 4.0),
+    ],
+)
+def test_a_loss_that_weighs_otherwise_has_no_class_loss(name: str, parameters: dict[str, Any], gamma: float) -> None:
+    trained = _ended_with(name, **parameters)
+    assert class_loss(trained, MarginHistogram.empty()) is None
+    assert own_gamma(trained) == gamma
 
 
 def test_detections_are_those_of_the_evaluation(loaded: TrainedTrial, found: LossDistribution) -> None:

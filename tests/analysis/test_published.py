@@ -13,7 +13,8 @@ from focalbench.analysis.published import PUBLISHED_CURVES, ReproductionCard, ra
 from focalbench.analysis.runs import read_trials
 
 Write = Callable[..., Path]
-GAMMA_CURVE = next(curve for curve in PUBLISHED_CURVES if curve.loss == "focal")
+ALPHA_CURVE, GAMMA_CURVE = PUBLISHED_CURVES[:2]
+YOLOV2 = {"model": {"name": "yolov2"}}
 
 
 def cards_of(tmp_path: Path) -> list[ReproductionCard]:
@@ -21,14 +22,21 @@ def cards_of(tmp_path: Path) -> list[ReproductionCard]:
 
 
 def write_curve(
-    write_trial: Write, curve: dict[float, float], *, seeds: int, noise: float = 0.001, name: str = "focal"
+    write_trial: Write,
+    curve: dict[float, float],
+    *,
+    seeds: int,
+    noise: float = 0.001,
+    name: str = "focal",
+    apply_to: str = "class",
+    settings: dict | None = None,
 ) -> None:
     rng = np.random.default_rng(0)
     for gamma, value in curve.items():
         for seed in range(seeds):
-            loss = {"name": name, "gamma": gamma}
-            value_here = value / 100 + noise * rng.normal()
-            write_trial(f"runs/{name}/g{gamma}-s{seed}", arm=f"gamma={gamma}", seed=seed, value=value_here, loss=loss)
+            loss = {"name": name, "gamma": gamma, "apply_to": apply_to}
+            trial = {"arm": f"gamma={gamma}", "seed": seed, "value": value / 100 + noise * rng.normal()}
+            write_trial(f"runs/{name}/g{gamma}-s{seed}", loss=loss, settings=settings, **trial)
 
 
 @pytest.mark.parametrize(("a", "b"), [([1, 2, 3, 4], [1, 3, 2, 4]), ([1, 1, 2, 5, 4], [3, 2, 2, 9, 1])])
@@ -68,11 +76,54 @@ def test_only_shared_values_count_and_two_are_no_curve(write_trial: Write, tmp_p
 
 
 def test_each_loss_has_its_own_curves(write_trial: Write, tmp_path: Path) -> None:
-    write_curve(write_trial, {0.0: 73, 1.0: 74, 2.0: 75}, seeds=2, name="softmax_focal")
+    write_curve(write_trial, {0.0: 73, 1.0: 74, 2.0: 75}, seeds=2, name="softmax_focal", settings=YOLOV2)
     assert [card.published for card in cards_of(tmp_path)] == [
         "softmax focal loss by gamma, YOLOv2 416 px",
         "softmax focal loss by gamma, YOLOv2 544 px",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "apply_to", "settings"),
+    [("softmax_focal", "class", None), ("softmax_focal", "objectness", YOLOV2), ("focal", "objectness", YOLOV2)],
+)
+def test_another_detector_or_another_of_its_terms_has_no_card(
+    write_trial: Write, tmp_path: Path, name: str, apply_to: str, settings: dict | None
+) -> None:
+    curve = {0.0: 73, 1.0: 74, 2.0: 75}
+    write_curve(write_trial, curve, seeds=2, name=name, apply_to=apply_to, settings=settings)
+    assert cards_of(tmp_path) == []
+
+
+def write_alphas(write_trial: Write, cells: list[tuple[float, float]]) -> None:
+    for gamma, alpha in cells:
+        loss = {"name": "focal", "gamma": gamma, "alpha": alpha}
+        write_trial(f"runs/{gamma}-{alpha}", arm=f"{gamma}-{alpha}", value=(1 + gamma) * (2 - alpha) / 20, loss=loss)
+
+
+def test_tables_1a_and_1b_from_one_sweep(write_trial: Write, tmp_path: Path) -> None:
+    """experiments/gamma_alpha.yaml: gamma 0 is balanced cross entropy, with seven alphas: their best flatters."""
+    cells = [(0.0, alpha) for alpha in ALPHA_CURVE.points]
+    write_alphas(write_trial, cells + [cell for cell in GAMMA_CURVE.chosen.items() if cell[0] > 0])
+    by_alpha, by_gamma = cards_of(tmp_path)
+    assert (by_alpha.published, by_alpha.values) == (ALPHA_CURVE.name, tuple(ALPHA_CURVE.points))
+    assert (by_gamma.published, by_gamma.values) == (GAMMA_CURVE.name, tuple(GAMMA_CURVE.points))
+    assert by_gamma.ours[0] == pytest.approx((2 - 0.75) / 20)  # at the paper's alpha, not at the best
+
+
+def test_values_tried_unequally_often_have_no_card_unless_the_paper_says_which(
+    write_trial: Write, tmp_path: Path
+) -> None:
+    write_alphas(write_trial, [(0.5, 0.1), (0.5, 0.2), (0.5, 0.3), (1.0, 0.1), (2.0, 0.1), (5.0, 0.1)])
+    assert cards_of(tmp_path) == []
+
+
+def test_one_automatic_alpha_costs_no_card(write_trial: Write, tmp_path: Path) -> None:
+    for number, alpha in enumerate([*ALPHA_CURVE.points, "auto"]):
+        loss = {"name": "balanced_ce", "alpha": alpha}
+        write_trial(f"runs/{number}", arm=f"alpha={alpha}", value=0.1 * number, loss=loss)
+    (card,) = cards_of(tmp_path)
+    assert card.values == tuple(ALPHA_CURVE.points)
 
 
 def test_with_a_second_key_the_best_arm_stands_for_each_value(write_trial: Write, tmp_path: Path) -> None:

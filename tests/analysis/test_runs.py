@@ -46,6 +46,37 @@ def test_order_is_that_of_the_sweep_and_missing_trials_are_listed(write_trial: W
 
 
 @pytest.mark.parametrize(
+    ("paths", "states"),
+    [
+        (["runs/a"], {"a": "done", "b": "done", "c": "not started"}),
+        (["runs/a", "runs/a"], {"a": "done", "b": "done", "c": "not started"}),
+        (["runs/a", "runs/a/b"], {"a": "done", "b": "done", "c": "not started"}),
+        (["runs/a/b", "runs/a"], {"a": "done", "b": "done", "c": "not started"}),
+        (["runs", "runs/a"], {"a": "done", "b": "done", "c": "not started"}),
+        (["link", "runs"], {"a": "done", "b": "done", "c": "not started"}),
+        (["runs/a/a", "runs/a/b"], {"a": "done", "b": "done"}),
+    ],
+)
+def test_a_sweep_that_is_given_twice_is_listed_once(
+    write_trial: Write, tmp_path: Path, paths: list[str], states: dict[str, str]
+) -> None:
+    for letter in "ab":
+        write_trial(f"runs/a/{letter}", arm=letter, result={"config_hash": 8 * letter})
+    rows = [{"name": letter, "arm": letter, "seed": 0, "hash": 8 * letter} for letter in "abc"]
+    (tmp_path / "runs/a/sweep.json").write_text(json.dumps({"trials": rows}))
+    os.symlink(tmp_path / "runs/a", tmp_path / "link")
+    trials = read_trials([tmp_path / path for path in paths])
+    assert sorted((trial.arm, trial.state) for trial in trials) == sorted(states.items())
+
+
+def test_the_trials_still_to_come_are_listed_beside_the_first(write_trial: Write, tmp_path: Path) -> None:
+    write_trial("runs/a/a", arm="a", result={"config_hash": "aaaaaaaa"})
+    rows = [{"name": letter, "arm": letter, "seed": 0, "hash": 8 * letter} for letter in "abc"]
+    (tmp_path / "runs/a/sweep.json").write_text(json.dumps({"trials": rows}))
+    assert [trial.state for trial in read_trials([tmp_path / "runs/a"])] == ["done", "not started", "not started"]
+
+
+@pytest.mark.parametrize(
     ("change", "words"),
     [
         (

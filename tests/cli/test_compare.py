@@ -126,6 +126,29 @@ def test_arms_stopped_early_have_their_row_and_their_reason(
     assert (last["arm"], last["n"], last["mean"], last["verdict"]) == ("given-up", "0", "", "not comparable")
 
 
+def test_a_sweep_under_way_is_a_line_not_a_list(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    rows = [{"name": f"later-s{seed}", "arm": "later", "seed": seed, "hash": f"{seed:08x}"} for seed in range(40)]
+    (run_folder / "sweep.json").write_text(json.dumps({"trials": rows}))
+    assert compare(monkeypatch, run_folder, run_folder) == 0
+    out = capsys.readouterr().out
+    assert "Not counted (41):\n  late-s0-0badcafe: failed at step 4: loss is nan\n  40 not started: " in out
+    assert "later-s" not in out
+
+
+def test_two_keys_changed_together_have_a_column_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for gamma, alpha in ((0.5, 0.5), (1, 0.25), (2, 0.25), (5, 0.25)):
+        loss = {"name": "focal", "gamma": gamma, "alpha": alpha}
+        write_trial(tmp_path / "r", f"gamma={gamma}", 0, gamma / 10, loss)
+    assert compare(monkeypatch, tmp_path) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["loss.gamma", "loss.alpha", "mean", "sd", "n"] in lines
+    assert ["5", "0.25", "0.5000", "-", "1", "|" + "#" * 24] in lines
+
+
 def test_other_metrics(run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     assert compare(monkeypatch, run_folder, "--metric", "AP/cat") == 0
     assert capsys.readouterr().out.startswith("AP/cat, differences to ce")

@@ -48,6 +48,16 @@ def test_validate_json_is_one_document(path):
     assert document["trials"][0]["differs"] == {"loss.gamma": 1}
 
 
+def test_validate_json_of_an_invalid_file_is_one_document_too(path):
+    arguments = ["validate", str(path), "--json", "-s", "loss.gama=1", "-s", "optim.lr=-1"]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 2
+    document = json.loads(result.stdout)
+    assert document["valid"] is False
+    assert len(document["errors"]) == 2
+    assert any("loss.gama: unknown key" in error for error in document["errors"])
+
+
 def test_remarks_go_to_stderr(path):
     result = call("validate", path, "-s", "sweep.seeds=[0]")
     assert "one seed" in result.stderr

@@ -74,7 +74,9 @@ def test_check_with_many_errors_and_warnings_keeps_to_twenty_lines(tmp_path):
 def test_check_of_a_missing_root_is_json_too(tmp_path):
     result = invoke("check", tmp_path / "absent", "--json")
     assert result.exit_code == 2
-    assert json.loads(result.stdout)["errors"][0]["kind"] == "bad-root"
+    document = json.loads(result.stdout)
+    assert document["errors"][0]["kind"] == "bad-root"
+    assert document["facts"] == {"train_images": 0, "val_images": 0, "train_objects": 0, "val_objects": 0}
     assert isinstance(invoke("check", tmp_path / "absent").exception, DataError)
 
 

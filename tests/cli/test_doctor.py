@@ -41,6 +41,14 @@ def test_missing_packages_come_with_the_command_that_installs_them(monkeypatch):
     lines = call().splitlines()
     assert "tensorboard: pip install tensorboard" in lines
     assert "onnx: for export to ONNX: pip install 'focalbench[onnx]'" in lines
+    assert "onnxscript: for export to ONNX: pip install 'focalbench[onnx]'" in lines
+    assert "optuna: for sweep.search: pip install 'focalbench[search]'" in lines
+
+
+def test_memory_is_what_the_container_leaves(monkeypatch):
+    monkeypatch.setattr("focalbench.runtime.free_memory", lambda: 2**30)
+    (finding,) = [finding for finding in json.loads(call("--json"))["findings"] if finding["name"] == "memory"]
+    assert (finding["value"], finding["good"]) == ("1.0 GB free", False)
 
 
 def test_no_extra_is_advised_that_cannot_be_installed(monkeypatch):

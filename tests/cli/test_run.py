@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,6 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from focalbench.cli import app
+from focalbench.cli.run import _unfinished_lines
+from focalbench.errors import InterruptedTrial
 
 Write = Callable[..., Path]
 _SWEEP = "sweep: {seeds: [0], list: [{name: ce, loss: {name: ce}}, {name: focal, loss: {name: focal}}]}"
@@ -84,6 +90,38 @@ def test_a_signal_ends_with_a_checkpoint_its_code_and_the_way_on(
     assert f"focalbench run {config} --out {out}" in stderr
     status = json.loads(next(out.glob("*/status.json")).read_text())
     assert status["state"] == "interrupted"
+
+
+@pytest.fixture
+def stopped_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM arrives while the data are checked."""
+
+    def stop(*arguments: object) -> None:
+        raise InterruptedTrial("stopped by SIGTERM while the images were read", 15)
+
+    monkeypatch.setattr("focalbench.launchers.session.check_all_data", stop)
+
+
+def test_a_signal_before_the_first_trial_keeps_fresh_for_the_next_time(
+    write_config: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_early: None
+) -> None:
+    arguments = ["run", str(write_config()), "--out", str(tmp_path / "o"), "--fresh", "--json"]
+    monkeypatch.setattr(sys, "argv", ["focalbench", *arguments])
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 143
+    assert f"go on with: focalbench {shlex.join(arguments)}" in done.stderr
+    document = json.loads(done.stdout)
+    assert (document["exit_code"], [trial["state"] for trial in document["trials"]]) == (143, ["new"])
+
+
+def test_of_an_unfinished_sweep_only_what_went_wrong_is_listed() -> None:
+    rows = [{"name": f"t{i}", "state": "failed", "error": f"e{i}"} for i in range(25)]
+    rows += [{"name": "u", "state": "new", "error": None}] * 700 + [{"name": "v", "state": "running", "error": None}]
+    rows += [{"name": "w", "state": "done", "error": None}]
+    lines = list(_unfinished_lines(rows))
+    assert lines[:2] == ["t0: failed: e0", "t1: failed: e1"]
+    assert lines[20:] == ["... and 5 more", "not finished: 700 new, 1 running"]
+    assert list(_unfinished_lines(rows[-1:])) == []
 
 
 def test_dry_run_lists_and_touches_nothing(write_config: Write, tmp_path: Path) -> None:

@@ -169,9 +169,9 @@ def test_draws_are_the_same_everywhere():
 
 
 def test_short_keys_only_where_they_are_unambiguous():
-    grid = {"optim.batch_size": [8], "eval.batch_size": [4], "loss.gamma": [1]}
+    grid = {"loss.name": ["ghm"], "optim.momentum": [0.8], "loss.momentum": [0.5], "optim.batch_size": [8]}
     (trial,) = trials_of({"grid": grid})
-    assert trial.arm == "optim.batch_size=8-eval.batch_size=4-gamma=1"
+    assert trial.arm == "loss=ghm-optim.momentum=0.8-loss.momentum=0.5-batch_size=8"
 
 
 def test_names_are_safe_and_bounded_and_arms_stay_apart():
@@ -227,6 +227,10 @@ def test_entry_order_does_not_change_identity():
         ({"grid": {"seed": [1]}}, "'seed' cannot be swept: use sweep.seeds"),
         ({"grid": {"run.retries": [1]}}, "'run.retries' cannot be swept"),
         ({"grid": {"name": ["x"]}}, "'name' cannot be swept"),
+        ({"grid": {"data.cache": ["ram", "disk"]}}, "'data.cache' cannot be swept: it is the same for all trials"),
+        ({"list": [{"data.cache_dir": "a"}]}, "'data.cache_dir' cannot be swept"),
+        ({"zip": {"loss.gamma": [1, 2], "eval.batch_size": [1, 2]}}, "sweep.zip.eval.batch_size[1]: 'eval.batch_size'"),
+        ({"search": {"num": 1, "params": {"eval.batch_size": {"choice": [1]}}}}, "'eval.batch_size' cannot be swept"),
         ({"grid": {"sweep.seeds": [[1]]}}, "cannot be swept"),
         ({"grid": {"loss.gamma.x": [1]}}, "sweep.grid"),
         ({"grid": {"": [1]}}, "sweep.grid"),

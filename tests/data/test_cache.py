@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def test_a_second_opening_decodes_nothing(small, tmp_path, monkeypatch):
     assert len(folders(tmp_path)) == 1
 
 
-def test_a_changed_image_annotation_canvas_or_fit_is_another_cache(small, object_of, tmp_path):
+def test_a_changed_image_or_annotation_is_another_cache_and_fingerprint(small, object_of, tmp_path):
     before = load(small)
     small.add("00", object_of(box=(7, 8, 19, 20)))
     assert load(small).records[0].boxes.tolist() == [[7, 8, 19, 20]]
@@ -59,9 +60,29 @@ def test_a_changed_image_annotation_canvas_or_fit_is_another_cache(small, object
     small.add("01", image=(small.year / "JPEGImages" / "02.jpg").read_bytes())
     changed = load(small)
     np.testing.assert_array_equal(changed.batch([1])[0], changed.batch([2])[0])
-    assert load_data(small.root, ("2007/train",), "auto", 32).canvas == (32, 32)
-    assert load(small, fit="letterbox").fingerprint != changed.fingerprint
-    assert len(folders(tmp_path)) == 5
+    assert changed.fingerprint != before.fingerprint
+    assert len(folders(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("mode", ["disk", "ram", "none"])
+def test_another_canvas_or_fit_is_another_cache_of_the_same_data(small, tmp_path, mode):
+    usual, boxed = load(small, cache=mode), load(small, cache=mode, fit="letterbox")
+    square = load_data(small.root, ("2007/train",), "auto", 32, cache=mode)
+    assert square.batch([0])[0].shape == (1, 3, 32, 32)
+    assert not np.array_equal(usual.batch([0])[0], boxed.batch([0])[0])
+    assert usual.fingerprint == boxed.fingerprint == square.fingerprint
+    assert mode != "disk" or len(folders(tmp_path)) == 3
+
+
+def test_a_change_behind_a_link_is_another_cache(small, object_of):
+    path = small.year / "Annotations" / "00.xml"
+    target = small.year / "shared.xml"
+    path.rename(target)
+    path.symlink_to(target)
+    before = load(small)
+    small.add("elsewhere", object_of(box=(7, 8, 19, 20)))
+    (small.year / "Annotations" / "elsewhere.xml").rename(target)
+    assert load(small).records[0].boxes.tolist() == [[7, 8, 19, 20]] != before.records[0].boxes.tolist()
 
 
 def test_the_fingerprint_is_the_same_for_a_copy_elsewhere(small, tmp_path):
@@ -101,13 +122,34 @@ def test_a_full_disk_is_said_in_words_and_leaves_nothing(small, tmp_path, monkey
     def fail(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    for name in ("posix_fallocate", "pwrite", "replace"):
+    for name in ("posix_fallocate", "pwrite", "fsync", "replace"):
         with monkeypatch.context() as patch:
             patch.setattr(os, name, fail)
             with pytest.raises(StorageError, match=r"cache.*No space left.*FOCALBENCH_CACHE"):
                 load(small)
         assert folders(tmp_path) == []
     assert len(load(small)) == 6
+
+
+def test_all_is_on_the_disk_before_the_cache_has_its_name_and_the_name_after(small, tmp_path, monkeypatch):
+    steps = []
+    fsync, replace = os.fsync, os.replace
+
+    def note_sync(descriptor):
+        steps.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    def note_replace(source, target):
+        steps.append("renamed")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "replace", note_replace)
+    load(small)
+    *before, renamed, after = steps
+    assert (renamed, after) == ("renamed", "cache")
+    assert {"images.npy", "records.npz", "meta.json"} < set(before)
+    assert before[-1].endswith(".partial")
 
 
 def test_images_that_do_not_fit_into_memory_are_refused_before_they_are_read(small, monkeypatch):

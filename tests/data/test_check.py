@@ -105,6 +105,26 @@ def test_an_unchanged_set_is_not_read_twice_and_a_changed_one_is(sound, object_o
     assert [fault.kind for fault in check_data(sound.root, TRAIN, VAL).warnings] == ["zero-size-box"]
 
 
+def test_a_kept_report_does_not_answer_for_other_lists(sound, tmp_path):
+    """The same files in the same order, but listed twice, or on the other side of the border of train and val."""
+    sound.list("train", ["a"])
+    sound.list("val", ["b", "b", "c"])
+    first = check_data(sound.root, TRAIN, VAL)
+    assert "duplicate-id" in {fault.kind for fault in first.warnings}
+    sound.list("val", ["b", "c"])
+    second = check_data(sound.root, TRAIN, VAL)
+    assert "duplicate-id" not in {fault.kind for fault in second.warnings}
+    sound.list("train", ["a", "b"])
+    sound.list("val", ["c"])
+    assert check_data(sound.root, TRAIN, VAL).facts["train_images"] == 2
+
+
+def test_a_second_image_file_is_warned_of_although_a_report_is_kept(sound):
+    assert check_data(sound.root, TRAIN, VAL).warnings == ()
+    (sound.year / "JPEGImages" / "a.png").write_bytes(b"unused")
+    assert [fault.kind for fault in check_data(sound.root, TRAIN, VAL).warnings] == ["two-images"]
+
+
 def test_reports_with_errors_are_never_kept(sound):
     path = sound.year / "JPEGImages" / "a.jpg"
     good = path.read_bytes()

@@ -33,10 +33,6 @@ def test_seeds_and_epochs_shuffle_differently():
     assert schedule.indices(0).dtype == np.int64
 
 
-def test_steps_per_epoch_counts_parts():
-    assert BatchSchedule(10, 4, seed=0).steps_per_epoch() == 2.5
-
-
 @pytest.mark.parametrize("numbers", [(0, 4), (4, 0)])
 def test_nothing_to_draw_is_refused(numbers):
     with pytest.raises(ValueError, match="at least 1"):

@@ -2,11 +2,14 @@
 
 import os
 import unicodedata
+from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from focalbench.data.check import check_data
+from focalbench.data.scanning import list_samples
 from focalbench.data.voc import VOC_CLASSES, read_records
 from focalbench.errors import DataError
 
@@ -65,6 +68,25 @@ def test_names_with_spaces_unicode_and_a_trailing_number_are_found(voc):
     voc.add("my image 1", suffix=".JPEG")
     voc.list("train", [composed, "my image 1"])
     assert [record.image_id for record in read(voc).records] == [composed, "my image 1"]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_second_file_that_differs_in_case_is_warned_of_and_never_used(voc, object_of, monkeypatch, order):
+    voc.list("train", [voc.add("a", object_of(box=(5, 6, 20, 25)))])
+    path = voc.year / "Annotations" / "a.xml"
+    path.with_suffix(".XML").write_text(path.read_text().replace(">5<", ">7<"))
+    image = voc.year / "JPEGImages" / "a.jpg"
+    image.with_suffix(".JPG").write_bytes(b"unused")
+    scandir = os.scandir
+    monkeypatch.setattr(  # the order of a folder's entries is the file system's
+        os, "scandir", lambda path: nullcontext(sorted(scandir(path), key=lambda entry: entry.name)[::order])
+    )
+    listing = list_samples(voc.root, ("2007/train",))
+    assert sorted((fault.kind, fault.file) for fault in listing.warnings) == [
+        ("two-annotations", "VOC2007/Annotations/a.xml"),
+        ("two-images", "VOC2007/JPEGImages/a.jpg"),
+    ]
+    assert [(sample.image, sample.xml) for sample in listing.samples] == [("JPEGImages/a.jpg", "Annotations/a.xml")]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
@@ -214,6 +236,25 @@ def test_a_wrong_split_says_what_there_is(voc, split, reason):
     voc.list("train", [voc.add("a")])
     with pytest.raises(DataError, match=reason):
         read(voc, (split,))
+
+
+@pytest.mark.parametrize(
+    ("root", "reason"),
+    [("~no-such-user/devkit", "no user has this home"), ("x" * 300, "cannot be read: File name too")],
+)
+def test_a_root_that_cannot_be_looked_at_is_an_error(root, reason):
+    with pytest.raises(DataError, match=reason):
+        read_records(root, ("2007/train",))
+    assert [fault.kind for fault in check_data(root, ("2007/train",)).errors] == ["bad-root"]
+
+
+def test_a_root_without_permission_is_an_error(voc, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)  # the mode of a folder does not stop root
+    with pytest.raises(DataError, match=r"devkit: cannot be read: Permission denied"):
+        read(voc)
 
 
 def test_an_empty_list_and_a_missing_root_are_errors(voc, tmp_path):

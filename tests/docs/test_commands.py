@@ -8,9 +8,14 @@ import pytest
 import typer
 
 from focalbench.cli import app
+from focalbench.config.load import load_config
+from focalbench.config.sweep import expand
 
 _ROOT = Path(__file__).parents[2]
-_PAGES = [_ROOT / "README.md", _ROOT / "CONTRIBUTING.md", *sorted((_ROOT / "docs").glob("*.md"))]
+_PAGES = [
+    *(_ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY")),
+    *sorted((_ROOT / "docs").glob("*.md")),
+]
 _COMMANDS = sorted(
     {
         (page.name, line.removeprefix("$ ").split(" #")[0].strip())
@@ -47,5 +52,25 @@ def test_the_command_line_takes_it(page: str, command: str) -> None:
 def test_links_between_pages_lead_somewhere() -> None:
     for page in _PAGES:
         prose = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)", prose):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+        for target, place in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", prose):
+            linked = page.parent / target if target else page
+            assert linked.exists(), f"{page.name}: {target}"
+            assert not place or place in _places(linked), f"{page.name}: {target}#{place}"
+
+
+def _places(page: Path) -> set[str]:
+    """What a link may name after #: each heading in small letters, spaces as hyphens, signs left out."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])
+def test_configurations_on_a_page_are_valid(page: str, tmp_path: Path) -> None:
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", (_ROOT / page).read_text(encoding="utf-8"), re.M | re.S)
+    assert blocks
+    for block in blocks:
+        path = tmp_path / "config.yaml"
+        path.write_text(block, encoding="utf-8")
+        config = load_config(path)
+        assert config.sweep is not None
+        assert expand(config)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from focalbench.errors import BusyError, StorageError
+from focalbench.errors import BusyError, ConfigError, StorageError
 from focalbench.experiment.attendance import attend
 
 
@@ -31,6 +31,17 @@ def test_a_folder_in_use_is_not_set_aside(tmp_path: Path) -> None:
         assert alone.alone
         assert not (out / "mine").exists()
     assert len(list(tmp_path.glob("o.*/mine"))) == 1
+
+
+@pytest.mark.parametrize("out", [".", "..", "/", "../here"])
+def test_the_folder_that_the_command_runs_in_is_not_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(ConfigError, match=f"--out {out}: --fresh would set the current folder aside"):
+        attend(Path(out), fresh=True).__enter__()
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
 
 
 def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path) -> None:

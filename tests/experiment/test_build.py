@@ -54,6 +54,12 @@ def test_what_cannot_be_recorded_is_plain_and_says_why(
     assert reason in warnings[0]
 
 
+@pytest.mark.parametrize(("asked", "total", "used"), [(100, 101, 100), (100, 100, 0.5), (0.15, 1, 0.15), (0, 6, 0)])
+def test_a_warm_up_ends_before_the_training_does(asked: float, total: int, used: float) -> None:
+    config = ExperimentConfig.model_validate({"optim": {"name": "sgd", "warmup_steps": asked}})
+    assert build.warmup_steps(config, total) == used
+
+
 def test_a_loss_scaler_keeps_steps_plain() -> None:
     step, warnings = _step(GPU, state=replace(_state(), scaler=torch.amp.GradScaler("cpu")))
     assert step is None

@@ -8,7 +8,7 @@ import pytest
 
 from focalbench.config.schema import SearchConfig
 from focalbench.errors import ConfigError
-from focalbench.experiment.search import ArmScore, propose, score_at, space_of
+from focalbench.experiment.search import ArmScore, propose, require_optuna, score_at, space_of
 from focalbench.tracking.records import write_json
 
 _PARAMS = {
@@ -83,8 +83,9 @@ def test_arms_that_failed_or_were_stopped_count_as_worse_than_any_that_ended() -
 
 def test_without_optuna_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(ConfigError, match=r"focalbench\[search\]"):
-        propose(_search(), [])
+    for asked in (require_optuna, lambda: propose(_search(), [])):
+        with pytest.raises(ConfigError, match=r"focalbench\[search\]"):
+            asked()
 
 
 def test_the_score_at_a_share_is_that_of_the_first_evaluation_after_it(tmp_path: Path) -> None:

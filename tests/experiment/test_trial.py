@@ -114,6 +114,66 @@ def test_resumed_equals_unbroken(write_config: Write, tmp_path: Path, loss: str,
         assert _equal(whole[part], resumed[part]), part
 
 
+def test_an_evaluation_that_was_written_before_a_kill_and_not_in_a_checkpoint_is_written_once(
+    write_config: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial, stop, folder = _trial(write_config()), StopFlag(), tmp_path / "broken"
+    _run(trial, tmp_path / "whole")
+
+    def detect(*arguments: object, **options: object) -> None:
+        stop.request(15)
+        stop.raise_if_set("in an evaluation")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(events, "detect", detect)
+        with pytest.raises(InterruptedTrial):
+            _run(trial, folder, stop)
+
+    def killed(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt  # after the evaluation's line
+
+    with monkeypatch.context() as patch:
+        patch.setattr(events, "save_checkpoint", killed)
+        with pytest.raises(KeyboardInterrupt):
+            _run(trial, folder)
+    assert [line["step"] for line in read_metrics(folder) if "val/mAP" in line] == [3]
+    _run(trial, folder)
+    assert _lines(folder) == _lines(tmp_path / "whole")
+
+
+def test_the_status_says_how_far_a_trial_is_whatever_becomes_of_it(
+    write_config: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def status() -> tuple[str, int, int | None]:
+        found = json.loads((tmp_path / "t" / "status.json").read_text())
+        return found["state"], found["step"], found.get("steps")
+
+    trial, stop, seen = _trial(write_config()), StopFlag(), []
+    with pytest.raises(InterruptedTrial):
+        _run(trial, tmp_path / "t", stop, _stop_at(2, stop))
+    assert status() == ("interrupted", 2, 6)
+
+    def prepare(*arguments: object) -> None:
+        seen.append(status())
+        raise ConfigError("found wrong before the first step")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trial_module, "_prepare", prepare)
+        with pytest.raises(ConfigError):
+            _run(trial, tmp_path / "t")
+    assert seen == [("running", 2, 6)]
+    assert status() == ("failed", 2, 6)
+
+
+def test_a_warm_up_longer_than_the_training_is_cut_and_told(write_config: Write, tmp_path: Path) -> None:
+    options = ["optim.epochs=2", "optim.warmup_steps=100", "optim.schedule=cosine", "run.log_every=1"]
+    (warning,) = _run(_trial(write_config(), *options), tmp_path / "t")["warnings"]
+    assert "optim.warmup_steps: 100 would not end before the training does, after 6 steps" in warning
+    rates = [line["train/lr"] for line in read_metrics(tmp_path / "t") if "train/lr" in line]
+    assert rates.index(max(rates)) == 3
+    assert max(rates) == pytest.approx(1e-3)
+
+
 def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
@@ -187,7 +247,8 @@ def test_resume_under_another_configuration_names_the_key_and_both_values(write_
     stop = StopFlag()
     with pytest.raises(InterruptedTrial):
         _run(_trial(write_config()), tmp_path / "t", stop, _stop_at(2, stop))
-    with pytest.raises(CheckpointError, match=r"loss\.gamma: 2\.0, now it is 1\.0.*--fresh"):
+    words = r"loss\.gamma: 2\.0, now it is 1\.0; restore the old value, or .*move its folder"
+    with pytest.raises(CheckpointError, match=words):
         _run(_trial(write_config(), "loss.gamma=1.0"), tmp_path / "t")
 
 
@@ -211,7 +272,7 @@ def test_a_checkpoint_that_lacks_a_part_is_refused_in_words(write_config: Write,
     state = _checkpoint_after_a_stop(trial, folder)
     del state["optimizer"]
     save_checkpoint(folder / "checkpoints", state, step=state["step"], keep=1)
-    with pytest.raises(CheckpointError, match="does not fit: 'optimizer'; use --fresh"):
+    with pytest.raises(CheckpointError, match="does not fit: 'optimizer'; to start this trial anew, move its folder"):
         _run(trial, folder)
 
 

@@ -62,7 +62,7 @@ def test_without_a_whole_checkpoint_nothing_starts_anew_in_silence(bench, tmp_pa
         truncate(path)
     refused = bench.run(folder)
     assert refused.code == 2
-    assert "no older checkpoint is whole; use --fresh" in refused.text
+    assert "no older checkpoint is whole; to start this trial anew, move its folder" in refused.text
 
 
 def test_what_is_compared_would_show_a_difference(bench, tmp_path: Path) -> None:

@@ -86,6 +86,15 @@ def test_what_an_interrupted_trial_has_done_is_not_done_again(write_config: Writ
     assert forecast(trials, folder, retry_failed=True).num_left == 2
 
 
+def test_trials_that_a_search_had_stopped_count_where_they_are_trained_on(write_config: Write, out: Callable) -> None:
+    trials = _trials(write_config("sweep: {seeds: [0, 1]}"))
+    folder = out(trials)
+    _finish(folder, trials[0], 40.0)
+    write_status(folder / trials[1].name, trials[1], "stopped", step=3, steps=6)
+    assert forecast(trials, folder).num_left == 0
+    assert forecast(trials, folder, with_stopped=True).seconds == pytest.approx(20)
+
+
 def test_a_trial_on_a_gpu_says_nothing_of_a_cpu(write_config: Write, out: Callable) -> None:
     trials = _trials(write_config("sweep: {seeds: [0, 1, 2]}"))
     folder = out(trials)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from focalbench import console
 from focalbench.config.load import load_config
 from focalbench.errors import ConfigError
 from focalbench.launchers.session import open_launcher
@@ -203,6 +204,28 @@ def test_a_gpu_in_a_cluster_without_one_is_refused(monkeypatch: pytest.MonkeyPat
     with pytest.raises(ConfigError, match="no node of the Ray cluster has a GPU"):
         plan_share("cuda", 1, 1)
     assert plan_share("auto", 1, 1).num_gpus == 0
+
+
+def test_after_a_death_without_retries_left_fail_fast_withdraws_what_no_node_has(
+    write_config: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from focalbench.config.sweep import expand
+    from focalbench.launchers.job import Job
+    from focalbench.launchers.ledger import Ledger
+    from focalbench.launchers.ray import RayRun, Share, _Placement
+
+    killed: list[str] = []
+    monkeypatch.setattr(ray, "kill", killed.append)
+    jobs = [Job(t, tmp_path / t.name, ("cpu",), 1) for t in expand(load_config(write_config(_SWEEP)))]
+    watcher = console.SweepDisplay(4)
+    ledger = Ledger(jobs, retries=0, watcher=watcher, on_change=lambda: None, fail_fast=True)
+    run = RayRun(ledger, Share(("cpu",), 0), stop=StopFlag(), watcher=watcher, log_folder=tmp_path)
+    running = _Placement(jobs[0], "first", host="here")
+    run._placements = {"running": running, "waiting": _Placement(jobs[1], "second")}
+    run._take(running, {"event": "died", "how": "its process died"})
+    assert ledger.halted
+    assert killed == ["second"]
+    assert list(run._placements) == ["running"]
 
 
 def test_a_node_that_does_not_see_the_sweeps_folder_says_so(write_config: Write, tmp_path: Path) -> None:

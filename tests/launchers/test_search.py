@@ -1,7 +1,7 @@
 """A search from batch to batch: what is proposed, trained and stopped, with a stand-in for the training."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,26 @@ from focalbench.tracking.records import write_json
 
 Write = Callable[..., Path]
 _STEPS = 10
+
+
+class _Watcher:
+    """Keeps what a search says of its own accord."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+        self.finished: dict[str, str] = {}
+
+    def trial_started(self, name: str) -> None: ...
+
+    def trial_progress(self, name: str, step: int, steps: int, values: Mapping[str, float | None]) -> None: ...
+
+    def trial_finished(self, name: str, state: str, values: Mapping[str, float | None]) -> None:
+        self.finished[name] = state
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+
 _SEARCH = "search: {{num: {num}, batch: 4, startup: 4, {more} params: {{loss.gamma: {{uniform: [0, 5]}}}}}}"
 
 
@@ -26,16 +46,21 @@ class _Training:
     Args:
         calls: how many trials are trained before all is stopped.
         failing: gammas above this fail.
+        full: number of the trial that finds the disk full: it is left half-way, and the others go on.
+        retry: failed trials are trained again, once.
     """
 
-    def __init__(self, out: Path, calls: int = 10_000, failing: float = 99) -> None:
-        self.out, self.calls, self.failing = out, calls, failing
+    def __init__(
+        self, out: Path, calls: int = 10_000, failing: float = 99, full: int | None = None, retry: bool = False
+    ) -> None:
+        self.out, self.calls, self.failing, self.full, self.retry = out, calls, failing, full, retry
         self.trained: list[tuple[str, float | None]] = []
 
     def __call__(self, trials: Sequence[Trial], *, pause_at: float | None = None, with_stopped: bool = False) -> bool:
         for trial in trials:
             state = trial_state(self.out / trial.name)
-            if state in ("done", "failed") or (state == "stopped" and not with_stopped):
+            again = self.retry and trial.name not in dict(self.trained)
+            if state == "done" or (state == "failed" and not again) or (state == "stopped" and not with_stopped):
                 continue
             if self.calls == 0:
                 return False
@@ -48,6 +73,9 @@ class _Training:
         folder, gamma = self.out / trial.name, trial.config.loss.gamma
         value = 1 - abs(gamma - 2) / 5 + trial.seed / 1000
         last = _STEPS if pause_at is None else round(pause_at * _STEPS)
+        if len(self.trained) == self.full:
+            write_status(folder, trial, "interrupted", error="No space left on device")
+            return
         if gamma > self.failing:
             write_status(folder, trial, "failed", error="diverged")
             return
@@ -68,9 +96,11 @@ def _config(
     return load_config(write_config(f"sweep: {{seeds: {seeds}, {blocks} {search}}}"))
 
 
-def _search(config: ExperimentConfig, out: Path, training: _Training) -> tuple[Trial, ...]:
+def _search(
+    config: ExperimentConfig, out: Path, training: _Training, watcher: _Watcher | None = None
+) -> tuple[Trial, ...]:
     open_sweep(out, config.name, ())
-    return run_search(config, out, training, alone=True, tell=lambda text: None)
+    return run_search(config, out, training, alone=True, watcher=watcher or _Watcher())
 
 
 def _states(trials: Sequence[Trial], out: Path) -> dict[str, set[str]]:
@@ -161,6 +191,45 @@ def test_an_arm_with_a_failed_seed_does_not_hold_up_the_search(write_config: Wri
     assert {"failed"} in found.values()
     assert {"done"} in found.values()
     assert "interrupted" not in set().union(*found.values())
+
+
+@pytest.mark.parametrize("more", ["", "stop_at: 0.4,"])
+def test_a_trial_that_a_full_disk_interrupted_ends_the_search_and_stops_no_arm(
+    write_config: Write, tmp_path: Path, more: str
+) -> None:
+    config, watcher = _config(write_config, more=more), _Watcher()
+    broken = _search(config, tmp_path / "o", _Training(tmp_path / "o", full=2), watcher)
+    states = _states(broken, tmp_path / "o")
+    assert len(states) == 4  # nothing is proposed without its score
+    assert "stopped" not in set().union(*states.values())
+    assert any(f"waits for {broken[1].name}:" in message for message in watcher.messages)
+    whole = _search(config, tmp_path / "whole", _Training(tmp_path / "whole"))
+    assert _search(config, tmp_path / "o", _Training(tmp_path / "o")) == whole
+    assert _states(whole, tmp_path / "o") == _states(whole, tmp_path / "whole")
+
+
+def test_a_failed_seed_of_a_stopped_arm_that_is_tried_again_stays_with_its_arm(
+    write_config: Write, tmp_path: Path
+) -> None:
+    config = _config(write_config, num=4, more="stop_at: 0.4,")
+    trials = _search(config, tmp_path, _Training(tmp_path))
+    arm, _ = next(item for item in _states(trials, tmp_path).items() if item[1] == {"stopped"})
+    failed = next(trial for trial in trials if trial.arm == arm)
+    (tmp_path / failed.name / "metrics.jsonl").unlink()
+    write_status(tmp_path / failed.name, failed, "failed", error="diverged")
+
+    class Lucky(_Training):
+        """Now that seed is the best of all."""
+
+        def _train(self, trial: Trial, pause_at: float | None) -> None:
+            super()._train(trial, pause_at)
+            (self.out / trial.name / "metrics.jsonl").write_text('{"step": 4, "val/mAP": 9}\n')
+
+    training, watcher = Lucky(tmp_path, retry=True), _Watcher()
+    _search(config, tmp_path, training, watcher)
+    assert training.trained == [(failed.name, 0.4)]
+    assert watcher.finished == {failed.name: "stopped"}
+    assert _states(trials, tmp_path)[arm] == {"stopped"}
 
 
 def test_equal_proposals_and_arms_of_other_blocks_are_one_arm(write_config: Write, tmp_path: Path) -> None:

@@ -1,14 +1,45 @@
-"""In which order the trials of a sweep are trained."""
+"""One call of run: what it refuses before it reads anything, and in which order it trains."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+import torch
+
 from focalbench.config.load import load_config
 from focalbench.config.sweep import expand
-from focalbench.launchers.session import seed_by_seed
+from focalbench.errors import ConfigError
+from focalbench.launchers.session import SessionOptions, run_session, seed_by_seed
 
 
 def test_every_arm_gets_a_seed_before_any_gets_the_next(write_config: Callable[..., Path]) -> None:
     path = write_config("sweep: {seeds: [3, 1, 2], grid: {loss.gamma: [0, 1]}}")
     order = [(trial.seed, trial.arm) for trial in seed_by_seed(expand(load_config(path)))]
     assert order == [(seed, arm) for seed in (3, 1, 2) for arm in ("gamma=0", "gamma=1")]
+
+
+def _refusal(path: Path, out: Path, *overrides: str) -> str:
+    """What a run says whose data set is not there either; nothing is written."""
+    config = load_config(path, ["data={name: voc, root: /nowhere}", *overrides])
+    with pytest.raises(ConfigError) as refused:
+        run_session(config, expand(config), out, SessionOptions(config.run.device), lambda *_: None, print)
+    assert not out.exists()
+    return str(refused.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU that is not there")
+def test_hardware_that_is_not_there_is_said_before_the_data_are_read(
+    write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    assert "optim.precision: fp16 needs a GPU" in _refusal(write_config(), tmp_path / "o", "optim.precision=fp16")
+    assert "run.device: cuda:3" in _refusal(write_config(), tmp_path / "o", "run.device=cuda:3")
+
+
+def test_a_search_without_optuna_is_refused_before_the_rest_of_the_sweep_is_trained(
+    write_config: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    search = "search: {num: 4, params: {loss.gamma: {uniform: [0, 5]}}}"
+    path = write_config(f"sweep: {{grid: {{loss.alpha: [0.25, 0.5]}}, {search}}}")
+    assert "Optuna is not installed" in _refusal(path, tmp_path / "o")

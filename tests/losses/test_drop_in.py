@@ -95,5 +95,29 @@ def test_faults_are_both_kinds_of_error(activated, fault):
         loss(pred, LABELS, torch.ones(4))
     with pytest.raises(fault, match="out of range"):
         loss(pred, LABELS + 1)
+    with pytest.raises(fault, match=r"class ids must be integers"):
+        loss(pred, LABELS.double())
+    with pytest.raises(fault, match=r"must lie in \[0, 1\]"):
+        loss(pred, torch.full((5, 3), 1.5))
     with pytest.raises(fault):
         loss(pred, LABELS[:3])
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.1, float("nan")])
+def test_activated_input_that_is_no_probability_is_refused(p):
+    with pytest.raises(ValueError, match=r"activated input must lie in \[0, 1\]"):
+        FocalLoss(activated=True)(torch.tensor([[p, 0.5, 0.5]]), torch.tensor([0]))
+
+
+@pytest.mark.parametrize("activated", [False, True])
+@pytest.mark.parametrize("soft", [False, True])
+def test_targets_on_a_device_are_checked_there(monkeypatch, activated, soft):
+    """The meta device stands for one whose values cannot be looked at without waiting."""
+    asserted = []
+    monkeypatch.setattr(torch, "_assert_async", lambda fits, message: asserted.append(message))
+    target = torch.zeros(5, 3, device="meta") if soft else torch.zeros(5, dtype=torch.int64, device="meta")
+    FocalLoss(activated=activated, reduction="none")(torch.rand(5, 3, device="meta"), target)
+    wanted = ["targets of the logits' shape must lie in [0, 1]" if soft else "label is outside -1..3"]
+    wanted += ["activated input must lie in [0, 1]"] if activated else []
+    assert len(asserted) == len(wanted)
+    assert all(any(text in message for message in asserted) for text in wanted)

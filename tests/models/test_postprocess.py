@@ -67,6 +67,29 @@ def test_selection_equals_a_plain_loop(limit):
         torch.testing.assert_close(found[image].boxes, torch.tensor([box for *_, box in expected]))
 
 
+def test_an_image_is_judged_alike_alone_and_anywhere_in_a_batch():
+    """Two boxes whose IoU is a hair above the threshold: shifted by image and class in float32 they would be kept."""
+    pair = torch.tensor([[0.1, 0.1, 10.1, 10.1], [0.1, 0.1, 10.1, 5.1005]])
+    num_images, num_classes = 64, 80
+
+    def select(count):
+        return select_detections(
+            torch.tensor([[0.9, 0.8]]).repeat(count, 1),
+            torch.full((count, 2), num_classes - 1),
+            pair.repeat(count, 1, 1),
+            num_classes=num_classes,
+            canvas=(640, 640),
+            score_thresh=0.5,
+            nms_thresh=0.5,
+            max_detections=10,
+        )
+
+    (alone,) = select(1)
+    assert alone.boxes.tolist() == pair[:1].tolist()
+    for found in select(num_images):
+        torch.testing.assert_close(found.boxes, alone.boxes, rtol=0, atol=0)
+
+
 def test_an_image_without_detections_among_others():
     scores = torch.tensor([[0.1], [0.9]])
     boxes = torch.tensor([[[0.0, 0, 5, 5]], [[1.0, 1, 6, 6]]])

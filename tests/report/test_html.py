@@ -12,6 +12,7 @@ from typing import Any
 import defusedxml.ElementTree
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from focalbench.errors import ConfigError, DataError, StorageError
@@ -169,6 +170,25 @@ def test_images_that_are_gone_are_said_to_be(write_run: WriteRun, tmp_path: Path
     assert all("Crop" not in (picture["alt"] or "") for picture in page.named("img"))
 
 
+def test_images_that_moved_are_found_where_the_environment_says(
+    write_run: WriteRun, tmp_path: Path, voc_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FOCALBENCH_DATA", str(voc_root))
+    page = report(write_run({"ce": ({"name": "ce"}, CE)}, root=tmp_path / "gone"))
+    assert any("Crop" in (picture["alt"] or "") for picture in page.named("img"))
+
+
+@pytest.mark.parametrize("name", ["val_" + "9" * 5000, "val_x", "train_1"])
+def test_foreign_names_of_generated_images_are_said_to_be(write_run: WriteRun, name: str) -> None:
+    run = write_run({"ce": ({"name": "ce"}, [0.6])})
+    (folder,) = run.iterdir()
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    (folder / "config.yaml").write_text(yaml.safe_dump(config | {"data": {"name": "synthetic"}}))
+    arrays = dict(np.load(folder / "detections.npz"))
+    np.savez(folder / "detections.npz", **(arrays | {"image_ids": np.array([name] * len(arrays["image_ids"]))}))
+    assert "is no image of the generated set" in report(run).text
+
+
 def test_images_annotated_otherwise_by_now_are_not_shown(write_run: WriteRun, tmp_path: Path, voc_root: Path) -> None:
     changed = shutil.copytree(voc_root, tmp_path / "changed")
     for annotation in (changed / "VOC2007" / "Annotations").glob("val_*.xml"):
@@ -204,6 +224,43 @@ def test_detections_that_contradict_themselves_are_left_out(write_run: WriteRun)
     assert "image numbers beyond its list of images" in report(run).text
 
 
+@pytest.mark.parametrize("array", ["image_ids", "classes"])
+def test_detections_that_list_no_names_are_left_out(write_run: WriteRun, array: str) -> None:
+    run = write_run({"ce": ({"name": "ce"}, [0.6]), "focal": ({"name": "focal"}, [0.6])})
+    for path in run.glob("*/detections.npz"):
+        np.savez(path, **(dict(np.load(path)) | {array: np.array(3)}))
+    assert f"{array} is no list of names" in report(run).text
+
+
+def test_the_commands_repeat_every_seed_of_every_arm(grid_page: Reader) -> None:
+    commands = re.findall(r"focalbench run (\S+) -s 'sweep.seeds=\[0,1,2,3,4,5\]' --out runs/again", grid_page.text)
+    assert len(commands) == len(GRID)
+    assert all(command.endswith("/config.yaml") for command in commands)
+
+
+def test_a_number_logged_once_is_no_curve(write_run: WriteRun) -> None:
+    run = write_run({"ce": ({"name": "ce"}, [0.6])}, detections=False)
+    (log,) = run.glob("*/metrics.jsonl")
+    lines = [line for line in log.read_text().splitlines(keepends=True) if '"step": 25' not in line]
+    log.write_text("".join(lines))
+    page = report(run)
+    alts = [picture["alt"] or "" for picture in page.named("img")]
+    assert not any(alt.startswith("mAP on the evaluation set") for alt in alts)
+    assert any(alt.startswith("training loss") for alt in alts)
+    log.write_text(lines[0])
+    assert "no trial's metrics.jsonl has more than one step" in report(run).text
+
+
+def test_two_keys_changed_together_are_drawn_as_a_line(write_run: WriteRun) -> None:
+    cells = ((0.5, 0.5), (1.0, 0.25), (2.0, 0.25), (5.0, 0.25))
+    arms = {f"gamma={g:g}": ({"name": "focal", "gamma": g, "alpha": a}, [0.5 + g / 10]) for g, a in cells}
+    page = report(write_run(arms, detections=False))
+    alts = [picture["alt"] or "" for picture in page.named("img")]
+    line = next(alt for alt in alts if alt.startswith("val/mAP against loss.gamma with loss.alpha"))
+    assert "0.5, 0.5: 0.5500; 1, 0.25: 0.6000" in line
+    assert "fewer than half" not in page.text
+
+
 def test_one_seed_makes_no_claim(write_run: WriteRun) -> None:
     page = report(write_run({"ce": ({"name": "ce"}, [0.6]), "focal": ({"name": "focal"}, [0.7])}))
     assert "One seed, no claim: focal." in page.text
@@ -228,6 +285,18 @@ def test_unfinished_trials_are_listed_with_their_reasons(write_run: WriteRun) ->
     assert "failed at step 7: the loss is NaN" in page.text
     assert "result.json cannot be read" in page.text
     assert "running at step 3 of 50" in page.text
+
+
+def test_trials_to_come_are_no_list_of_reasons(write_run: WriteRun) -> None:
+    run = write_run({"ce": ({"name": "ce"}, CE)}, detections=False)
+    (run / "0-s5-00000005" / "status.json").write_text(json.dumps({"state": "running", "step": 3}))
+    listed = [path.name[-8:] for path in sorted(run.iterdir())] + ["aaaaaaaa", "bbbbbbbb"]
+    rows = [{"name": f"t-{number}", "arm": "ce", "seed": 0, "hash": number} for number in listed]
+    (run / "sweep.json").write_text(json.dumps({"trials": rows}))
+    page = report(run)
+    assert "Not counted (3), and why. Not started, and in the next table only: 2." in page.text
+    assert page.text.count("t-aaaaaaaa") == 1
+    assert "no folder yet" not in page.text
 
 
 def test_arms_that_a_search_stopped_are_marked(write_run: WriteRun) -> None:

@@ -243,6 +243,7 @@ def test_scalars_images_curves_and_layout_are_there(client):
         assert abs(np.asarray(Image.open(response)).astype(int) - 200).max() <= 2
     assert set(client.get("plugin/pr_curves/tags")[run]) == {"PR/cat"}
     layout = client.get("plugin/custom_scalars/layout")
+    assert "train/obj" in json.dumps(layout)  # YOLOv2's third term
     titles = [chart["title"] for category in layout["category"] for chart in category["chart"]]
     assert "per class" in titles
     matched = client.get("plugin/custom_scalars/scalars", run=run, tag="AP/.+")

@@ -170,6 +170,16 @@ def test_a_bad_step_since_the_last_log_line_refuses_to_be_saved() -> None:
         state.require_finite()
 
 
+def test_gradients_that_a_loss_scaler_found_too_large_are_no_divergence() -> None:
+    state = _state()
+    state.scaler = torch.amp.GradScaler("cpu")
+    state.meter.add({"loss": torch.tensor(1.0), "grad_norm": torch.tensor(math.inf)})
+    state.require_finite()
+    state.meter.add({"loss": torch.tensor(math.nan)})
+    with pytest.raises(DivergedError, match="loss not finite"):
+        state.require_finite()
+
+
 def test_weights_that_overflow_after_a_finite_loss_are_neither_scored_nor_saved() -> None:
     state, events = _state(), _Events()
 

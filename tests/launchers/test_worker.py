@@ -1,0 +1,34 @@
+"""What a worker says of the jobs it is given."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from focalbench.config.load import load_config
+from focalbench.config.sweep import expand
+from focalbench.experiment import trial as trial_module
+from focalbench.launchers.job import Job
+from focalbench.launchers.worker import Reporter, run_job
+from focalbench.runtime import StopFlag
+
+
+def test_a_fault_of_focalbench_itself_names_the_log_that_has_its_traceback(
+    write_config: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise KeyError("boxes")
+
+    monkeypatch.setattr(trial_module, "_prepare", broken)
+    (trial,) = expand(load_config(write_config()))
+    job = Job(trial, tmp_path / trial.name, ("cpu",), 1, log=tmp_path / "workers.log")
+    said = io.StringIO()
+    assert not run_job(job, StopFlag(), Reporter(said))
+    report = json.loads(said.getvalue())
+    assert (report["state"], report["exit_code"]) == ("failed", 1)
+    words = f"KeyError: 'boxes': a fault in focalbench itself; its traceback is in {tmp_path / 'workers.log'}"
+    assert report["error"] == words
+    assert json.loads((job.folder / "status.json").read_text())["error"] == words
+    assert "Traceback" in capsys.readouterr().err
