@@ -22,7 +22,9 @@ from focalbench.analysis.swept_keys import SweptGrid, swept_grids
 
 MIN_POINTS = 3
 """Fewest shared values of the swept key: with two, any curve agrees or disagrees."""
-CardVerdict = Literal["agrees", "disagrees", "underpowered"]
+CLEAR_CORRELATION = 0.5
+"""Least rank correlation of the means, up or down, that counts as one pattern; a smaller one is shared in part."""
+CardVerdict = Literal["agrees", "agrees in part", "disagrees in part", "disagrees", "underpowered"]
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,8 @@ class ReproductionCard:
         seeds: seeds that all of the user's points have.
         mean_correlation: mean over the seeds of each seed's own rank correlation.
         p: two-sided t test of those correlations against 0; nan for fewer than two seeds.
-        verdict: agrees / disagrees beyond the scatter of the seeds, or underpowered.
+        verdict: agrees / disagrees beyond the scatter of the seeds, in part where ``correlation`` is small; or
+            underpowered.
     """
 
     published: str
@@ -181,6 +184,7 @@ def _card(curve: PublishedCurve, grid: SweptGrid) -> ReproductionCard | None:
     of_seeds = of_seeds[~np.isnan(of_seeds)]
     p = paired_t_p(of_seeds) if len(of_seeds) > 1 else math.nan
     mean = float(of_seeds.mean()) if len(of_seeds) else math.nan
+    correlation = rank_correlation([arm.summary.mean for arm in arms], theirs)
     return ReproductionCard(
         published=curve.name,
         source=curve.source,
@@ -189,11 +193,11 @@ def _card(curve: PublishedCurve, grid: SweptGrid) -> ReproductionCard | None:
         values=tuple(values),
         ours=tuple(arm.summary.mean for arm in arms),
         theirs=tuple(theirs),
-        correlation=rank_correlation([arm.summary.mean for arm in arms], theirs),
+        correlation=correlation,
         seeds=tuple(seeds),
         mean_correlation=mean,
         p=p,
-        verdict=_card_verdict(len(of_seeds), mean, p),
+        verdict=_card_verdict(len(of_seeds), mean, p, correlation),
     )
 
 
@@ -222,8 +226,11 @@ def _one_by_value(curve: PublishedCurve, grid: SweptGrid) -> dict[float, ArmResu
     }
 
 
-def _card_verdict(num_seeds: int, mean_correlation: float, p: float) -> CardVerdict:
-    words = verdict(num_seeds, mean_correlation, p)
+def _card_verdict(num_seeds: int, mean_correlation: float, p: float, correlation: float) -> CardVerdict:
+    """Seeds that share a pattern make it real, not large: a weak one is no agreement."""
+    words, clear = verdict(num_seeds, mean_correlation, p), abs(correlation) >= CLEAR_CORRELATION
     if words == "better":
-        return "agrees"
-    return "disagrees" if words == "worse" else "underpowered"
+        return "agrees" if clear else "agrees in part"
+    if words == "worse":
+        return "disagrees" if clear else "disagrees in part"
+    return "underpowered"

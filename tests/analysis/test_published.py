@@ -63,6 +63,18 @@ def test_the_mirrored_curve_disagrees(write_trial: Write, tmp_path: Path) -> Non
     assert card.verdict == "disagrees"
 
 
+@pytest.mark.parametrize(("sign", "word"), [(1, "agrees in part"), (-1, "disagrees in part")])
+def test_a_weak_pattern_that_all_seeds_share_is_no_agreement(
+    write_trial: Write, tmp_path: Path, sign: int, word: str
+) -> None:
+    # Falling from gamma 0.5 to 5: of the published order only the last place is met, rank correlation .2.
+    write_curve(write_trial, {0.5: 50 + 4 * sign, 1.0: 50 + 3 * sign, 2.0: 50 + 2 * sign, 5.0: 50 - sign}, seeds=6)
+    (card,) = cards_of(tmp_path)
+    assert card.correlation == pytest.approx(0.2 * sign)
+    assert card.p < 0.04
+    assert card.verdict == word
+
+
 @pytest.mark.parametrize(("seeds", "noise"), [(3, 0.0), (1, 0.0), (6, 0.5)])
 def test_few_seeds_or_much_noise_are_underpowered(write_trial: Write, tmp_path: Path, seeds: int, noise: float) -> None:
     write_curve(write_trial, GAMMA_CURVE.points, seeds=seeds, noise=noise)
