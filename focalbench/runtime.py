@@ -324,6 +324,8 @@ def environment() -> dict[str, str | int]:
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": num_cores(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
     }
@@ -331,3 +333,14 @@ def environment() -> dict[str, str | int]:
         facts["gpu"] = torch.cuda.get_device_name()
         facts["cuda"] = str(torch.version.cuda)
     return facts
+
+
+def _processor() -> str:
+    """The processor's name, as the system tells it."""
+    import platform
+
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

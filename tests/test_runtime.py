@@ -14,6 +14,7 @@ from focalbench.runtime import (
     StopFlag,
     available_precision,
     choose_cache_dir,
+    environment,
     free_memory,
     num_cores,
     prepare_process,
@@ -158,3 +159,10 @@ def test_a_precision_that_the_device_lacks_is_refused_for_training_and_replaced_
         resolve_precision("fp16", cpu)
     assert available_precision("fp16", cpu) == torch.float32
     assert available_precision("bf16", cpu) == torch.bfloat16
+
+
+def test_the_environment_of_a_result_names_the_processor_and_the_versions() -> None:
+    facts = environment()
+    assert facts["processor"]
+    assert facts["cores"] == num_cores()
+    assert {"torch", "torchvision", "python", "focalbench", "threads"} <= facts.keys()

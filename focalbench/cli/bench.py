@@ -24,7 +24,6 @@ def loss(
     as_json: Json = False,
 ) -> None:
     """Focal loss, forward and backward: against a MMDetection-style operation, torchvision's and a plain copy."""
-    from focalbench import console
     from focalbench.benchmarks.loss import SIZES, bench_loss
     from focalbench.errors import ConfigError
 
@@ -35,10 +34,29 @@ def loss(
         sizes = None if name == "cuda" or size == "all" else {size: SIZES[size]}
         results.append(bench_loss(sizes=sizes, repeats=repeats, device=name))
     if as_json:
-        console.print_json({"runs": results})
+        _print_document({"runs": results})
         return
+    _print_machine()
     for result in results:
         _print_loss(result)
+
+
+def _print_document(result: dict[str, Any]) -> None:
+    """The figures and what they were measured on, as JSON."""
+    from focalbench import console
+    from focalbench.runtime import environment
+
+    console.print_json(result | {"environment": environment()})
+
+
+def _print_machine() -> None:
+    from focalbench import console
+    from focalbench.runtime import environment
+
+    facts = environment()
+    versions = ", ".join(f"{name} {facts[name]}" for name in ("torch", "torchvision", "python"))
+    hardware = f"{facts['processor']} ({facts['cpu']}), {facts['cores']} cores"
+    console.print_text("; ".join([hardware, *([str(facts["gpu"])] if "gpu" in facts else []), versions]))
 
 
 def _devices(device: str) -> list[str]:
@@ -97,13 +115,13 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """VOC mAP at the size of VOC07 test: against the classic loop (bit for bit) and faster-coco-eval."""
-    from focalbench import console
     from focalbench.benchmarks.evaluate import bench_evaluate
 
     result = bench_evaluate(repeats=repeats)
     if as_json:
-        console.print_json(result)
+        _print_document(result)
     else:
+        _print_machine()
         _print_evaluate(result)
 
 
@@ -134,7 +152,6 @@ def step(
     as_json: Json = False,
 ) -> None:
     """A training step: against torchvision's RetinaNet, and the whole training against a static batch."""
-    from focalbench import console
     from focalbench.benchmarks.step import bench_growth, bench_step
     from focalbench.errors import ConfigError
 
@@ -143,14 +160,16 @@ def step(
     if scaling:
         grown = bench_growth(device=device, backbone=backbone, repeats=repeats)
         if as_json:
-            console.print_json(grown)
+            _print_document(grown)
         else:
+            _print_machine()
             _print_growth(grown)
         return
     result = bench_step(device=device, backbone=backbone, repeats=repeats)
     if as_json:
-        console.print_json(result)
+        _print_document(result)
     else:
+        _print_machine()
         _print_step(result)
 
 
@@ -218,15 +237,17 @@ def sweep(
     if scaling:
         rows = bench_trials(device=device, steps=steps, trials_per_device=trials_per_device)
         if as_json:
-            console.print_json({"scaling": rows})
+            _print_document({"scaling": rows})
         else:
+            _print_machine()
             cells = [(f"{r['trials']}", f"{r['seconds']:.1f}", f"{r['seconds_per_trial']:.1f}") for r in rows]
             console.print_table(["trials", "seconds", "a trial"], cells, title=f"one sweep, {steps} steps a trial")
         return
     result = bench_sweep(device=device, num_trials=trials, steps=steps, trials_per_device=trials_per_device)
     if as_json:
-        console.print_json(result)
+        _print_document(result)
     else:
+        _print_machine()
         _print_sweep(result)
 
 
