@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from results_table import markdown
+
 from focalbench.analysis.comparison import compare_trials
 from focalbench.analysis.runs import read_trials
-from results_table import markdown
 
 Write = Callable[..., Path]
 
