@@ -10,6 +10,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -155,11 +156,15 @@ def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Se
     narrowest = [
         max(len(word) for line in [columns, *rows] for word in [*line[i].split(), ""]) for i in range(len(columns))
     ]
-    # Whole words where they fit; what has to give way first is the first column, which names the row.
-    fits = sum(narrowest[1:]) + _GAP * (len(columns) - 1) + _LEAST_NAME <= width
+    # Whole words where they fit, and as much of the first column, which names the row, as they leave.
+    room = width - sum(narrowest[1:]) - _GAP * (len(columns) - 1)
+    fits = room >= _LEAST_NAME
+    if fits:
+        rows = [[_name_in_lines(first, room), *others] for first, *others in rows]
+        narrowest[0] = max(len(line) for first, *_ in [columns, *rows] for line in first.split("\n"))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, _GAP - 1, 0, 0), pad_edge=False, show_edge=False)
     for index, (name, to_right) in enumerate(zip(columns, right, strict=True)):
-        least = narrowest[index] if fits and index > 0 else None
+        least = narrowest[index] if fits else None
         table.add_column(name, justify="right" if to_right else "left", overflow="fold", min_width=least)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
@@ -167,6 +172,18 @@ def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Se
     with console.capture() as capture:
         console.print(table)
     return capture.get().rstrip("\n")
+
+
+def _name_in_lines(name: str, width: int) -> str:
+    """``name`` broken where it is put together, as in focal-/0.5-/matched, not in the middle of a word."""
+    lines = [""]
+    for part in re.findall(r"[^-=_ ]*[-=_ ]*", name):
+        if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width:
+            lines.append("")
+        lines[-1] += part
+    # A part that is wider still is broken anywhere.
+    lines = [line[start : start + width] for line in lines for start in range(0, max(len(line), 1), width)]
+    return "\n".join(lines)
 
 
 def duration(seconds: float) -> str:
