@@ -153,25 +153,35 @@ def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Se
     from rich.text import Text
 
     width = Console().width
-    narrowest = [
-        max(len(word) for line in [columns, *rows] for word in [*line[i].split(), ""]) for i in range(len(columns))
-    ]
-    # Whole words where they fit, and as much of the first column, which names the row, as they leave.
+    narrowest = [max(map(len, " ".join(column).split()), default=0) for column in zip(columns, *rows, strict=True)]
     room = width - sum(narrowest[1:]) - _GAP * (len(columns) - 1)
     fits = room >= _LEAST_NAME
-    if fits:
+    if fits:  # whole words, and as much of the first column, which names the row, as the others leave
         rows = [[_name_in_lines(first, room), *others] for first, *others in rows]
-        narrowest[0] = max(len(line) for first, *_ in [columns, *rows] for line in first.split("\n"))
+    widths = _widths(columns, rows, width) if fits else [None] * len(columns)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, _GAP - 1, 0, 0), pad_edge=False, show_edge=False)
-    for index, (name, to_right) in enumerate(zip(columns, right, strict=True)):
-        least = narrowest[index] if fits else None
-        table.add_column(name, justify="right" if to_right else "left", overflow="fold", min_width=least)
+    for name, to_right, column_width in zip(columns, right, widths, strict=True):
+        table.add_column(name, justify="right" if to_right else "left", overflow="fold", width=column_width)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console = Console(file=io.StringIO(), force_terminal=True, width=width, highlight=False)
     with console.capture() as capture:
         console.print(table)
     return capture.get().rstrip("\n")
+
+
+def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]], total: int) -> list[int]:
+    """Of each column: the lines of the first, the longest words of the others; what is left goes to them in turn."""
+    table = list(zip(columns, *rows, strict=True))
+    whole = [max(len(line) for cell in column for line in [*cell.split("\n"), ""]) for column in table]
+    words = [max(map(len, " ".join(column).split()), default=0) for column in table]
+    widths = [whole[0], *words[1:]]
+    spare = total - sum(widths) - _GAP * (len(columns) - 1)
+    for index, wanted in enumerate(whole):
+        more = max(0, min(wanted - widths[index], spare))
+        widths[index] += more
+        spare -= more
+    return widths
 
 
 def _name_in_lines(name: str, width: int) -> str:

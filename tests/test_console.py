@@ -68,7 +68,19 @@ def test_words_stay_whole_in_80_columns_but_for_a_long_first_column(monkeypatch)
         columns, [row], note="a rule that is said in more words than eighty columns of a terminal can hold at once"
     )
     words = shown().split()
-    for word in ("loss=softmax_", "balanced_ce", "difference", "[-0.0325,", "+0.0167]", "(Holm)", "0.8264", "enough"):
+    whole = "balanced_ce loss=softmax_ difference [-0.0325, +0.0167] (Holm) 0.8264 enough seeds terminal"
+    for word in whole.split():
+        "balanced_ce",
+        "loss=softmax_",
+        "difference",
+        "[-0.0325,",
+        "+0.0167]",
+        "(Holm)",
+        "0.8264",
+        "enough",
+        "seeds",
+        "terminal",
+    ):
         assert word in words
     assert max(map(len, shown().splitlines())) <= 80
 
