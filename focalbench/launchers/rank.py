@@ -30,7 +30,8 @@ def main() -> None:
     reporter = open_reporter()
     with stop_for_launcher() as stop, joined(sys.argv[1]):
         threading.Thread(target=_watch_agent, args=(stop,), daemon=True).start()
-        job = from_first(receive_jobs(stop).get() if rank() == 0 else None)
+        line = receive_jobs(stop).get() if rank() == 0 else None
+        job = from_first(None if line is None else Job.from_json(line))
         if job is None:
             return
         set_threads(job.threads)

@@ -44,8 +44,9 @@ def main() -> None:
     reporter = open_reporter()
     with stop_for_launcher() as stop:
         jobs = receive_jobs(stop)
-        while (job := jobs.get()) is not None and stop.signum is None:
-            run_job(job, stop, reporter)
+        while (line := jobs.get()) is not None and stop.signum is None:
+            # What cannot be read, from a launcher of another version, ends this process: the launcher sees that.
+            run_job(Job.from_json(line), stop, reporter)
 
 
 def open_reporter() -> Reporter:
@@ -64,13 +65,13 @@ def stop_for_launcher() -> Iterator[StopFlag]:
         yield stop
 
 
-def receive_jobs(stop: StopFlag) -> queue.Queue[Job | None]:
-    """The jobs as they come in on stdin, and None at its end, which also asks for a stop."""
-    jobs: queue.Queue[Job | None] = queue.Queue()
+def receive_jobs(stop: StopFlag) -> queue.Queue[str | None]:
+    """The jobs as they come in on stdin, a line each, and None at its end, which also asks for a stop."""
+    jobs: queue.Queue[str | None] = queue.Queue()
 
     def read() -> None:
         for line in sys.stdin:
-            jobs.put(Job.from_json(line))
+            jobs.put(line)
         stop_or_exit(stop)
         jobs.put(None)
 

@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,3 +34,18 @@ def test_a_fault_of_focalbench_itself_names_the_log_that_has_its_traceback(
     assert report["error"] == words
     assert json.loads((job.folder / "status.json").read_text())["error"] == words
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_worker_that_cannot_read_its_job_ends(tmp_path: Path) -> None:
+    """Else its launcher, of another version, would wait for ever."""
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "focalbench.launchers.worker"],
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with worker:
+        assert worker.stdin is not None
+        assert worker.stderr is not None
+        worker.stdin.write('{"name": "from the future"}\n')
+        worker.stdin.flush()
+        assert worker.wait(timeout=60) == 1
+        assert "KeyError" in worker.stderr.read()
