@@ -14,4 +14,7 @@ from torch import nn
 from focalbench.models.retinanet import RetinaNet
 from focalbench.models.yolov2 import YoloV2
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"retinanet": RetinaNet, "yolov2": YoloV2}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "retinanet": RetinaNet,
+    "yolov2": YoloV2,
+}

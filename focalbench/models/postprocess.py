@@ -1,16 +1,51 @@
 """From scores and boxes of all anchors to the final detections of each image."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from focalbench.structures import Detections
+from focalbench.structures import Detections, HeadOutputs
 
 
 def class_scores(logits: Tensor, activation: str) -> Tensor:
     """(..., K) float32 probabilities of the K classes; a softmax's background column is left out."""
     logits = logits.float()
     return logits.sigmoid() if activation == "sigmoid" else logits.softmax(dim=-1)[..., :-1]
+
+
+def decode_outputs(
+    outputs: HeadOutputs,
+    scores: Tensor,
+    decode_boxes: Callable[[Tensor, Tensor], Tensor],
+    *,
+    top_k: int,
+    score_thresh: float,
+    nms_thresh: float,
+    max_detections: int,
+) -> list[Detections]:
+    """Final boxes of each image: top candidates of each level, threshold, NMS within each class.
+
+    Args:
+        scores: (N, R, K) of all anchors, in [0, 1].
+        decode_boxes: boxes (N, T, 4), xyxy canvas pixels, from the candidates' deltas and anchors, both (N, T, 4).
+        top_k: candidates kept per level before suppression.
+    """
+    num_classes = scores.shape[2]
+    scores, indices = top_candidates(scores, outputs.level_sizes, top_k)
+    anchor = indices // num_classes
+    deltas = outputs.box_deltas.gather(1, anchor[..., None].expand(-1, -1, 4))
+    return select_detections(
+        scores,
+        indices,
+        decode_boxes(deltas, outputs.anchors[anchor]),
+        num_classes=num_classes,
+        canvas=outputs.canvas,
+        score_thresh=score_thresh,
+        nms_thresh=nms_thresh,
+        max_detections=max_detections,
+    )
 
 
 def top_candidates(scores: Tensor, level_sizes: tuple[int, ...], top_k: int) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from focalbench.boxes.coding import decode_boxes
 from focalbench.models.backbones import BACKBONES, HEAD_DEFAULTS, HeadDefaults
 from focalbench.models.fpn import FeaturePyramid
 from focalbench.models.heads import Subnet, class_subnet
-from focalbench.models.postprocess import class_scores, select_detections, top_candidates
+from focalbench.models.postprocess import class_scores, decode_outputs
 from focalbench.models.weights import load_backbone_weights
 from focalbench.structures import Detections, HeadOutputs
 
@@ -106,17 +106,12 @@ class RetinaNet(nn.Module):
     def decode(
         self, outputs: HeadOutputs, *, score_thresh: float, nms_thresh: float, max_detections: int
     ) -> list[Detections]:
-        """Final boxes of each image: top candidates of each level, threshold, NMS within each class."""
-        scores = class_scores(outputs.cls_logits, self.activation)
-        scores, indices = top_candidates(scores, outputs.level_sizes, self.pre_nms_top)
-        anchor = indices // self.num_classes
-        deltas = outputs.box_deltas.gather(1, anchor[..., None].expand(-1, -1, 4))
-        return select_detections(
-            scores,
-            indices,
-            decode_boxes(deltas, outputs.anchors[anchor]),
-            num_classes=self.num_classes,
-            canvas=outputs.canvas,
+        """Final boxes of each image: see ``postprocess.decode_outputs``."""
+        return decode_outputs(
+            outputs,
+            class_scores(outputs.cls_logits, self.activation),
+            decode_boxes,
+            top_k=self.pre_nms_top,
             score_thresh=score_thresh,
             nms_thresh=nms_thresh,
             max_detections=max_detections,

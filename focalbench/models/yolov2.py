@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from focalbench.boxes.priors import VOC_PRIORS
 from focalbench.boxes.yolo import decode_cells, place_priors
 from focalbench.models.darknet import ConvBlock, darknet19, reorganise, tiny_darknet
-from focalbench.models.postprocess import select_detections, top_candidates
+from focalbench.models.postprocess import decode_outputs
 from focalbench.models.weights import load_yolov2_weights
 from focalbench.structures import IMAGE_MEAN, IMAGE_STD, Detections, HeadOutputs
 
@@ -135,16 +136,12 @@ class YoloV2(nn.Module):
     def decode(
         self, outputs: HeadOutputs, *, score_thresh: float, nms_thresh: float, max_detections: int
     ) -> list[Detections]:
-        """Final boxes of each image: top candidates by objectness times class, threshold, NMS within each class."""
-        scores, indices = top_candidates(self.class_scores(outputs), outputs.level_sizes, self.pre_nms_top)
-        anchor = indices // self.num_classes
-        deltas = outputs.box_deltas.gather(1, anchor[..., None].expand(-1, -1, 4))
-        return select_detections(
-            scores,
-            indices,
-            decode_cells(deltas, outputs.anchors[anchor], stride=self.stride),
-            num_classes=self.num_classes,
-            canvas=outputs.canvas,
+        """Final boxes of each image by objectness times class: see ``postprocess.decode_outputs``."""
+        return decode_outputs(
+            outputs,
+            self.class_scores(outputs),
+            partial(decode_cells, stride=self.stride),
+            top_k=self.pre_nms_top,
             score_thresh=score_thresh,
             nms_thresh=nms_thresh,
             max_detections=max_detections,

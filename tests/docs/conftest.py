@@ -1,0 +1,67 @@
+"""The recipes of docs/architecture.md, to be carried out block by block on a copy of the package."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).parents[2]
+
+
+class Recipe:
+    """A copy of the package to which a recipe can be applied."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        shutil.copytree(_ROOT / "focalbench", folder / "focalbench", ignore=shutil.ignore_patterns("__pycache__"))
+        self.bring("pyproject.toml", "tests/conftest.py", "tests/config/test_components.py")
+
+    def bring(self, *names: str) -> None:
+        """Copies files of the checkout."""
+        for name in names:
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(_ROOT / name, self.folder / name)
+
+    def blocks(self, heading: str) -> list[str]:
+        """The Python blocks below ``heading``, without their indent."""
+        page = (_ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+        recipe = page.split(f"## {heading}")[1].split("\n## ")[0]
+        found = re.findall(r"^   ```python\n(.*?)^   ```$", recipe, re.MULTILINE | re.DOTALL)
+        return [re.sub("^   ", "", block, flags=re.MULTILINE) for block in found]
+
+    def write(self, name: str, text: str) -> None:
+        """A new file of the copy."""
+        assert not (self.folder / name).exists()
+        (self.folder / name).write_text(text, encoding="utf-8")
+
+    def insert(self, name: str, before: str, text: str) -> None:
+        """Puts ``text`` before the one place in a file that reads ``before``."""
+        self._replace(name, before, text + before)
+
+    def replace_line(self, name: str, start: str, text: str) -> None:
+        """Puts ``text`` in the place of the one line that begins with ``start``."""
+        lines = (self.folder / name).read_text(encoding="utf-8").splitlines(keepends=True)
+        (line,) = [line for line in lines if line.startswith(start)]
+        self._replace(name, line, text)
+
+    def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs Python on the copy."""
+        environment = {**os.environ, "PYTHONPATH": str(self.folder)}
+        return subprocess.run(
+            [sys.executable, *arguments], cwd=self.folder, env=environment, capture_output=True, text=True
+        )
+
+    def _replace(self, name: str, old: str, new: str) -> None:
+        content = (self.folder / name).read_text(encoding="utf-8")
+        assert content.count(old) == 1
+        (self.folder / name).write_text(content.replace(old, new), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """A fresh copy for each module of tests."""
+    return Recipe(tmp_path_factory.mktemp("copy"))
