@@ -1,9 +1,11 @@
 """Pictures of a run for the docs: TensorBoard's HPARAMS and SCALARS pages and the report, as a browser shows them.
 
     python scripts/make_pictures.py runs/quickstart [-o docs/images] [--only NAME]... [--section verdict --height 420]
+    python scripts/make_pictures.py runs/ONE runs/OTHER/ce-s* --only report [--baseline ARM]
 
 Writes hparams.png, scalars.png and report.png into the folder of ``-o``. TensorBoard is started on the loopback address
-for as long as it is looked at. Chromium takes the pictures, without a window.
+for as long as it is looked at, and shows the first folder; the report takes all. Chromium takes the pictures, without a
+window.
 """
 
 from __future__ import annotations
@@ -101,9 +103,10 @@ def take(browser: str, url: str, path: Path, width: int, height: int) -> None:
     print(path)
 
 
-def write_report(run: Path, page: Path, section: str | None) -> None:
-    """The report of ``run``, of which only ``section`` is shown, where one is named."""
-    made = [sys.executable, "-m", "focalbench", "report", str(run), "-o", str(page)]
+def write_report(paths: list[Path], page: Path, section: str | None, baseline: str | None) -> None:
+    """The report of ``paths``, of which only ``section`` is shown, where one is named."""
+    made = [sys.executable, "-m", "focalbench", "report", *map(str, paths), "-o", str(page)]
+    made += ["--baseline", baseline] if baseline is not None else []
     code = subprocess.run(made, stdout=subprocess.DEVNULL).returncode
     if code:
         sys.exit(code)
@@ -120,18 +123,19 @@ def write_report(run: Path, page: Path, section: str | None) -> None:
 def main() -> None:
     """Takes the pictures that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="a run's folder, such as runs/quickstart")
+    parser.add_argument("paths", type=Path, nargs="+", help="a run's folder, such as runs/quickstart, or several")
     parser.add_argument("-o", "--out", type=Path, default=Path("docs/images"), help="[default: docs/images]")
     parser.add_argument("--only", action="append", choices=PICTURES, help="a picture; may be given again")
     parser.add_argument("--section", metavar="ID", help="part of the report to show [default: its top]")
+    parser.add_argument("--baseline", metavar="ARM", help="of the report [default: plain cross entropy]")
     parser.add_argument("--height", type=int, default=1100, help="of the report's picture [default: 1100]")
     parser.add_argument("--browser", metavar="PATH", help=f"[default: the first there is of {', '.join(BROWSERS)}]")
     options = parser.parse_args()
     browser, wanted = find_browser(options.browser), options.only or PICTURES
-    run, out = options.run.resolve(), options.out.absolute()
+    run, out = options.paths[0].resolve(), options.out.absolute()
     num_trials = len({path.parent for path in run.rglob("events.out.tfevents.*")})
     if not num_trials:
-        sys.exit(f"{options.run}: no trial's TensorBoard files below it")
+        sys.exit(f"{options.paths[0]}: no trial's TensorBoard files below it")
     out.mkdir(parents=True, exist_ok=True)
     if {"hparams", "scalars"} & set(wanted):
         with tensorboard(run, num_trials) as address:
@@ -143,7 +147,7 @@ def main() -> None:
     if "report" in wanted:
         with tempfile.TemporaryDirectory(prefix="focalbench-report-") as folder:
             page = Path(folder) / "report.html"
-            write_report(run, page, options.section)
+            write_report(options.paths, page, options.section, options.baseline)
             take(browser, page.as_uri(), out / "report.png", 1200, options.height)
 
 
