@@ -31,6 +31,8 @@ _PRIMITIVE_CACHE = "16384"
 _KEPT_BLOCK = 2**30
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?")
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+"""torch's names for those of the configuration."""
 _STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")  # SLURM sends SIGUSR1 ahead of the time limit
 
 
@@ -162,7 +164,7 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
         raise ConfigError("optim.precision: fp16 needs a GPU; use auto, bf16 or fp32")
     if name == "bf16" and device.type == "cuda" and not has_fast_bf16(device):
         raise ConfigError(f"optim.precision: bf16 is not available on {device}; use auto, fp16 or fp32")
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+    return getattr(torch, PRECISIONS[name])
 
 
 def available_precision(name: str, device: torch.device) -> torch.dtype:

@@ -189,7 +189,8 @@ def _compare(
     for result in others:
         if not shared[result.arm.label]:
             blocked[result.arm.label].append(f"seeds ({_seeds(result.values)} against {_seeds(base.values)})")
-    num_comparisons = sum(not keys for keys in blocked.values())
+    # Holm's correction, which decides what is detectable, is over the arms that have a p at all.
+    num_comparisons = sum(not blocked[label] and len(shared[label]) > 1 for label in blocked)
     paired: dict[str, PairedDifference] = {}
     unpaired: dict[str, list[str]] = {}
     for result in others:
@@ -198,7 +199,7 @@ def _compare(
             continue
         seeds = shared[label]
         paired[label] = paired_difference(
-            [result.values[s] for s in seeds], [base.values[s] for s in seeds], num_comparisons=num_comparisons
+            [result.values[s] for s in seeds], [base.values[s] for s in seeds], num_comparisons=max(1, num_comparisons)
         )
         if lone := result.values.keys() ^ base.values.keys():
             unpaired.setdefault(_seeds(lone), []).append(label)

@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 from focalbench.analysis.arms import Arm
 from focalbench.errors import DataError
 from focalbench.metrics.resampling import draw_image_weights, resampled_average_precision
-from focalbench.metrics.voc import Interpolation
+from focalbench.metrics.voc import INTERPOLATIONS, Interpolation
 from focalbench.tracking.records import read_arrays
 
 DETECTIONS_FILE = "detections.npz"
 NUM_RESAMPLES = 400
-_INTERPOLATIONS: dict[str, Interpolation] = {"voc07": "11point", "voc12": "area"}
 _TRUTH = ("gt_image", "gt_label", "gt_box", "gt_difficult")
 
 
@@ -65,7 +64,7 @@ def measure_test_set_noise(
     Returns:
         label -> noise, for the arms for which it could be measured.
     """
-    interpolation = _INTERPOLATIONS.get(str(baseline.facts.get("protocol")))
+    interpolation = INTERPOLATIONS.get(str(baseline.facts.get("protocol")))
     if interpolation is None or not (metric == "val/mAP" or metric.startswith("AP/")) or not arms:
         return {}
     scores: dict[Path, NDArray[np.float64]] = {}

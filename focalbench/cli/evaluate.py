@@ -253,8 +253,9 @@ def _print_analysis(document: dict[str, Any]) -> None:
     calibration = document["calibration"]
     console.print_text(f"\ncalibration: D-ECE {_percent(calibration['d_ece'])} % over {document['detections']} boxes")
     if "errors" in document:
-        rows = [[cause, row["count"], _percent(row["cost"])] for cause, row in document["errors"]["by_cause"].items()]
-        title = f"\nerrors by cause, mAP {_percent(document['errors']['mAP'])} % (area)"
+        errors = document["errors"]
+        rows = [[cause, row["count"], _percent(row["cost"])] for cause, row in errors["by_cause"].items()]
+        title = f"\nerrors by cause, mAP {_percent(errors['mAP'])} % ({errors['interpolation']})"
         console.print_table(["cause", "count", "costs, points of mAP"], rows, title=title)
     console.print_text(f"\nfigures and numbers: {document['out']}")
 

@@ -16,7 +16,7 @@ def _split(value: str) -> str:
     year, slash, name = value.partition("/")
     if (
         not slash
-        or not re.fullmatch(r"[\w.-]{1,40}", year)
+        or not re.fullmatch(r"[0-9]{1,40}", year)
         or not re.fullmatch(r"[\w. -]{1,100}", name)
         or ".." in value
     ):
@@ -71,7 +71,7 @@ class _DataSection(Section):
     """How an image meets the canvas: `warp` stretches it, `letterbox` keeps its aspect and pads."""
     cache: Literal["auto", "none", "disk", "ram", "device"] = "auto"
     """Where decoded images are kept: `disk` is a memory map shared by all trials, `device` the GPU's memory; `auto`
-    takes the device when they fit there, else the disk. Does not change results."""
+    takes the device when they fit in a quarter of its free memory, else the disk. Does not change results."""
     cache_dir: str | None = None
     """Folder of the disk cache. null: $FOCALBENCH_CACHE, else `focalbench` in the user's cache folder."""
     augment: AugmentConfig = AugmentConfig()

@@ -26,7 +26,8 @@ class RetinaNetConfig(Section):
     prior_prob: OpenFraction | None = 0.01
     """Probability that every class starts with (pi in the paper, sec. 3.3); null: no prior, the bias starts at 0."""
     norm: Literal["batch", "frozen", "sync"] = "batch"
-    """Normalisation in the backbone: of the batch, frozen at the loaded weights' statistics, or over all processes."""
+    """Normalisation in the backbone: of the batch, frozen at the loaded weights' statistics, or over all processes;
+    `tiny` has `batch` only. With `run.devices` above 1 `batch` is over all processes too."""
     fpn_channels: Annotated[int, Field(ge=8, le=2048)] | None = None
     """Channels of the pyramid. null: the backbone's default (64 for `tiny`, else 256)."""
     num_levels: Annotated[int, Field(ge=3, le=7)] | None = None
@@ -51,8 +52,8 @@ class RetinaNetConfig(Section):
     """An anchor with less than this IoU is background; between the two it is ignored."""
     box_weight: NonNegative = 1.0
     """Factor on the box loss."""
-    box_beta: Positive = 0.1
-    """Where smooth L1 turns from a parabola into a line, in units of the encoded deltas."""
+    box_beta: NonNegative = 0.1
+    """Where smooth L1 turns from a parabola into a line, in units of the encoded deltas; 0: L1."""
 
     @model_validator(mode="after")
     def _thresholds_in_order(self) -> RetinaNetConfig:
@@ -64,6 +65,8 @@ class RetinaNetConfig(Section):
     def _frozen_statistics_exist(self) -> RetinaNetConfig:
         if self.norm == "frozen" and self.weights == "none":
             raise key_error("norm", "frozen needs loaded weights: set weights to imagenet or a file, or norm to batch")
+        if self.norm != "batch" and self.backbone == "tiny":
+            raise key_error("norm", f"{self.norm} is for torchvision's backbones: tiny has batch only")
         return self
 
 

@@ -104,7 +104,7 @@ class SearchConfig(Section):
     """Arms drawn at random before results count."""
     stop_at: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of the training after which an arm is stopped, all its seeds at once, when its mean mAP is below the median
-    of all arms at that point; it is then marked as not comparable. null: every arm is trained to its end."""
+    of all proposed arms at that point; it is then marked as not comparable. null: every arm is trained to its end."""
 
 
 Values = Annotated[tuple[Any, ...], Field(min_length=1, max_length=MAX_TRIALS)]

@@ -12,20 +12,20 @@ import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from focalbench.data.cache import compute_key
+from focalbench.data.cache import compute_key, fingerprint_split
 from focalbench.data.faults import MAX_LINES, Fault, count_kinds, raise_for_faults
 from focalbench.data.files import YearFolder, open_root
 from focalbench.data.images import decode, open_image
 from focalbench.data.scanning import Listing, Scan, list_samples, scan_samples
-from focalbench.data.voc import Classes, check_class_names, choose_classes, find_case_twins
+from focalbench.data.voc import Classes, VocSplit, check_class_names, choose_classes, find_case_twins, make_record
 from focalbench.errors import DataError
 from focalbench.runtime import StopFlag, choose_cache_dir
 
-_CHECK_VERSION = 1
+_CHECK_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,14 @@ class CheckReport:
         facts: ``train_images``, ``val_images``, ``train_objects``, ``val_objects`` (used: not difficult, of some size),
             ``train_difficult``, ``val_difficult``.
         classes: names in label order; empty where errors hide them.
+        fingerprints: of train and val, see ``cache.fingerprint_split``; empty where there are errors.
     """
 
     errors: tuple[Fault, ...]
     warnings: tuple[Fault, ...]
     facts: dict[str, int]
     classes: tuple[str, ...]
+    fingerprints: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The report as a JSON document; beside the contract's keys, counts by kind and the classes."""
@@ -53,6 +55,7 @@ class CheckReport:
             "facts": self.facts,
             "counts": {"errors": count_kinds(self.errors), "warnings": count_kinds(self.warnings)},
             "classes": list(self.classes),
+            "fingerprints": list(self.fingerprints),
         }
 
     @classmethod
@@ -63,6 +66,7 @@ class CheckReport:
             warnings=tuple(Fault(**fault) for fault in document["warnings"]),
             facts={str(key): int(value) for key, value in document["facts"].items()},
             classes=tuple(document["classes"]),
+            fingerprints=tuple(document["fingerprints"]),
         )
 
 
@@ -115,9 +119,15 @@ def check_data(
         for side, listing in listings.items()
     }
     report = _judge(sides, list(scans.values()), classes, faults, listed)
-    if not report.errors:
-        _keep_report(kept, report)
+    if report.errors:
+        return report
+    report = replace(report, fingerprints=tuple(_fingerprint(used, report.classes) for used in sides.values()))
+    _keep_report(kept, report)
     return report
+
+
+def _fingerprint(scans: Sequence[Scan], classes: tuple[str, ...]) -> str:
+    return fingerprint_split(VocSplit(tuple(make_record(scan, classes) for scan in scans), classes), scans)
 
 
 def _list_sides(

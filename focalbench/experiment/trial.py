@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +30,10 @@ from focalbench.experiment import build
 from focalbench.experiment.build_loss import build_criterion, reference_loss
 from focalbench.experiment.events import FollowerEvents, Progress, TrialEvents, load_detections
 from focalbench.experiment.live_figures import LiveLossFigures
+from focalbench.experiment.resume import Warn, newest_checkpoint, precision_name, require_same, resumed_precision
 from focalbench.experiment.scale import matched_factor
 from focalbench.experiment.selfcheck import initial_class_loss
 from focalbench.experiment.trial_files import (
-    CHECKPOINTS,
     CONFIG_FILE,
     DETECTIONS_FILE,
     LOCK_FILE,
@@ -47,7 +47,6 @@ from focalbench.runtime import (
     environment,
     peak_memory_mb,
     resolve_device,
-    resolve_precision,
     restore_rng_state,
     seed_everything,
     set_determinism,
@@ -62,16 +61,11 @@ from focalbench.tracking.records import (
     write_json,
 )
 from focalbench.tracking.tensorboard import open_trackers
-from focalbench.training.checkpoint import load_newest, remove_leftovers
 from focalbench.training.evaluate import score
 from focalbench.training.loop import Plan, StepSettings, TrainState, fit
 
 _MATCH_BATCHES = 8
 _LEAST_LR_SCALE = 1 / 16
-# Sections that change neither the network nor its training: a resume may differ in them.
-_FREE_ON_RESUME = ("run.", "name", "data.cache", "data.root", "eval.batch_size")
-
-Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -193,12 +187,9 @@ def _train(trial: Trial, folder: Path, device: str, hooks: _Hooks) -> tuple[_Ses
 
 def _prepare(trial: Trial, folder: Path, device: str, hooks: _Hooks) -> _Session:
     """Builds all parts and puts them where the newest checkpoint says."""
-    config, started = trial.config, time.monotonic()
-    settings = StepSettings(
-        device=(where := resolve_device(device)),
-        precision=resolve_precision(config.optim.precision, where),
-        clip_norm=config.optim.clip_norm,
-    )
+    config, started, where = trial.config, time.monotonic(), resolve_device(device)
+    checkpoint = newest_checkpoint(trial, folder, hooks.warn)
+    settings = StepSettings(where, resumed_precision(trial, checkpoint, where, hooks.warn), config.optim.clip_norm)
     set_determinism(config.run.deterministic)
     seed_everything(config.seed)
     data = build.build_data(config, hooks.stop)
@@ -215,13 +206,6 @@ def _prepare(trial: Trial, folder: Path, device: str, hooks: _Hooks) -> _Session
         "data": [data.train.fingerprint, data.val.fingerprint],
     }
     session = _Session(state, batches, settings, data, identity, notes={}, started=started)
-    if rank() == 0:
-        remove_leftovers(folder / CHECKPOINTS)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        checkpoint = load_newest(folder / CHECKPOINTS)
-    for warning in caught:
-        hooks.warn(f"{trial.name}: {warning.message}")
     if checkpoint is None:
         _start(trial, session, hooks.warn)
     else:
@@ -236,7 +220,7 @@ def _restore(session: _Session, checkpoint: Mapping[str, Any], folder: Path) -> 
         CheckpointError: when it is of another experiment, or its parts do not fit.
     """
     try:
-        _require_same(checkpoint, session.identity, folder)
+        require_same(checkpoint, session.identity, folder)
         session.state.load_state_dict(checkpoint)
         restore_rng_state(checkpoint["rng"])
         session.notes, session.wall_before = checkpoint["notes"], checkpoint["wall_s"]
@@ -266,27 +250,6 @@ def _start(trial: Trial, session: _Session, warn: Warn) -> None:
         state.criterion.weight.mul_(factor)  # type: ignore[operator]
     session.notes["loss_weight"] = state.criterion.weight.item()  # type: ignore[operator]
     seed_everything(config.seed)
-
-
-def _require_same(checkpoint: Mapping[str, Any], identity: Mapping[str, Any], folder: Path) -> None:
-    """Refuses to go on from a checkpoint of another experiment, naming what differs.
-
-    Raises:
-        CheckpointError: with the key and both values.
-    """
-    old, new = checkpoint["config"], identity["config"]
-    for key in sorted(old.keys() | new.keys()):
-        if not key.startswith(_FREE_ON_RESUME) and old.get(key) != new.get(key):
-            raise CheckpointError(
-                f"{folder}: the checkpoint was made with {key}: {old.get(key)}, now it is {new.get(key)}; "
-                f"restore the old value, or {START_ANEW}"
-            )
-    for key in ("classes", "data"):
-        if checkpoint[key] != identity[key]:
-            raise CheckpointError(
-                f"{folder}: the checkpoint was made with {key} {checkpoint[key]}, now found {identity[key]}: "
-                "the data set changed; restore it or use --fresh"
-            )
 
 
 def _fit(trial: Trial, folder: Path, session: _Session, hooks: _Hooks, may_retry: bool) -> TrialEvents | FollowerEvents:
@@ -350,7 +313,11 @@ def _written(
         batch_size=config.optim.batch_size,
         protocol=config.eval.protocol,
         keep_checkpoints=config.run.keep_checkpoints,
-        identity={**session.identity, "notes": session.notes},
+        identity={
+            **session.identity,
+            "notes": session.notes,
+            "precision": precision_name(session.step_settings.precision),
+        },
         wall_s=session.wall_s,
         progress=hooks.progress,
         warn=hooks.warn,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from focalbench.config.schema import ExperimentConfig
 from focalbench.config.sweep import Trial
@@ -17,6 +18,7 @@ from focalbench.experiment.attendance import attend
 from focalbench.experiment.locations import cache_dir, class_setting, data_location
 from focalbench.experiment.search import require_optuna
 from focalbench.experiment.sweep import TO_DO, open_sweep, trial_state, write_results
+from focalbench.experiment.trial_files import finished_result
 from focalbench.launchers.hardware import require_hardware
 from focalbench.launchers.job import Job, Outcome
 from focalbench.launchers.ledger import Ledger, Watcher
@@ -99,25 +101,51 @@ def open_launcher(
         yield lambda ledger, watcher: ray.RayRun(ledger, share, stop=stop, watcher=watcher, log_folder=out).run()
 
 
-def check_all_data(trials: Sequence[Trial], report: Callable[[str], None], stop: StopFlag | None = None) -> None:
+def check_all_data(
+    trials: Sequence[Trial], report: Callable[[str], None], stop: StopFlag | None = None
+) -> dict[str, list[str]]:
     """Reads every split that any trial uses, before the first one starts.
+
+    Returns:
+        The fingerprints of its training and evaluation images, by hash of the trial.
 
     Raises:
         DataError: with all faults at once.
         InterruptedTrial: when ``stop`` is set meanwhile.
     """
-    seen = set()
+    seen: dict[Any, list[str]] = {}
+    fingerprints = {}
     for trial in trials:
         root, train, val = data_location(trial.config)
         classes = class_setting(trial.config)
-        if (root, train, val, classes) in seen:
-            continue
-        seen.add((root, train, val, classes))
-        found = check_data(root, train=train, val=val, classes=classes, cache_dir=cache_dir(trial.config), stop=stop)
-        raise_for_errors(found)
-        if found.warnings:
-            for line in summarise(found.warnings, "warning", _WARNING_LINES):
-                report(line)
+        key = (root, train, val, classes)
+        if key not in seen:
+            found = check_data(
+                root, train=train, val=val, classes=classes, cache_dir=cache_dir(trial.config), stop=stop
+            )
+            raise_for_errors(found)
+            if found.warnings:
+                for line in summarise(found.warnings, "warning", _WARNING_LINES):
+                    report(line)
+            seen[key] = list(found.fingerprints)
+        fingerprints[trial.hash] = seen[key]
+    return fingerprints
+
+
+def report_stale_results(
+    trials: Sequence[Trial], fingerprints: Mapping[str, list[str]], out: Path, report: Callable[[str], None]
+) -> None:
+    """Says which finished trials saw other images or annotations than there are now: no part of a trial's hash."""
+    stale = []
+    for trial in trials:
+        now, result = fingerprints[trial.hash], finished_result(out / trial.name)
+        if result is not None and result.get("data_fingerprint", now) != now:
+            stale.append(trial.name)
+    if stale:
+        report(
+            f"the data has changed since {len(stale)} of {len(trials)} trials were trained, such as {stale[0]}: they "
+            "stay as they are, and what is trained now cannot be compared with them; --fresh trains all anew"
+        )
 
 
 def run_session(
@@ -142,7 +170,7 @@ def run_session(
     stop = StopFlag()
     with stop_on_signals(stop):
         _require_parts(config, [*trials, *typical_trials(config)], options.device)
-        check_all_data([*trials, *typical_trials(config)], report, stop)
+        fingerprints = check_all_data([*trials, *typical_trials(config)], report, stop)
         num_trials = len(trials) + num_search_trials(config)
         with (
             open_launcher(config, options.device, num_trials, out=out, stop=stop) as launch,
@@ -150,6 +178,7 @@ def run_session(
         ):
             open_sweep(out, config.name, trials, alone=attendance.alone)
             attendance.admit_others()
+            report_stale_results(trials, fingerprints, out, report)
             watcher = make_watcher(num_trials, *_count_settled(config, out, options.retry_failed))
             # A worker that a killed launcher left behind stops by itself.
             share = num_trials > 1 or attendance.alone

@@ -94,4 +94,5 @@ class Asymmetric(ClassificationLoss):
         )
 
     def _terms(self) -> _AsymmetricTerms:
-        return _AsymmetricTerms(self.gamma_pos, self.gamma_neg, self.margin)
+        # copies: gamma may be moved before backward
+        return _AsymmetricTerms(self.gamma_pos.clone(), self.gamma_neg.clone(), self.margin)

@@ -96,7 +96,16 @@ class ClassificationLoss(nn.Module):
         """
         return None
 
-    def _keep(self, name: str, value: Any, *, low: float = 0.0, high: float = math.inf, open_low: bool = False) -> None:
+    def _keep(
+        self,
+        name: str,
+        value: Any,
+        *,
+        low: float = 0.0,
+        high: float = math.inf,
+        open_low: bool = False,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         """Register ``value`` (number or schedule) as the buffer ``name``, so that a change costs no recompilation.
 
         Raises:
@@ -109,7 +118,7 @@ class ClassificationLoss(nn.Module):
             self._schedules[name] = schedule
         self._logged.append(name)
         start = schedule(0.0) if schedule else float(value)
-        self.register_buffer(name, torch.tensor(start, dtype=torch.float32))
+        self.register_buffer(name, torch.tensor(start, dtype=dtype))
 
     def _flat(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The logits as (A, C) and the labels as (A,), A = N * R, after a check of their shapes."""
@@ -132,7 +141,7 @@ def check_number(name: str, value: Any, *, low: float = 0.0, high: float = math.
 
 
 def check_class_weights(name: str, values: Sequence[float], length: int, *, high: float = math.inf) -> Tensor:
-    """``values`` as a (length,) float32 tensor.
+    """``values`` as a (length,) float64 tensor.
 
     Raises:
         ValueError: another length, or an element that is no finite number in [0, high].
@@ -141,7 +150,7 @@ def check_class_weights(name: str, values: Sequence[float], length: int, *, high
         raise ValueError(f"{name} has {len(values)} entries, but {length} are needed: one per class")
     for index, value in enumerate(values):
         check_number(f"{name}[{index}]", value, high=high)
-    return torch.tensor([float(value) for value in values], dtype=torch.float32)
+    return torch.tensor([float(value) for value in values], dtype=torch.float64)
 
 
 def balance_from_counts(positives: int, negatives: int, *, name: str = "alpha: auto") -> float:

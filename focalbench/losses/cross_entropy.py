@@ -50,7 +50,8 @@ class SigmoidFamily(ClassificationLoss):
         elif isinstance(alpha, Sequence) and not isinstance(alpha, str):
             self.register_buffer("alpha", check_class_weights("alpha", alpha, num_classes, high=1.0))
         else:
-            self._keep("alpha", alpha, high=1.0)
+            # float64: 1 - alpha of an alpha near 1, such as `auto` gives, is not exact in float32
+            self._keep("alpha", alpha, high=1.0, dtype=torch.float64)
 
     def _balance(self) -> float:
         if self.counts is None:
@@ -60,11 +61,11 @@ class SigmoidFamily(ClassificationLoss):
         return balance_from_counts(positives, elements - positives)
 
     def weights(self) -> tuple[Tensor, Tensor]:
-        """alpha of positives and of negatives in force, () or (K,) each."""
+        """alpha of positives and of negatives in force, () or (K,) float32 each."""
         if self.alpha is None:
             one = torch.ones((), device=self.gamma.device)
             return one, one
-        return self.alpha, 1 - self.alpha
+        return self.alpha.float(), (1 - self.alpha).float()
 
     def forward(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None

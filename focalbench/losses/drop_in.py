@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from focalbench.losses.base import check_number
-from focalbench.losses.elementwise import check_labels, check_unit_interval, compute_dtype
-from focalbench.losses.focal import is_soft, sigmoid_focal_loss
+from focalbench.losses.elementwise import check_interval, check_labels, compute_dtype, is_soft
+from focalbench.losses.focal import sigmoid_focal_loss
 from focalbench.losses.focal_op import one_hot
 from focalbench.losses.reduction import Reduction, check_reduction, fit_weight, reduce_loss
 
@@ -110,7 +110,7 @@ class FocalLoss(nn.Module):
     ) -> Tensor:
         check_reduction(reduction, avg_factor)
         soft = is_soft(pred, target)
-        check_unit_interval("activated input", pred)
+        check_interval("activated input", pred)
         if soft:
             dense = target
         else:
@@ -138,7 +138,7 @@ def focal_loss_of_probabilities(p: Tensor, target: Tensor, *, gamma: float, alph
     distance = p * (1 - target) + (1 - p) * target
     # where the distance is 0 the loss is 0, and a power below 1 would have an infinite gradient
     modulator = distance.clamp(min=torch.finfo(p.dtype).tiny).pow(gamma)
-    loss = -modulator * (target * _bounded_log(p) + (1 - target) * _bounded_log(1 - p))
+    loss = -modulator * (target * _bounded_log(p) + (1 - target) * _bounded_log_of_rest(p))
     return loss if alpha is None else loss * (alpha * target + (1 - alpha) * (1 - target))
 
 
@@ -146,3 +146,9 @@ def _bounded_log(p: Tensor) -> Tensor:
     """log p, but -100 with gradient 0 where p is 0."""
     inside = p > 0
     return torch.where(inside, torch.log(torch.where(inside, p, 1.0)).clamp(min=-100.0), -100.0)
+
+
+def _bounded_log_of_rest(p: Tensor) -> Tensor:
+    """log(1 - p), exact for small p, but -100 with gradient 0 where p is 1."""
+    inside = p < 1
+    return torch.where(inside, torch.log1p(-torch.where(inside, p, 0.0)).clamp(min=-100.0), -100.0)

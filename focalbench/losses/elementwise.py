@@ -155,17 +155,52 @@ def check_labels(labels: Tensor, num_columns: int) -> None:
         assert_labels_on_device(labels, num_columns)
 
 
-def check_unit_interval(noun: str, values: Tensor) -> None:
-    """Refuses ``values`` outside [0, 1], NaN among them: at once on a CPU, elsewhere by a device-side assertion.
+def check_interval(noun: str, values: Tensor, *, high: float = 1.0) -> None:
+    """Refuses ``values`` outside [0, high], NaN and infinity among them: at once on a CPU, elsewhere by a device-side
+    assertion.
 
     Raises:
         ValueError: on a CPU.
     """
-    fits = ((values >= 0) & (values <= 1)).all()
+    fits = ((values >= 0) & (values <= high) & values.isfinite()).all()
+    bounds = f"lie in [0, {high:g}]" if math.isfinite(high) else "be finite and at least 0"
     if values.device.type != "cpu":
-        torch._assert_async(fits, f"focalbench: {noun} must lie in [0, 1]")
+        torch._assert_async(fits, f"focalbench: {noun} must {bounds}")
     elif not bool(fits):
-        raise ValueError(f"{noun} must lie in [0, 1]")
+        raise ValueError(f"{noun} must {bounds}")
+
+
+def check_parameter(name: str, value: Tensor, *, high: float = math.inf) -> None:
+    """As ``check_interval`` for gamma or alpha, but in compiled code, which a look at a value would cut in two.
+
+    Raises:
+        ValueError: out of range, or it requires a gradient: no loss has one for its parameters.
+    """
+    if value.requires_grad:
+        raise ValueError(f"{name} gets no gradient: pass {name}.detach()")
+    if not torch.compiler.is_compiling():
+        check_interval(name, value, high=high)
+
+
+def is_soft(logits: Tensor, labels: Tensor) -> bool:
+    """Whether ``labels`` are targets for every element, after a check of shapes and dtypes.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit, a target outside [0, 1].
+    """
+    if logits.ndim != 2 or not logits.is_floating_point():
+        raise ValueError(f"logits must be (N, K) of a floating dtype, got {tuple(logits.shape)} {logits.dtype}")
+    if labels.shape == logits.shape:
+        check_interval("targets of the logits' shape", labels)
+        return True
+    if labels.shape != logits.shape[:1]:
+        raise ValueError(
+            f"labels must be (N,) class ids or (N, K) targets for logits {tuple(logits.shape)}, "
+            f"got {tuple(labels.shape)}"
+        )
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(f"class ids must be integers, got {labels.dtype}")
+    return False
 
 
 def _label_fault(label: int, num_columns: int) -> str:

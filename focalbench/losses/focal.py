@@ -10,7 +10,7 @@ from torch import Tensor
 
 from focalbench.losses.base import Counts, check_class_weights, check_number
 from focalbench.losses.cross_entropy import Alpha, SigmoidFamily
-from focalbench.losses.elementwise import check_labels, check_unit_interval, compute_dtype
+from focalbench.losses.elementwise import check_labels, check_parameter, compute_dtype, is_soft
 from focalbench.losses.focal_op import focal_sum
 from focalbench.losses.focal_terms import soft_target, wrong_side
 from focalbench.losses.reduction import Reduction, check_reduction, divisor, fit_weight, reduce_loss
@@ -43,7 +43,8 @@ def sigmoid_focal_loss(
     Args:
         logits: (N, K), any floating dtype.
         labels: (N,) integers: class 0..K-1, K background, -1 ignored (loss 0); or (N, K) targets in [0, 1].
-        gamma: focusing exponent, >= 0; 0 is cross entropy. A () tensor keeps torch.compile from recompiling.
+        gamma: focusing exponent, >= 0; 0 is cross entropy. A () tensor keeps torch.compile from recompiling; like alpha
+            it gets no gradient.
         alpha: weight of positives in [0, 1], negatives get 1 - alpha; K numbers, one per class; None for no weights.
         weight: (N,) per anchor, (N, K) or (N * K,) per element. It never changes what the sum is divided by.
         reduction: ``none``; ``mean``, over all N * K elements, or the sum over ``avg_factor``; ``sum``.
@@ -53,9 +54,9 @@ def sigmoid_focal_loss(
         (N, K) for ``none``, else ().
 
     Raises:
-        ValueError: shapes that do not fit, a parameter or target out of range, a label outside -1..K (on CUDA labels
-            and targets are checked by a device-side assertion, which surfaces at the next synchronisation), sum with
-            avg_factor.
+        ValueError: shapes that do not fit, a parameter or target out of range, a label outside -1..K (tensors on CUDA
+            are checked by a device-side assertion, which surfaces at the next synchronisation; gamma and alpha as
+            tensors are not checked in compiled code), a parameter that requires a gradient, sum with avg_factor.
     """
     check_reduction(reduction, avg_factor)
     soft = is_soft(logits, labels)
@@ -70,32 +71,13 @@ def sigmoid_focal_loss(
     return focal_sum(logits, labels, gamma, on_positives * scale, on_negatives * scale, fitted)
 
 
-def is_soft(logits: Tensor, labels: Tensor) -> bool:
-    """Whether ``labels`` are targets for every element, after a check of shapes and dtypes.
-
-    Raises:
-        ValueError: shapes or dtypes that do not fit, a target outside [0, 1].
-    """
-    if logits.ndim != 2 or not logits.is_floating_point():
-        raise ValueError(f"logits must be (N, K) of a floating dtype, got {tuple(logits.shape)} {logits.dtype}")
-    if labels.shape == logits.shape:
-        check_unit_interval("targets of the logits' shape", labels)
-        return True
-    if labels.shape != logits.shape[:1]:
-        raise ValueError(
-            f"labels must be (N,) class ids or (N, K) targets for logits {tuple(logits.shape)}, "
-            f"got {tuple(labels.shape)}"
-        )
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ValueError(f"class ids must be integers, got {labels.dtype}")
-    return False
-
-
 def _parameters(
     gamma: float | Tensor, alpha: float | Sequence[float] | Tensor | None, logits: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """gamma and the weights of positives and negatives as tensors on the logits' device, after a check of numbers."""
-    if not isinstance(gamma, Tensor):
+    if isinstance(gamma, Tensor):
+        check_parameter("gamma", gamma)
+    else:
         check_number("gamma", gamma)
     gamma = torch.as_tensor(gamma, dtype=dtype, device=logits.device)
     if alpha is None:
@@ -107,8 +89,11 @@ def _parameters(
         check_number("alpha", alpha, high=1.0)
     elif alpha.ndim and alpha.shape != logits.shape[1:]:
         raise ValueError(f"alpha has {alpha.numel()} entries, but {logits.shape[1]} are needed: one per class")
-    alpha = torch.as_tensor(alpha, dtype=dtype, device=logits.device)
-    return gamma, alpha, 1 - alpha
+    else:
+        check_parameter("alpha", alpha, high=1.0)
+    # float64: 1 - alpha of an alpha near 1 is not exact in float32
+    alpha = torch.as_tensor(alpha, dtype=torch.float64, device=logits.device)
+    return gamma, alpha.to(dtype), (1 - alpha).to(dtype)
 
 
 class _ElementwiseFocal(torch.autograd.Function):

@@ -94,7 +94,7 @@ def negatives(x, loss, grad, gamma, alpha):  # type: ignore[no-untyped-def]
         gamma: >= 0.
         alpha: the weight of negatives.
     """
-    lowest = float32(-80.0 / (gamma + 1.0))  # no power of s below reaches denormals
+    lowest = float32(-80.0 / (gamma + 1.0))  # keeps the powers of s off denormals, at ordinary gamma
     slope = float32(gamma)
     if gamma == 0.0:
         for i in range(x.size):
@@ -112,7 +112,9 @@ def negatives(x, loss, grad, gamma, alpha):  # type: ignore[no-untyped-def]
         for i in range(x.size):
             z, s, q, log1p = _parts(x[i], lowest)
             softplus = (_ZERO if z < _ZERO else z) + log1p
-            power = _exp_of_double(gamma * (float64(_ZERO if z > _ZERO else z) - float64(log1p)))
+            exponent = gamma * (float64(_ZERO if z > _ZERO else z) - float64(log1p))
+            power = _exp_of_double(-80.0 if exponent < -80.0 else exponent)
+            power = _ZERO if exponent < -80.0 else power  # a large gamma gets there at z = 0 already
             loss[i] = power * softplus
             grad[i] = alpha * power * (s + slope * q * softplus)
 

@@ -118,7 +118,8 @@ def soft_target(
     modulator = torch.exp(gamma * torch.log(safe)) if differentiable else torch.pow(distance, gamma)
     cross_entropy = -(target * F.logsigmoid(x) + (1 - target) * F.logsigmoid(-x))
     weight = (alpha_pos * target + alpha_neg * (1 - target)) * modulator
-    return weight * cross_entropy, weight * (p - target + gamma * (1 - 2 * target) * (p * q / safe) * cross_entropy)
+    error = (1 - target) * p - target * q  # p - target, without the rounding of 1 - p where p is near 1
+    return weight * cross_entropy, weight * (error + gamma * (1 - 2 * target) * (p * q / safe) * cross_entropy)
 
 
 def negative_on_cpu(x: Tensor, loss: Tensor, grad: Tensor, scratch: Tensor, *, gamma: float, alpha: float) -> None:

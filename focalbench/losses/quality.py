@@ -114,7 +114,8 @@ class Varifocal(ClassificationLoss):
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
     ) -> Tensor:
         """See ``ClassificationLoss.forward``; ``quality`` is needed."""
-        terms = _VarifocalTerms(self.gamma, self.alpha, flat_quality(quality, labels))
+        # copies: a schedule may move the buffers before backward
+        terms = _VarifocalTerms(self.gamma.clone(), self.alpha.clone(), flat_quality(quality, labels))
         return fused_sum(*self._flat(logits, labels), terms)
 
 

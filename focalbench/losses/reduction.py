@@ -23,13 +23,18 @@ def divisor(reduction: str, avg_factor: float | Tensor | None, num_elements: int
     """What the sum is divided by: ``avg_factor`` if given, the number of elements for a plain mean, else 1.
 
     Weights never change it. An ``avg_factor`` of 0 counts as the smallest step above 0, so that an empty batch gives 0.
+
+    Raises:
+        ValueError: an ``avg_factor`` of several numbers.
     """
     if reduction == "sum":
         return 1.0
     if avg_factor is None:
         return float(max(num_elements, 1))
     if isinstance(avg_factor, Tensor):
-        return avg_factor.clamp(min=_SMALLEST)
+        if avg_factor.numel() != 1:
+            raise ValueError(f"avg_factor is one number, got a tensor of the shape {tuple(avg_factor.shape)}")
+        return avg_factor.reshape(()).clamp(min=_SMALLEST)
     return max(float(avg_factor), _SMALLEST)
 
 

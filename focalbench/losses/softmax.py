@@ -7,6 +7,7 @@ other outputs dd/dx_j = r_j, dd/dx_y = -1. The largest of the others is taken ou
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from focalbench.losses.base import (
     check_class_weights,
     check_number,
 )
-from focalbench.losses.elementwise import check_labels, compute_dtype, scale_in_place
+from focalbench.losses.elementwise import check_labels, check_parameter, compute_dtype, is_soft, scale_in_place
 from focalbench.losses.focal_terms import wrong_side
 from focalbench.losses.oracle import initial_softmax_loss
 from focalbench.losses.reduction import Reduction, check_reduction, divisor, reduce_loss
@@ -70,7 +71,7 @@ class SoftmaxFamily(ClassificationLoss):
         elif isinstance(alpha, Sequence) and not isinstance(alpha, str):
             self.register_buffer("alpha", check_class_weights("alpha", alpha, num_classes + 1))
         else:
-            self._keep("alpha", alpha, high=1.0)
+            self._keep("alpha", alpha, high=1.0, dtype=torch.float64)  # for an exact 1 - alpha
 
     def _balance(self) -> float:
         if self.counts is None:
@@ -79,10 +80,11 @@ class SoftmaxFamily(ClassificationLoss):
         return on_positives if self.alpha_on == "positives" else 1 - on_positives
 
     def class_weights(self) -> Tensor | None:
-        """(K + 1,) weights in force, background last, or None."""
-        if self.alpha is None or self.alpha.ndim:
-            return self.alpha
-        return side_weights(self.alpha, self.alpha_on, self.num_classes + 1)
+        """(K + 1,) float32 weights in force, background last, or None."""
+        if self.alpha is None:
+            return None
+        weights = self.alpha if self.alpha.ndim else side_weights(self.alpha, self.alpha_on, self.num_classes + 1)
+        return weights.float()
 
     def forward(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
@@ -173,21 +175,18 @@ def softmax_focal_loss(
         (N,) for ``none``, else (); float32, or float64 for float64 logits.
 
     Raises:
-        ValueError: shapes that do not fit, a parameter or target out of range, a label outside -1..C-1 (on CUDA by a
-            device-side assertion), sum with avg_factor.
+        ValueError: shapes that do not fit, a parameter or target out of range, a label outside -1..C-1 (tensors on
+            CUDA by a device-side assertion; gamma and alpha as tensors are not checked in compiled code), a parameter
+            that requires a gradient, sum with avg_factor.
     """
     check_reduction(reduction, avg_factor)
-    if logits.ndim != 2 or logits.shape[1] < 2 or not logits.is_floating_point():
-        raise ValueError(f"logits must be (N, C >= 2) of a floating dtype, got {tuple(logits.shape)} {logits.dtype}")
-    if labels.shape != logits.shape and (labels.shape != logits.shape[:1] or labels.is_floating_point()):
-        raise ValueError(
-            f"labels must be (N,) integers or (N, C) targets for logits {tuple(logits.shape)}, "
-            f"got {tuple(labels.shape)} {labels.dtype}"
-        )
+    soft = is_soft(logits, labels)
+    if logits.shape[1] < 2:
+        raise ValueError(f"a softmax needs at least 2 outputs, the background among them, got {tuple(logits.shape)}")
     if weight is not None and weight.shape != logits.shape[:1]:
         raise ValueError(f"weight has the shape {tuple(weight.shape)}; expected ({len(logits)},), one per row")
     gamma, weights = _parameters(gamma, alpha, alpha_on, logits)
-    if labels.shape == logits.shape:
+    if soft:
         return reduce_loss(_soft_rows(logits, labels, gamma, weights), weight, reduction, avg_factor)
     if reduction == "none" or (weight is not None and weight.requires_grad):
         return reduce_loss(_SoftmaxRows.apply(logits, labels, gamma, weights), weight, reduction, avg_factor)
@@ -201,7 +200,9 @@ def _parameters(
 ) -> tuple[Tensor, Tensor]:
     """gamma and the (C,) weights as tensors on the logits' device, after a check of numbers."""
     dtype, num_outputs = compute_dtype(logits.dtype), logits.shape[1]
-    if not isinstance(gamma, Tensor):
+    if isinstance(gamma, Tensor):
+        check_parameter("gamma", gamma)
+    else:
         check_number("gamma", gamma)
     gamma = torch.as_tensor(gamma, dtype=dtype, device=logits.device)
     if alpha is None:
@@ -212,8 +213,11 @@ def _parameters(
         check_number("alpha", alpha, high=1.0)
     elif alpha.ndim and len(alpha) != num_outputs:
         raise ValueError(f"alpha has {len(alpha)} entries, but {num_outputs} are needed: one per output")
-    alpha = torch.as_tensor(alpha, dtype=dtype, device=logits.device)
-    return gamma, alpha if alpha.ndim else side_weights(alpha, alpha_on, num_outputs)
+    else:
+        check_parameter("alpha", alpha, high=math.inf if alpha.ndim else 1.0)
+    alpha = torch.as_tensor(alpha, dtype=torch.float64, device=logits.device)
+    weights = alpha if alpha.ndim else side_weights(alpha, alpha_on, num_outputs)
+    return gamma, weights.to(dtype)
 
 
 @torch.compiler.disable
@@ -327,8 +331,6 @@ def _sum_in_chunks(
 
 def _soft_rows(logits: Tensor, target: Tensor, gamma: Tensor, weights: Tensor) -> Tensor:
     """(N,) losses for targets in [0, 1], by autograd."""
-    if target.device.type == "cpu" and target.numel() and not bool(((target >= 0) & (target <= 1)).all()):
-        raise ValueError("targets of the logits' shape must lie in [0, 1]")
     x = logits.to(compute_dtype(logits.dtype))
     log_p = F.log_softmax(x, dim=1)
     rest = (-torch.expm1(log_p)).clamp(min=torch.finfo(x.dtype).tiny)

@@ -5,3 +5,7 @@ a dict of flat arrays ``image`` (D,) int, ``label`` (D,) int 0..K-1, ``score`` (
 truth is ``image``, ``label``, ``box`` and ``difficult`` (M,) bool. Boxes are xyxy in original 1-based inclusive VOC
 pixels.
 """
+
+from focalbench.metrics.voc import voc_average_precision
+
+__all__ = ["voc_average_precision"]

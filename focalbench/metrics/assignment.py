@@ -1,4 +1,4 @@
-"""Which detection takes which object, as the VOC devkit decides it, for all images and classes at once.
+"""Which detection takes which object, as the usual VOC evaluators decide it, for all images and classes at once.
 
 Each detection takes the object of its class and image that it overlaps most. Beyond the threshold the first (highest
 scored) claimant of an object is a true positive and later ones are false; a difficult object makes its claimants
@@ -21,10 +21,10 @@ _TABLE_LIMIT = 1 << 24  # entries of the (image, class) lookup table; beyond it 
 
 @dataclass(frozen=True)
 class MatchRules:
-    """The devkit's rules by default; the other values are variants met in public tools, each of which moves mAP.
+    """The usual evaluators' rules by default; the other values are variants of public tools, each of which moves mAP.
 
     Attributes:
-        equal_is_hit: an IoU equal to the threshold counts as a hit (the devkit wants strictly more).
+        equal_is_hit: an IoU equal to the threshold counts as a hit, as in the devkit's VOCevaldet.
         pixel_offset: pixels added to every width and height; 1 for inclusive pixels, 0 for tools that forget it.
         count_difficult: difficult objects are objects like any other.
         score_digits: decimals kept of the scores, as result files written with %.3f do; None keeps all.

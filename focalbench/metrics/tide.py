@@ -132,7 +132,10 @@ def _causes(
     """(D,) index into CAUSES, or -1 for true positives and ignored detections."""
     tests = [
         (base.is_tp | base.is_ignored, -1),
-        ((same.iou >= background_iou) & (same.iou <= foreground_iou), CAUSES.index("localisation")),
+        (
+            (same.best != NO_OBJECT) & (same.iou >= background_iou) & (same.iou <= foreground_iou),
+            CAUSES.index("localisation"),
+        ),
         (other.iou >= foreground_iou, CAUSES.index("classification")),
         (same.iou > foreground_iou, CAUSES.index("duplicate")),
         (np.maximum(same.iou, other.iou) <= background_iou, CAUSES.index("background")),

@@ -1,4 +1,4 @@
-"""Pascal VOC average precision, bit for bit what the devkit's per-class loop gives, vectorised over images and classes.
+"""Pascal VOC average precision, bit for bit what the usual per-class loop gives, vectorised over images and classes.
 
 Scores sorted, each detection takes its highest-IoU object, inclusive pixels (+1), IoU strictly above the threshold; a
 claim on a difficult object is neither true nor false, and difficult objects leave the count; a second claim is false.
@@ -17,6 +17,8 @@ from focalbench.metrics.assignment import Assignment, MatchRules, assign_detecti
 from focalbench.metrics.flat import check_detections, check_ground_truth
 
 Interpolation = Literal["11point", "area"]
+INTERPOLATIONS: dict[str, Interpolation] = {"voc07": "11point", "voc12": "area"}
+"""By the name of the protocol in the configuration."""
 # The devkit's own steps: 0.30000000000000004, not 0.3, so a recall of exactly 3/10 does not reach the fourth.
 RECALL_STEPS = np.arange(0.0, 1.1, 0.1)
 
@@ -65,14 +67,15 @@ def voc_average_precision(
         iou_thresh: a hit has an IoU strictly above it; in [0, 1).
         interpolation: ``11point`` is VOC07's mean of the best precision at 11 recalls; ``area`` is VOC10's and later:
             the area under the monotone envelope.
-        rules: variants of the matching, for comparison with other tools; None keeps the devkit's.
+        rules: variants of the matching, for comparison with other tools; None keeps the usual ones.
 
     Returns:
         ``{"ap": (K,) float64, "map": float}``; a class without countable objects is nan and left out of the mean.
 
     Raises:
         ValueError: input that is malformed; the text names the column.
-    Source: VOC devkit (VOCevaldet), Everingham et al., IJCV 2010, sec. 4.2.
+    Source: Everingham et al., IJCV 2010, sec. 4.2, as the usual Python evaluators have it; the devkit's own VOCevaldet
+    also takes an IoU equal to the threshold.
     """
     if interpolation not in get_args(Interpolation):
         raise ValueError(f"interpolation must be one of {', '.join(get_args(Interpolation))}, got {interpolation!r}")

@@ -52,7 +52,7 @@ class RetinaNet(nn.Module):
     def __init__(
         self,
         num_classes: int,
-        backbone: str = "resnet50",
+        backbone: str = "resnet18",
         *,
         activation: str = "sigmoid",
         prior_prob: float | None = 0.01,

@@ -20,6 +20,7 @@ from focalbench.metrics.loss_histogram import (
     total_loss,
 )
 from focalbench.metrics.tide import errors_by_cause
+from focalbench.metrics.voc import INTERPOLATIONS
 from focalbench.report import plots
 from focalbench.tracking.records import storage_faults, write_json
 
@@ -107,12 +108,14 @@ def _calibration_document(found: Reliability) -> dict[str, Any]:
 
 
 def _errors(found: LossDistribution, truth: dict[str, Any], trained: TrainedTrial, folder: Path) -> dict[str, Any]:
-    split = errors_by_cause(found.detections, truth, num_classes=len(trained.classes))
+    interpolation = INTERPOLATIONS.get(trained.config.eval.protocol, "area")
+    split = errors_by_cause(found.detections, truth, num_classes=len(trained.classes), interpolation=interpolation)
     plots.save_figure(
         plots.plot_errors({str(cause): cost for cause, cost in split.cost.items()}, trained.name), folder / "errors.png"
     )
     return {
         "mAP": split.map,
+        "interpolation": interpolation,
         "by_cause": {cause: {"count": split.count[cause], "cost": split.cost[cause]} for cause in split.cost},
         "cost_of_false_positives": split.cost_of_false_positives,
         "cost_of_false_negatives": split.cost_of_false_negatives,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from focalbench.metrics.coco import coco_average_precision
-from focalbench.metrics.voc import voc_average_precision
+from focalbench.metrics.voc import INTERPOLATIONS, voc_average_precision
 from focalbench.ranks import any_rank, gather, rank, world_size
 from focalbench.runtime import StopFlag
 from focalbench.structures import Detections
@@ -136,9 +136,8 @@ def score(detections: FlatArrays, ground_truth: FlatArrays, classes: tuple[str, 
     result: Mapping[str, Any]
     if protocol == "coco":
         result = coco_average_precision(detections, ground_truth, num_classes=num_classes)
-    elif protocol == "voc07":
-        result = voc_average_precision(detections, ground_truth, num_classes=num_classes, interpolation="11point")
     else:
-        result = voc_average_precision(detections, ground_truth, num_classes=num_classes, interpolation="area")
+        interpolation = INTERPOLATIONS[protocol]
+        result = voc_average_precision(detections, ground_truth, num_classes=num_classes, interpolation=interpolation)
     ap = {name: float(value) for name, value in zip(classes, result["ap"], strict=True)}
     return Evaluation(float(result["map"]), ap, detections)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-# Start and end of `one_cycle` as shares of the peak (arXiv:1708.07120 as torch's OneCycleLR has it).
+# Start and end of `one_cycle` as shares of the peak (arXiv:1708.07120); torch's OneCycleLR starts alike, ends at 4e-6.
 _CYCLE_START, _CYCLE_END = 1 / 25, 1e-4
 _WARMUP_START = 1e-3
 

@@ -421,3 +421,10 @@ def test_arms_with_one_configuration_are_one_arm(write_trial: Write, tmp_path: P
     assert [result.arm.label for result in comparison.arms] == ["gamma=2"]
     assert comparison.arms[0].summary.n == 2
     assert any("joined" in warning for warning in comparison.warnings)
+
+
+def test_arms_with_one_pair_do_not_hide_what_the_others_can_show(write_arms: Write) -> None:
+    lone = {f"lone-{number}": [0.7 + number / 100] for number in range(4)}
+    comparison = compared(write_arms({"ce": CE, "same": SAME, **lone}), with_test_set_noise=False)
+    found = {entry.arm: entry.paired for entry in comparison.comparisons}
+    assert found["same"] == paired_difference(SAME, CE, num_comparisons=1)

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from focalbench.cli import app
 from focalbench.cli.run import _unfinished_lines
+from focalbench.data.synthetic import synthesize
 from focalbench.errors import InterruptedTrial
 
 Write = Callable[..., Path]
@@ -47,6 +48,23 @@ def test_a_sweep_ends_with_a_table_and_says_how_to_see_the_curves(write_config: 
     more = _focalbench("run", write_config(_SWEEP.replace("[0]", "[0, 1]")), "--out", out, "--dry-run")
     assert re.search(r"about .* for 2 trials left to train, .* going by 2 finished", more.stdout)
     assert "Traceback" not in more.stderr
+
+
+def test_a_data_set_that_changed_since_is_told(write_config: Write, tmp_path: Path) -> None:
+    root = synthesize(tmp_path / "data", num_train=12, num_val=6, image_size=64)
+    data = f"data={{name: voc, root: '{root}', train: [2007/train], val: [2007/val], image_size: 64}}"
+    command = ["run", write_config(), "-s", data, "--out", tmp_path / "o"]
+    told = "the data has changed since 1 of 1 trials were trained, such as focal-s0-"
+    for _ in range(2):
+        unchanged = _focalbench(*command)
+        assert unchanged.returncode == 0, unchanged.stderr
+        assert told not in unchanged.stderr
+    listed = root / "VOC2007" / "ImageSets" / "Main" / "train.txt"
+    listed.write_text("".join(listed.read_text().splitlines(keepends=True)[:6]))
+    changed = _focalbench(*command)
+    assert changed.returncode == 0
+    assert told in changed.stderr
+    assert "--fresh trains all anew" in changed.stderr
 
 
 def test_some_failed_is_exit_code_3_and_retry_failed_tries_again(write_config: Write, tmp_path: Path) -> None:

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from focalbench import runtime
 from focalbench.config.load import load_config
 from focalbench.config.sweep import Trial, expand
 from focalbench.errors import BusyError, CheckpointError, ConfigError, DivergedError, InterruptedTrial, StorageError
 from focalbench.experiment import events
 from focalbench.experiment import trial as trial_module
+from focalbench.experiment.resume import require_same
 from focalbench.experiment.trial import run_trial
 from focalbench.runtime import StopFlag
 from focalbench.tracking.records import read_metrics
@@ -252,6 +254,23 @@ def test_resume_under_another_configuration_names_the_key_and_both_values(write_
         _run(_trial(write_config(), "loss.gamma=1.0"), tmp_path / "t")
 
 
+@pytest.mark.parametrize(("began", "elsewhere"), [("fp32", torch.bfloat16), ("bf16", torch.float32)])
+def test_auto_precision_stays_what_it_was_on_a_machine_that_would_choose_another(
+    began: str, elsewhere: torch.dtype, write_config: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = torch.float32 if began == "fp32" else torch.bfloat16
+    monkeypatch.setattr(runtime, "has_fast_bf16", lambda device: here == torch.bfloat16)
+    trial, stop = _trial(write_config()), StopFlag()
+    unbroken = _run(trial, tmp_path / "unbroken")
+    with pytest.raises(InterruptedTrial):
+        _run(trial, tmp_path / "t", stop, _stop_at(2, stop))
+    monkeypatch.setattr(runtime, "has_fast_bf16", lambda device: elsewhere == torch.bfloat16)
+    result = _run(trial, tmp_path / "t")
+    assert result["precision"] == unbroken["precision"] == str(here).removeprefix("torch.")
+    assert _lines(tmp_path / "t") == _lines(tmp_path / "unbroken")
+    assert [text for text in result["warnings"] if f"began in {began} and goes on so" in text]
+
+
 def _checkpoint_after_a_stop(trial: Trial, folder: Path) -> dict[str, Any]:
     stop = StopFlag()
     with pytest.raises(InterruptedTrial):
@@ -283,7 +302,7 @@ def test_resume_with_another_class_order_is_refused(write_config: Write, tmp_pat
     path = list_checkpoints(tmp_path / "t" / "checkpoints")[0]
     identity = {"config": load_checkpoint(path)["config"], "classes": ["b", "a"], "data": ["x", "y"]}
     with pytest.raises(CheckpointError, match="classes"):
-        trial_module._require_same(load_checkpoint(path), identity, tmp_path / "t")
+        require_same(load_checkpoint(path), identity, tmp_path / "t")
 
 
 def test_divergence_stops_the_trial_and_keeps_the_good_checkpoint(write_config: Write, tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ def elements(logits: torch.Tensor, targets: torch.Tensor, gamma: float, alpha: f
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize("form", [None, "anchor", "element", "flat"])
-@pytest.mark.parametrize("avg_factor", [None, 4.0, torch.tensor(4.0)], ids=["", "number", "tensor"])
+@pytest.mark.parametrize(
+    "avg_factor", [None, 4.0, torch.tensor(4.0), torch.tensor([4.0])], ids=["", "number", "tensor", "of-one"]
+)
 @pytest.mark.parametrize("activated", [False, True])
 def test_reductions_weights_and_normalisers(reduction, form, avg_factor, activated):
     logits = torch.randn(5, 3, dtype=torch.float64)
@@ -63,6 +65,14 @@ def test_probabilities_of_zero_and_one_are_safe():
             (gradient,) = torch.autograd.grad(loss, p)
             assert loss.isfinite()
             assert gradient.isfinite().all()
+
+
+def test_small_probabilities_cost_what_torchs_cross_entropy_says():
+    p = torch.tensor([[1e-3], [1e-5], [1e-8]], requires_grad=True)
+    loss = FocalLoss(gamma=0.0, alpha=0.0, reduction="none", activated=True)(p, torch.ones(3, dtype=torch.long))
+    wanted = F.binary_cross_entropy(p, torch.zeros_like(p), reduction="none")
+    torch.testing.assert_close(loss, wanted, rtol=1e-6, atol=0.0)
+    torch.testing.assert_close(*(torch.autograd.grad(x.sum(), p)[0] for x in (loss, wanted)), rtol=1e-6, atol=0.0)
 
 
 def test_a_saturated_mistake_costs_as_much_as_torchs_bound():

@@ -296,3 +296,29 @@ def test_asymmetric_by_its_formula():
     torch.testing.assert_close(
         value_of("asymmetric", gamma_pos=2.0, gamma_neg=2.0, margin=0.0), value_of("focal", alpha=None)
     )
+
+
+@pytest.mark.parametrize("name", ["balanced_ce", "focal", "softmax_balanced_ce"])
+@pytest.mark.parametrize(("classes", "positives", "negatives"), [(20, 10, 68_000), (20, 3, 200_000), (80, 60, 200_000)])
+def test_alpha_from_the_counts_is_exact_however_rare_the_positives(name, classes, positives, negatives):
+    counts = Counts((positives,) + (0,) * (classes - 1), negatives)
+    loss = LOSSES[name](num_classes=classes, alpha="auto", counts=counts)
+    if name.startswith("softmax"):
+        weights = loss.class_weights().double()
+        assert float(weights[0] / weights[-1]) == pytest.approx(negatives / positives, rel=1e-6)
+    else:
+        on_positives, on_negatives = (weight.double() for weight in loss.weights())
+        elements = (positives + negatives) * classes - positives
+        assert float(on_positives / on_negatives) == pytest.approx(elements / positives, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["varifocal", "asymmetric", "focal", "focal_star"])
+def test_a_schedule_that_moves_before_backward_does_not_reach_back(name):
+    loss = LOSSES[name](num_classes=2)
+    logits = torch.randn(1, 6, 2, dtype=torch.float16, requires_grad=True)
+    labels = torch.tensor([[0, 1, 2, 2, 2, 2]])
+    value = loss(logits, labels, quality=torch.full((1, 6), 0.5))
+    (expected,) = torch.autograd.grad(value, logits, retain_graph=True)
+    for buffer in loss.buffers():
+        buffer.mul_(0.5)
+    assert torch.equal(torch.autograd.grad(value, logits)[0], expected)

@@ -70,6 +70,19 @@ def test_negatives_agree_with_float64_over_the_whole_range(gamma, compiled, monk
     torch.testing.assert_close(grad.double(), weight * (s + gamma * torch.sigmoid(-z) * softplus), rtol=1e-6, atol=TINY)
 
 
+@pytest.mark.parametrize("gamma", [40.0, 60.0, 200.0, 1e5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gamma_beyond_all_sense_is_still_the_formula(gamma, dtype):
+    logits = torch.linspace(-12, 12, 97).to(dtype)[:, None].requires_grad_()
+    exact = logits.detach().double().requires_grad_()
+    labels = torch.ones(97, dtype=torch.long)
+    for x in (logits, exact):
+        sigmoid_focal_loss(x, labels, gamma=gamma, reduction="sum").backward()
+        assert torch.isfinite(x.grad).all()
+    rtol = 1e-2 if dtype == torch.bfloat16 else 1e-6 + 1e-7 * gamma
+    torch.testing.assert_close(logits.grad.double(), exact.grad, rtol=rtol, atol=TINY)
+
+
 @pytest.mark.parametrize("gamma", GAMMAS)
 def test_a_nan_among_the_logits_is_not_hidden(gamma):
     logits = torch.full((3, 2), -4.0)
@@ -178,6 +191,30 @@ def test_soft_targets_equal_torchvision(gamma):
     theirs = torchvision_ops.sigmoid_focal_loss(logits, targets, alpha=0.25, gamma=gamma)
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(*(torch.autograd.grad(loss.sum(), logits)[0] for loss in (ours, theirs)))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("target", [0.0, 0.3, 1.0])
+def test_soft_and_differentiable_gradients_are_exact_far_from_zero(gamma, target):
+    logits = torch.tensor([[-25.0], [-15.0], [-3.0], [3.0], [15.0], [25.0]], requires_grad=True)
+    exact = logits.detach().double().requires_grad_()
+    found = []
+    for x in (logits, exact):
+        loss = sigmoid_focal_loss(x, torch.full_like(x, target), gamma=gamma, reduction="sum")
+        found.append(torch.autograd.grad(loss, x)[0].double())
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-20)
+    if target in (0.0, 1.0):
+        labels = torch.full((6,), 0 if target else 1)
+        loss = sigmoid_focal_loss(logits, labels, gamma=gamma, reduction="sum")
+        (twice,) = torch.autograd.grad(loss, logits, create_graph=True)
+        torch.testing.assert_close(twice.double(), found[1], rtol=1e-4, atol=1e-20)
+
+
+@pytest.mark.parametrize("alpha", [0.99999, [0.99999, 0.999999]])
+def test_one_minus_an_alpha_near_one_is_exact(alpha):
+    loss = sigmoid_focal_loss(torch.zeros(1, 2), torch.tensor([2]), gamma=0.0, alpha=alpha)
+    wanted = (1 - torch.tensor(alpha, dtype=torch.float64)) * math.log(2)
+    torch.testing.assert_close(loss.double()[0], wanted.expand(2), rtol=1e-6, atol=0.0)
 
 
 @pytest.mark.parametrize("form", ["anchor", "element", "flat"])
@@ -304,6 +341,13 @@ def test_the_number_of_threads_does_not_show():
         ({"alpha": -0.1}, "alpha must be in"),
         ({"alpha": [0.1, 0.2, 0.3]}, "3 entries, but 2"),
         ({"alpha": [0.1, 2.0]}, r"alpha\[1\]"),
+        ({"gamma": torch.tensor(-1.0)}, "gamma must be finite and at least 0"),
+        ({"gamma": torch.tensor(math.nan)}, "gamma must be finite"),
+        ({"gamma": torch.tensor(2.0, requires_grad=True)}, "gamma gets no gradient"),
+        ({"alpha": torch.tensor(3.0)}, r"alpha must lie in \[0, 1\]"),
+        ({"alpha": torch.tensor([0.1, -1.0])}, "alpha must lie in"),
+        ({"alpha": torch.tensor(0.5, requires_grad=True)}, "alpha gets no gradient"),
+        ({"avg_factor": torch.ones(2), "reduction": "mean"}, "avg_factor is one number"),
         ({"labels": torch.tensor([0, 3, 1])}, "label 3 is out of range"),
         ({"labels": torch.tensor([0, -2, 1])}, "label -2 is out of range"),
         ({"labels": torch.tensor([0, 1])}, "labels must be"),

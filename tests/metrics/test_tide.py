@@ -128,3 +128,11 @@ def test_nothing_to_find_has_no_cost_to_state() -> None:
     errors = errors_by_cause(claims([(CAT, OBJECT, 0.9)]), truth((CAT, OBJECT), difficult=[True]), num_classes=1)
     assert np.isnan(errors.map)
     assert np.isnan(errors.cost["background"])
+
+
+def test_without_an_overlap_there_is_no_object_to_mend_it_into() -> None:
+    gt = {**truth((CAT, OBJECT)), "image": np.array([1])}
+    errors = errors_by_cause(claims([(CAT, OBJECT, 0.9), (CAT, FAR, 0.8)]), gt, num_classes=1, background_iou=0.0)
+    assert errors.count["localisation"] == 0
+    assert errors.count["background"] == 2
+    assert errors.cost["localisation"] == 0

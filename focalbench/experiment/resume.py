@@ -1,0 +1,86 @@
+"""What a trial that goes on has to agree with, and what it takes over: from its newest checkpoint."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from focalbench.config.sweep import Trial
+from focalbench.errors import CheckpointError, ConfigError
+from focalbench.experiment.trial_files import CHECKPOINTS
+from focalbench.ranks import rank
+from focalbench.runtime import PRECISIONS, resolve_precision
+from focalbench.tracking.records import START_ANEW
+from focalbench.training.checkpoint import load_newest, remove_leftovers
+
+# Sections that change neither the network nor its training: a resume may differ in them.
+_FREE_ON_RESUME = ("run.", "name", "data.cache", "data.root", "eval.batch_size")
+Warn = Callable[[str], None]
+
+
+def newest_checkpoint(trial: Trial, folder: Path, warn: Warn) -> dict[str, Any] | None:
+    """The newest checkpoint of the trial in ``folder`` that is whole, or None where there is none at all.
+
+    Raises:
+        CheckpointError: when there are some, all of them damaged.
+    """
+    if rank() == 0:
+        remove_leftovers(folder / CHECKPOINTS)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        checkpoint = load_newest(folder / CHECKPOINTS)
+    for warning in caught:
+        warn(f"{trial.name}: {warning.message}")
+    return checkpoint
+
+
+def resumed_precision(
+    trial: Trial, checkpoint: Mapping[str, Any] | None, device: torch.device, warn: Warn
+) -> torch.dtype:
+    """What the configuration asks for; ``auto`` stays what it was when the trial began, on another machine too.
+
+    Raises:
+        ConfigError: when the device cannot do it.
+    """
+    asked = trial.config.optim.precision
+    chosen = resolve_precision(asked, device)
+    began = None if checkpoint is None else checkpoint.get("precision")
+    if asked != "auto" or began not in PRECISIONS or precision_name(chosen) == began:
+        return chosen
+    warn(f"{trial.name}: began in {began} and goes on so, where optim.precision: auto is {precision_name(chosen)}")
+    try:
+        return resolve_precision(began, device)
+    except ConfigError as fault:
+        raise ConfigError(
+            f"{trial.name}: began in {began}, which {device} lacks; end it elsewhere, or --fresh"
+        ) from fault
+
+
+def precision_name(precision: torch.dtype) -> str:
+    """As the configuration has it: fp32 | bf16 | fp16."""
+    return next(name for name, attribute in PRECISIONS.items() if getattr(torch, attribute) is precision)
+
+
+def require_same(checkpoint: Mapping[str, Any], identity: Mapping[str, Any], folder: Path) -> None:
+    """Refuses to go on from a checkpoint of another experiment, naming what differs.
+
+    Raises:
+        CheckpointError: with the key and both values.
+    """
+    old, new = checkpoint["config"], identity["config"]
+    for key in sorted(old.keys() | new.keys()):
+        if not key.startswith(_FREE_ON_RESUME) and old.get(key) != new.get(key):
+            raise CheckpointError(
+                f"{folder}: the checkpoint was made with {key}: {old.get(key)}, now it is {new.get(key)}; "
+                f"restore the old value, or {START_ANEW}"
+            )
+    for key in ("classes", "data"):
+        if checkpoint[key] != identity[key]:
+            raise CheckpointError(
+                f"{folder}: the checkpoint was made with {key} {checkpoint[key]}, now found {identity[key]}: "
+                "the data set changed; restore it or use --fresh"
+            )
