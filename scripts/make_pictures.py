@@ -1,7 +1,7 @@
 """Pictures of a run for the docs: TensorBoard's HPARAMS and SCALARS pages and the report, as a browser shows them.
 
     python scripts/make_pictures.py runs/quickstart [-o docs/images] [--only NAME]... [--section verdict --height 420]
-    python scripts/make_pictures.py runs/ONE runs/OTHER/ce-s* --only report [--baseline ARM]
+    python scripts/make_pictures.py runs/ONE runs/OTHER/ce-s* --only report [--baseline ARM] [--name one]
 
 Writes hparams.png, scalars.png and report.png into the folder of ``-o``. TensorBoard is started on the loopback address
 for as long as it is looked at, and shows the first folder; the report takes all. Chromium takes the pictures, without a
@@ -24,11 +24,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
-from PIL import Image
+from PIL import Image, ImageChops
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PICTURES = ("hparams", "scalars", "report")
 WIDTH = 1500
+_MARGIN = 16
 _SCALARS = "#scalars&_smoothingWeight=0&tagFilter=AP"  # unsmoothed; mAP and the AP of each class
 _PAGE_MS = 15_000  # of the page's own clock, which runs ahead while it waits for nothing
 _LIMIT_S = 120.0
@@ -99,8 +100,16 @@ def take(browser: str, url: str, path: Path, width: int, height: int) -> None:
     if not path.exists():
         sys.exit(f"{browser} made no picture of {url}: {done.stderr.strip()[-500:]}")
     with Image.open(path) as picture:
-        picture.convert("RGB").quantize(256).save(path, optimize=True)
+        _trimmed(picture.convert("RGB")).quantize(256).save(path, optimize=True)
     print(path)
+
+
+def _trimmed(picture: Image.Image) -> Image.Image:
+    """Without the white around what it shows, but for a margin."""
+    blank = Image.new("RGB", picture.size, "white")
+    left, top, right, bottom = ImageChops.difference(picture, blank).getbbox() or (0, 0, *picture.size)
+    box = max(0, left - _MARGIN), max(0, top - _MARGIN), right + _MARGIN, bottom + _MARGIN
+    return picture.crop((*box[:2], min(box[2], picture.width), min(box[3], picture.height)))
 
 
 def write_report(paths: list[Path], page: Path, section: str | None, baseline: str | None) -> None:
@@ -128,6 +137,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=PICTURES, help="a picture; may be given again")
     parser.add_argument("--section", metavar="ID", help="part of the report to show [default: its top]")
     parser.add_argument("--baseline", metavar="ARM", help="of the report [default: plain cross entropy]")
+    parser.add_argument("--name", default="report", help="of the report's picture, without .png [default: report]")
     parser.add_argument("--height", type=int, default=1100, help="of the report's picture [default: 1100]")
     parser.add_argument("--browser", metavar="PATH", help=f"[default: the first there is of {', '.join(BROWSERS)}]")
     options = parser.parse_args()
@@ -148,7 +158,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="focalbench-report-") as folder:
             page = Path(folder) / "report.html"
             write_report(options.paths, page, options.section, options.baseline)
-            take(browser, page.as_uri(), out / "report.png", 1200, options.height)
+            take(browser, page.as_uri(), out / f"{options.name}.png", 1200, options.height)
 
 
 if __name__ == "__main__":
