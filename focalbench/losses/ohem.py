@@ -10,15 +10,16 @@ from focalbench.losses.elementwise import compute_dtype
 from focalbench.losses.focal_op import focal_sum
 
 _CHUNK = 65536  # elements
-_CANDIDATES_PER_KEPT = 16
-_MIN_CANDIDATES = 1024
+_FIRST_CANDIDATES = 2  # for each anchor to be kept
+_CANDIDATES_PER_KEPT, _MIN_CANDIDATES = 16, 1024  # of the 1:3 variant
 
 
 class OHEM(ClassificationLoss):
     """Sigmoid cross entropy of the B hardest anchors of each image, after NMS with the loss as the score.
 
-    NMS looks at the max(1024, 16 B) hardest anchors of an image (and all its positives in the 1:3 variant), which is
-    exact unless it suppresses more than 15 in 16 of them. Counting the survivors waits for the device.
+    NMS goes down the anchors of an image only as far as B of them survive. In the 1:3 variant it looks at the
+    max(1024, 16 B) hardest and at all positives, which is exact unless it suppresses more than 15 in 16 of them.
+    Counting the survivors waits for the device.
 
     Source: arXiv:1604.03540, sec. 4; arXiv:1708.02002, sec. 5.1 and table 1d (B 128, 256, 512; NMS .5, .7; 1:3).
 
@@ -86,15 +87,21 @@ class OHEM(ClassificationLoss):
         return torch.cat([order[is_positive][:num_positives], order[~is_positive][:num_negatives]])
 
     def _suppress(self, order: Tensor, hardness: Tensor, labels: Tensor, boxes: Tensor) -> Tensor:
-        """What of ``order`` survives NMS on the loss, hardest first."""
+        """What of ``order`` survives NMS on the loss, hardest first: all, or the first B at least."""
         from torchvision.ops import nms
 
-        limit = max(_MIN_CANDIDATES, _CANDIDATES_PER_KEPT * self.num_hardest)
-        candidates = order[:limit]
+        def survivors(candidates: Tensor) -> Tensor:
+            return candidates[nms(boxes[candidates].float(), hardness[candidates].float(), self.nms_thresh)]
+
         if self.negatives_per_positive is not None:
+            limit = max(_MIN_CANDIDATES, _CANDIDATES_PER_KEPT * self.num_hardest)
             rest = order[limit:]
-            candidates = torch.cat([candidates, rest[labels[rest] < self.num_classes]])
-        return candidates[nms(boxes[candidates].float(), hardness[candidates].float(), self.nms_thresh)]
+            return survivors(torch.cat([order[:limit], rest[labels[rest] < self.num_classes]]))
+        # Only harder anchors suppress one: what survives among the hardest survives among all.
+        limit = _FIRST_CANDIDATES * self.num_hardest
+        while len(kept := survivors(order[:limit])) < self.num_hardest and limit < len(order):
+            limit *= 2
+        return kept
 
 
 @torch.no_grad()

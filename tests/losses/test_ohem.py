@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torchvision.ops import nms
 
 from focalbench.losses import LOSSES
 from focalbench.losses.ohem import anchor_cross_entropy
@@ -33,6 +34,17 @@ def test_overlapping_easier_boxes_are_suppressed():
     boxes = APART.clone()
     boxes[0, 6] = boxes[0, 7]
     assert kept(logits, labels, boxes, num_hardest=3) == [4, 5, 7]
+
+
+@pytest.mark.parametrize("spread", [4.0, 40.0, 400.0])  # nearly all suppress each other; some do; few do
+def test_the_kept_are_those_of_a_suppression_of_all_anchors(spread):
+    torch.manual_seed(int(spread))
+    corner = spread * torch.rand(1, 900, 2)
+    boxes = torch.cat((corner, corner + 10 + 5 * torch.rand(1, 900, 2)), dim=-1)
+    logits, labels = torch.randn(1, 900, 1), torch.ones(1, 900, dtype=torch.long)
+    everything = nms(boxes[0], logits[0, :, 0], 0.5)
+    expected = sorted(everything[:50].tolist())
+    assert kept(logits, labels, boxes, num_hardest=50, nms_thresh=0.5) == expected
 
 
 def test_ignored_anchors_are_never_kept():
