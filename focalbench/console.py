@@ -64,7 +64,13 @@ def _sink(stream: TextIO) -> None:
 
 def print_json(document: object) -> None:
     """``document`` as one JSON document on stdout; NaN and infinities become null."""
-    print_text(json.dumps(_without_nan(document), indent=2, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(_without_nan(document), indent=2, ensure_ascii=not takes_unicode(), allow_nan=False)
+    print_text(text)
+
+
+def takes_unicode() -> bool:
+    """Whether stdout can show every character: elsewhere names have to be escaped, or they would become ``?``."""
+    return (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
 
 
 def _without_nan(value: Any) -> Any:

@@ -49,9 +49,20 @@ def prepare_process() -> None:
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # what Ray holds back comes when it shuts down, after the results
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a warning at each start
     # By themselves these two write to folders of their own, wherever nobody looks for them.
-    os.environ.setdefault("MPLCONFIGDIR", str(choose_cache_dir() / "matplotlib"))
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(choose_cache_dir() / "torchinductor"))
+    folder = _cache_of_libraries()
+    os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "torchinductor"))
     _keep_freed_memory()
+
+
+def _cache_of_libraries() -> Path:
+    """The folder of caches, or the temporary one where that cannot be written: without one torch is not imported."""
+    folder = choose_cache_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return _own_temporary_folder()
+    return folder if os.access(folder, os.W_OK | os.X_OK) else _own_temporary_folder()
 
 
 def _keep_freed_memory() -> None:

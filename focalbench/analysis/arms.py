@@ -11,7 +11,17 @@ from typing import Any
 from focalbench.analysis.runs import STOPPED, TrialRecord, as_number, flatten_config
 
 # What changes where or how fast a trial runs, but not what it is. Data are known by their content, not their place.
-_NOT_IDENTITY = ("seed", "name", "sweep", "run", "data.root", "data.cache", "data.cache_dir", "eval.batch_size")
+_NOT_IDENTITY = (
+    "seed",
+    "name",
+    "sweep",
+    "run",
+    "data.root",
+    "data.cache",
+    "data.cache_dir",
+    "eval.batch_size",
+    "eval.every",
+)
 _FACTS = ("data_fingerprint", "classes", "split", "protocol")
 """Entries of result.json in which comparable trials agree."""
 _LENGTH = "images trained on"
@@ -156,7 +166,7 @@ def _settings(trial: TrialRecord) -> dict[str, Any]:
 def _facts(trial: TrialRecord, settings: Mapping[str, Any]) -> dict[str, Any]:
     facts = {key: trial.result.get(key) for key in _FACTS}
     batch_size, steps = as_number(settings.get("optim.batch_size")), as_number(trial.result.get("steps"))
-    facts[_LENGTH] = steps * (batch_size or 1) if steps else None
+    facts[_LENGTH] = steps * batch_size if steps and batch_size else None
     return facts | {key: settings.get(key) for key in _EVALUATION}
 
 

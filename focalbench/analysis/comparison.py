@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -94,6 +94,7 @@ class Comparison:
         comparisons: one for each arm but the baseline, and for each that was stopped early, which is not in ``arms``.
         unfinished: trials that do not count, with the reason.
         warnings: what a reader must know.
+        failed: seeds in which an arm of ``arms`` failed, by its label.
     """
 
     metric: str
@@ -103,6 +104,7 @@ class Comparison:
     comparisons: tuple[ArmComparison, ...]
     unfinished: tuple[TrialRecord, ...]
     warnings: tuple[str, ...] = field(default=())
+    failed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def stopped(self) -> tuple[ArmComparison, ...]:
@@ -124,6 +126,7 @@ class Comparison:
                 for t in self.unfinished
             ],
             "warnings": list(self.warnings),
+            "failed": {arm: list(seeds) for arm, seeds in self.failed.items()},
         }
 
 
@@ -158,14 +161,30 @@ def compare_trials(
     results = [ArmResult(arm, values := arm.values(metric), summarise(list(values.values()))) for arm in arms]
     warnings += _missing_values(results, metric)
     warnings += unknown_facts(arms) + circumstances(arms)
+    failed = _failed_seeds(arms, unfinished)
+    warnings += [
+        f"{label}: failed in seed {', '.join(map(str, seeds))}; figures and verdict are of the seeds where it did not"
+        for label, seeds in failed.items()
+    ]
     given_up = [_stopped_comparison(arm, taken={arm.label for arm in arms}) for arm in stopped]
     if len(arms) == 1 and baseline is None:
-        return Comparison(metric, direction, None, tuple(results), tuple(given_up), unfinished, tuple(warnings))
+        return Comparison(metric, direction, None, tuple(results), tuple(given_up), unfinished, tuple(warnings), failed)
     base = _choose_baseline(results, baseline)
     comparisons = _compare(results, base, metric, direction, with_test_set_noise, warnings) + given_up
     return Comparison(
-        metric, direction, base.arm.label, tuple(results), tuple(comparisons), unfinished, tuple(warnings)
+        metric, direction, base.arm.label, tuple(results), tuple(comparisons), unfinished, tuple(warnings), failed
     )
+
+
+def _failed_seeds(arms: Sequence[Arm], unfinished: Sequence[TrialRecord]) -> dict[str, tuple[int, ...]]:
+    """Seeds in which an arm that has finished others failed, by label: what is left may be the lucky ones."""
+    found = {}
+    for arm in arms:
+        names = {trial.arm for trial in arm.trials.values()}
+        lost = {t.seed for t in unfinished if t.state == "failed" and t.arm in names and t.seed is not None}
+        if lost := lost - arm.trials.keys():
+            found[arm.label] = tuple(sorted(lost))
+    return found
 
 
 def metric_direction(metric: str) -> Direction:

@@ -194,7 +194,8 @@ def power(true_difference: float, sd: float, n: int, *, level: float = VERDICT_L
     shift = abs(true_difference) / sd * math.sqrt(n)
     if shift > 50:  # far beyond any critical value; the non-central t loses its digits there
         return 1.0
-    return float(stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift))
+    upper, lower = float(stats.nct.sf(critical, n - 1, shift)), float(stats.nct.cdf(-critical, n - 1, shift))
+    return upper + (0.0 if math.isnan(lower) else lower)  # scipy has no digits for a tail that is as good as 0
 
 
 def detectable_difference(sd: float, n: int, *, level: float = VERDICT_LEVEL, wanted_power: float = 0.8) -> float:

@@ -235,7 +235,7 @@ def _write_csv(comparison: Comparison, path: Path) -> None:
     import csv
     import io
 
-    from focalbench.tracking.records import write_atomically
+    from focalbench.tracking.records import write_output
 
     document = comparison.as_document()
     against = {entry["arm"]: entry for entry in document["comparisons"]}
@@ -256,7 +256,7 @@ def _write_csv(comparison: Comparison, path: Path) -> None:
             row["ci_low"], row["ci_high"] = entry["ci"] or ("", "")
             row["test_set_noise_sd"] = (entry["test_set_noise"] or {}).get("sd", "")
         writer.writerow({key: "" if _is_nan(value) else value for key, value in row.items()})
-    write_atomically(path, text.getvalue().encode())
+    write_output(path, text.getvalue().encode())
 
 
 def _is_nan(value: object) -> bool:

@@ -106,7 +106,7 @@ def show(config: ConfigPath, overrides: Overrides = None) -> None:
     from focalbench import console
     from focalbench.config.load import dump_yaml, load_config
 
-    console.print_text(dump_yaml(load_config(config, overrides or ())))
+    console.print_text(dump_yaml(load_config(config, overrides or ()), allow_unicode=console.takes_unicode()))
 
 
 def schema() -> None:

@@ -33,7 +33,7 @@ UnfinishedOption = Annotated[
 RootOption = Annotated[
     Path | None,
     typer.Option(
-        help="Folder that holds VOC2007, ... [default: the trial's, else $FOCALBENCH_DATA]", show_default=False
+        help="Folder that holds VOC2007, ... Default: the trial's, else $FOCALBENCH_DATA.", show_default=False
     ),
 ]
 SplitOption = Annotated[
@@ -41,7 +41,7 @@ SplitOption = Annotated[
     typer.Option(
         "--split",
         metavar="YEAR/SPLIT",
-        help="Images; several are joined. [default: the trial's val]",
+        help="Images; several are joined. Default: the trial's val.",
         show_default=False,
     ),
 ]
@@ -65,7 +65,7 @@ def evaluate(
     split: SplitOption = None,
     protocol: Annotated[
         ProtocolChoice | None,
-        typer.Option(help="What mAP means. [default: the trial's]", show_default=False, case_sensitive=False),
+        typer.Option(help="What mAP means. Default: the trial's.", show_default=False, case_sensitive=False),
     ] = None,
     root: RootOption = None,
     device: DeviceOption = "auto",
@@ -213,9 +213,7 @@ def analyze(
     trial: TrialPath,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "-o", "--out", help="Folder of figures and numbers. [default: TRIAL/analysis]", show_default=False
-        ),
+        typer.Option("-o", "--out", help="Folder of figures and numbers. Default: TRIAL/analysis.", show_default=False),
     ] = None,
     errors: Annotated[bool, typer.Option("--errors", help="Split the missing AP by cause, as TIDE does.")] = False,
     split: SplitOption = None,

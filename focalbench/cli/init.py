@@ -71,7 +71,8 @@ def init(
         return
     path = output if output is not None else Path(f"{fit.name}.yaml")
     _write(path, text, force)
-    console.print_text(f"wrote {path}\nnext:  focalbench run {path}\nthen:  focalbench compare runs/{fit.name}")
+    shown = shlex.quote(str(path))
+    console.print_text(f"wrote {path}\nnext:  focalbench run {shown}\nthen:  focalbench compare runs/{fit.name}")
 
 
 def _write(path: Path, text: str, force: bool) -> None:
@@ -93,8 +94,8 @@ def _examine(root: Path) -> _Fit:
     train, val = _choose_splits(root)
     training = read_records(root, (train,), "auto")
     held_out = read_records(root, (val,), training.classes)
-    if not any(len(record.boxes) for record in training.records):
-        raise DataError(f"{root}: {train} has no object to learn from")
+    if all(record.difficult.all() for record in training.records):
+        raise DataError(f"{root}: {train} has no object to learn from (difficult ones do not count)")
     folder = root.resolve()
     name = folder.parent.name if folder.name.lower() in {"vocdevkit", "data"} else folder.name
     name = re.sub(r"[^A-Za-z0-9._+=-]+", "_", name).strip("._-+=") or "experiment"

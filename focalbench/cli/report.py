@@ -26,7 +26,7 @@ def report(
             "-o",
             "--out",
             metavar="FILE.html",
-            help="[default: report.html in PATH; with several, in the current folder]",
+            help="Default: report.html in PATH; with several, in the current folder.",
             show_default=False,
         ),
     ] = None,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from focalbench.cli.config import AsJson, ConfigPath, Overrides
-from focalbench.errors import InterruptedTrial
+from focalbench.errors import DataError, InterruptedTrial
 
 if TYPE_CHECKING:
     from focalbench.config.schema import ExperimentConfig
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from focalbench.launchers.session import Session
 
 OutOption = Annotated[
-    Path | None, typer.Option("--out", help="Folder of the results. [default: runs/NAME]", show_default=False)
+    Path | None, typer.Option("--out", help="Folder of the results. Default: runs/NAME.", show_default=False)
 ]
 
 _MAX_LISTED = 20
@@ -38,10 +38,10 @@ def run(
     overrides: Overrides = None,
     out: OutOption = None,
     device: Annotated[
-        str | None, typer.Option(help="auto, cpu, cuda or cuda:N. [default: run.device]", show_default=False)
+        str | None, typer.Option(help="auto, cpu, cuda or cuda:N. Default: run.device.", show_default=False)
     ] = None,
     launcher: Annotated[
-        str | None, typer.Option(help="local or ray. [default: run.launcher]", show_default=False)
+        str | None, typer.Option(help="local or ray. Default: run.launcher.", show_default=False)
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the trials and how long they may take; train nothing.")
@@ -126,7 +126,7 @@ def _report(session: Session, folder: Path, as_json: bool) -> None:
         return
     rows = [_trial_row(trial, session, folder) for trial in session.trials]
     if any(row["state"] == "done" for row in rows):
-        _print_comparison(folder)
+        _print_comparison(session, folder)
     for line in _unfinished_lines(rows):
         console.print_text(line)
     if any(row["state"] == "failed" for row in rows):
@@ -177,11 +177,22 @@ def _trial_row(trial: Trial, session: Session, folder: Path) -> dict[str, Any]:
     }
 
 
-def _print_comparison(folder: Path) -> None:
-    """The table of ``focalbench compare``."""
+def _print_comparison(session: Session, folder: Path) -> None:
+    """The table of ``focalbench compare`` over the trials of this sweep, not over what an earlier form of it left."""
+    from focalbench import console
     from focalbench.cli.compare import compare
+    from focalbench.experiment.sweep import listed_trials
 
-    compare([folder])
+    own = {trial.name for trial in session.trials}
+    try:
+        compare([path for trial in session.trials if (path := folder / trial.name).is_dir()])
+    except DataError as fault:  # such as an mAP that is undefined everywhere
+        console.warn(str(fault))
+    others = sum(row["name"] not in own and (folder / row["name"]).is_dir() for row in listed_trials(folder))
+    if others:
+        console.print_text(
+            f"{others} other trials in {folder} are no part of this sweep; focalbench compare shows them too"
+        )
 
 
 def _list_trials(config: ExperimentConfig, folder: Path, retry_failed: bool, as_json: bool) -> None:

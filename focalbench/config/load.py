@@ -190,7 +190,7 @@ def _name_first(value: Any) -> Any:
     return value
 
 
-def dump_yaml(config: ExperimentConfig) -> str:
+def dump_yaml(config: ExperimentConfig, *, allow_unicode: bool = True) -> str:
     """``config`` with every default spelled out, as YAML that ``load_config`` reads back to the same configuration.
 
     Where a sweep changes the variant of a section, that section's defaults stay out: written down, they would be
@@ -203,7 +203,7 @@ def dump_yaml(config: ExperimentConfig) -> str:
         data["sweep"] = config.sweep.model_dump(mode="json", exclude_defaults=True)
         for branch in _switched_branches(data["sweep"]):
             data[branch] = _name_first(getattr(config, branch).model_dump(mode="json", exclude_unset=True))
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=allow_unicode, width=110)
 
 
 def _switched_branches(sweep: dict[str, Any]) -> set[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import warnings
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from focalbench.errors import ConfigError
 from focalbench.experiment.trained import TrainedTrial
 from focalbench.structures import IMAGE_MEAN, IMAGE_STD
-from focalbench.tracking.records import storage_faults
+from focalbench.tracking.records import storage_faults, write_output
 
 SCORE_TOLERANCE = 1e-4
 BOX_TOLERANCE = 1e-3
@@ -82,7 +81,7 @@ def export_onnx(trained: TrainedTrial, path: Path) -> Exported:
         try:
             num_boxes = _write(network, example, temporary, _metadata(trained))
             differences = _check(network, temporary, trained.canvas)
-            os.replace(temporary, path)
+            write_output(path, temporary.read_bytes())
         finally:
             temporary.unlink(missing_ok=True)
     return Exported(num_boxes, *differences)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from focalbench.metrics.loss_histogram import (
     probability_counts,
     total_loss,
 )
-from focalbench.metrics.tide import errors_by_cause
+from focalbench.metrics.tide import ErrorsByCause, errors_by_cause
 from focalbench.metrics.voc import INTERPOLATIONS
 from focalbench.report import plots
 from focalbench.tracking.records import storage_faults, write_json
@@ -110,9 +111,15 @@ def _calibration_document(found: Reliability) -> dict[str, Any]:
 def _errors(found: LossDistribution, truth: dict[str, Any], trained: TrainedTrial, folder: Path) -> dict[str, Any]:
     interpolation = INTERPOLATIONS.get(trained.config.eval.protocol, "area")
     split = errors_by_cause(found.detections, truth, num_classes=len(trained.classes), interpolation=interpolation)
+    if not math.isfinite(split.map):  # nothing to find: nothing to draw
+        return _errors_document(split, interpolation)
     plots.save_figure(
         plots.plot_errors({str(cause): cost for cause, cost in split.cost.items()}, trained.name), folder / "errors.png"
     )
+    return _errors_document(split, interpolation)
+
+
+def _errors_document(split: ErrorsByCause, interpolation: str) -> dict[str, Any]:
     return {
         "mAP": split.map,
         "interpolation": interpolation,

@@ -18,7 +18,7 @@ from focalbench.analysis.comparison import Comparison, compare_trials
 from focalbench.analysis.runs import read_trials
 from focalbench.report.formats import number, p_value, signed
 from focalbench.report.page import Page, build_page
-from focalbench.tracking.records import storage_faults, write_atomically
+from focalbench.tracking.records import storage_faults, write_output
 
 _TEMPLATE = "report.html"
 
@@ -45,7 +45,7 @@ def write_report(paths: Sequence[Path], output: Path, *, baseline: str | None = 
     content = render_page(page).encode("utf-8", errors="replace")
     with storage_faults(output):
         output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(output, content)
+    write_output(output, content)
     return comparison
 
 

@@ -170,6 +170,10 @@ def _lead(comparison: Comparison) -> list[str]:
     sentences = [
         f"{words.capitalize().replace(':', ',')}: {', '.join(labels)}." for words, labels in groups.items() if labels
     ]
+    sentences += [
+        f"{arm} failed in seed {', '.join(map(str, seeds))}: what is said of it is of the seeds in which it did not."
+        for arm, seeds in comparison.failed.items()
+    ]
     fewest = min((len(e.seeds) for e in comparison.comparisons if e not in comparison.stopped), default=MIN_SEEDS)
     if fewest < MIN_SEEDS:
         sentences.append(f"A claim needs at least {MIN_SEEDS} paired seeds; the arm with the fewest has {fewest}.")

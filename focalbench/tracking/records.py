@@ -40,10 +40,9 @@ def storage_faults(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as fault:
-        reason = fault.strerror or fault
-        raise StorageError(
-            f"{path}: cannot write: {reason}; free some space or pass --out with another folder"
-        ) from fault
+        full = fault.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        remedy = "free some space or name another folder" if full else "name another place"
+        raise StorageError(f"{path}: cannot write: {fault.strerror or fault}; {remedy}") from fault
 
 
 def to_json(value: Any) -> Any:
@@ -86,6 +85,19 @@ def write_atomically(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
             raise
         _sync_folder(path.parent)
+
+
+def write_output(path: Path, content: bytes) -> None:
+    """As ``write_atomically``, to a path that the user named: links are followed, devices and pipes written to.
+
+    Raises:
+        StorageError: when it cannot be written.
+    """
+    if not path.is_symlink() and (path.is_file() or not path.exists()):
+        write_atomically(path, content)
+        return
+    with storage_faults(path), path.open("wb") as file:
+        file.write(content)
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -428,3 +428,16 @@ def test_arms_with_one_pair_do_not_hide_what_the_others_can_show(write_arms: Wri
     comparison = compared(write_arms({"ce": CE, "same": SAME, **lone}), with_test_set_noise=False)
     found = {entry.arm: entry.paired for entry in comparison.comparisons}
     assert found["same"] == paired_difference(SAME, CE, num_comparisons=1)
+
+
+def test_an_arm_that_failed_in_some_seeds_is_named(write_arms: Write, write_trial: Write) -> None:
+    run = write_arms({"ce": CE, "risky": FOCAL})
+    for seed in (6, 7):
+        lost = write_trial(f"runs/test/1-risky-s{seed}-0000000{seed}", arm="risky", seed=seed, value=None)
+        (lost / "result.json").unlink()
+        status = {"state": "failed", "arm": "risky", "seed": seed, "error": "diverged"}
+        (lost / "status.json").write_text(json.dumps(status))
+    comparison = compared(run, with_test_set_noise=False)
+    assert comparison.failed == {"risky": (6, 7)}
+    assert [text for text in comparison.warnings if text.startswith("risky: failed in seed 6, 7; ")]
+    assert comparison.as_document()["failed"] == {"risky": [6, 7]}

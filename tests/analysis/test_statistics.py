@@ -169,3 +169,17 @@ def test_without_correction_false_alarms_are_not_rare() -> None:
 def test_two_standard_deviations_are_found_in_most_sweeps() -> None:
     rates = simulate_sweeps(num_sweeps=1000, num_seeds=6, num_arms=1, effect_sd=2.0)
     assert rates.first_found["verdict"] > 0.65
+
+
+def test_power_is_a_probability_that_rises_and_the_detectable_difference_has_the_power_it_says():
+    for n in (2, 3, 6, 12, 40):
+        for comparisons in range(1, 41):
+            level = 0.04 / comparisons
+            found = [power(shift, 1.0, n, level=level) for shift in np.linspace(0, 12, 60)]
+            assert np.isfinite(found).all()
+            assert (np.diff(found) > -1e-6).all()
+            assert found[0] == pytest.approx(level, abs=1e-6)
+    for comparisons in (1, 9, 15, 19, 25, 37):
+        level = 0.04 / comparisons
+        smallest = detectable_difference(0.01, 6, level=level)
+        assert power(smallest, 0.01, 6, level=level) == pytest.approx(0.8, abs=1e-6)

@@ -137,6 +137,11 @@ def test_faulty_folders(here):
         path.write_text(path.read_text().replace("object>", "thing>"))
     with pytest.raises(DataError, match="no object"):
         call("bare")
+    make_set(here / "hidden", {"train": 1, "val": 1})
+    for path in (here / "hidden" / "VOC2007" / "Annotations").iterdir():
+        path.write_text(path.read_text().replace("<difficult>0<", "<difficult>1<"))
+    with pytest.raises(DataError, match="difficult ones do not count"):
+        call("hidden")
 
 
 @pytest.mark.parametrize(

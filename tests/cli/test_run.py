@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from focalbench.cli import app
@@ -140,6 +141,50 @@ def test_of_an_unfinished_sweep_only_what_went_wrong_is_listed() -> None:
     assert lines[:2] == ["t0: failed: e0", "t1: failed: e1"]
     assert lines[20:] == ["... and 5 more", "not finished: 700 new, 1 running"]
     assert list(_unfinished_lines(rows[-1:])) == []
+
+
+def test_an_edited_sweep_is_compared_by_itself(write_config: Write, tmp_path: Path) -> None:
+    for steps in (2, 3):
+        done = _focalbench("run", write_config(_SWEEP), "-s", f"optim.steps={steps}", "-s", "optim.warmup_steps=1",
+                           "--out", tmp_path / "o")  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert "optim.steps" not in done.stdout
+    assert "not comparable" not in done.stdout
+    assert "one seed: no claim" in done.stdout
+    assert "2 other trials in " in done.stdout
+
+
+def test_an_undefined_map_is_told_and_the_run_is_done_all_the_same(write_config: Write, tmp_path: Path) -> None:
+    root = synthesize(tmp_path / "data", num_train=6, num_val=3, image_size=64)
+    listed = (root / "VOC2007" / "ImageSets" / "Main" / "val.txt").read_text().split()
+    for name in listed:
+        path = root / "VOC2007" / "Annotations" / f"{name}.xml"
+        path.write_text(path.read_text().replace("<difficult>0<", "<difficult>1<"))
+    data = f"data={{name: voc, root: '{root}', train: [2007/train], val: [2007/val], image_size: 64}}"
+    done = _focalbench("run", write_config(), "-s", data, "--out", tmp_path / "o")
+    assert done.returncode == 0, done.stderr
+    assert "undefined (NaN)" in done.stderr
+    assert "tensorboard --logdir" in done.stdout
+    (trial,) = (tmp_path / "o").glob("*-s0-*")
+    analysed = _focalbench("analyze", trial, "-o", tmp_path / "a", "--errors", "--json")
+    assert analysed.returncode == 0, analysed.stderr
+    assert json.loads(analysed.stdout)["errors"]["mAP"] is None
+
+
+def test_a_cache_folder_that_cannot_be_made_is_named(write_config: Write, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = _focalbench("run", write_config(), "--out", tmp_path / "o", FOCALBENCH_CACHE=str(tmp_path / "file" / "c"))
+    assert done.returncode in (2, 3)
+    assert str(tmp_path / "file") in done.stderr + done.stdout
+    assert "out of memory" not in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_names_survive_a_terminal_that_is_not_unicode(write_config: Write) -> None:
+    command = ("show", write_config(), "-s", "name=tiny", "-s", "data={name: voc, classes: [猫, 犬]}")
+    shown = _focalbench(*command, PYTHONIOENCODING="ascii")
+    assert shown.returncode == 0, shown.stderr
+    assert yaml.safe_load(shown.stdout)["data"]["classes"] == ["猫", "犬"]
 
 
 def test_dry_run_lists_and_touches_nothing(write_config: Write, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from focalbench.tracking.records import (
     to_json,
     truncate_after,
     write_json,
+    write_output,
 )
 
 
@@ -239,3 +240,21 @@ def test_a_kill_while_writing_leaves_whole_files(tmp_path):
 def test_records_load_no_torch():
     code = "import sys, focalbench.tracking.records; raise SystemExit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_output_goes_through_links_and_into_pipes(tmp_path: Path) -> None:
+    target = tmp_path / "target.csv"
+    target.write_text("old")
+    (tmp_path / "link.csv").symlink_to(target)
+    write_output(tmp_path / "link.csv", b"new")
+    assert target.read_bytes() == b"new"
+    assert (tmp_path / "link.csv").is_symlink()
+    os.mkfifo(tmp_path / "pipe")
+    reader = subprocess.Popen(["cat", str(tmp_path / "pipe")], stdout=subprocess.PIPE)
+    write_output(tmp_path / "pipe", b"through")
+    assert reader.communicate(timeout=30)[0] == b"through"
+    assert (tmp_path / "pipe").is_fifo()
+    write_output(tmp_path / "new.csv", b"made")
+    assert (tmp_path / "new.csv").read_bytes() == b"made"
+    with pytest.raises(StorageError, match=r"cannot write: .*name another place"):
+        write_output(tmp_path / "nowhere" / "new.csv", b"")
