@@ -60,7 +60,7 @@ def run(
     loaded = load_config(config, [*(overrides or ()), *extra])
     folder = out if out is not None else Path("runs") / loaded.name
     if dry_run:
-        _list_trials(loaded, folder, retry_failed, as_json)
+        _list_trials(loaded, folder, retry_failed=retry_failed, fresh=fresh, as_json=as_json)
         return
     trials = expand(loaded)
     try:
@@ -195,7 +195,7 @@ def _print_comparison(session: Session, folder: Path) -> None:
         )
 
 
-def _list_trials(config: ExperimentConfig, folder: Path, retry_failed: bool, as_json: bool) -> None:
+def _list_trials(config: ExperimentConfig, folder: Path, *, retry_failed: bool, fresh: bool, as_json: bool) -> None:
     """What would run, how each trial stands, and the time it may take."""
     from dataclasses import asdict
 
@@ -205,7 +205,8 @@ def _list_trials(config: ExperimentConfig, folder: Path, retry_failed: bool, as_
     from focalbench.launchers.local import plan_slots
     from focalbench.launchers.search import leaves_stopped, num_search_trials, proposed_trials
 
-    trials = proposed_trials(config, folder)
+    found = folder / ".set-aside" if fresh else folder  # --fresh begins with nothing there
+    trials = proposed_trials(config, found)
     num_slots, place = 1, None  # how many trials a cluster takes at once is not known before it is asked
     if config.run.launcher == "local":
         most = len(trials) + num_search_trials(config)
@@ -213,14 +214,14 @@ def _list_trials(config: ExperimentConfig, folder: Path, retry_failed: bool, as_
         num_slots, place = len(slots), slots[0][0]
     left = forecast(
         trials,
-        folder,
+        found,
         num_slots=num_slots,
         device=place,
         retry_failed=retry_failed,
         with_stopped=not leaves_stopped(config),
     )
     rows: list[dict[str, Any]] = [
-        {"name": t.name, "arm": t.arm, "seed": t.seed, "differs": t.differs, "state": trial_state(folder / t.name)}
+        {"name": t.name, "arm": t.arm, "seed": t.seed, "differs": t.differs, "state": trial_state(found / t.name)}
         for t in trials
     ]
     if as_json:

@@ -48,6 +48,8 @@ def test_a_sweep_ends_with_a_table_and_says_how_to_see_the_curves(write_config: 
     assert "started" not in again.stderr
     more = _focalbench("run", write_config(_SWEEP.replace("[0]", "[0, 1]")), "--out", out, "--dry-run")
     assert re.search(r"about .* for 2 trials left to train, .* going by 2 finished", more.stdout)
+    anew = _focalbench("run", write_config(_SWEEP), "--out", out, "--fresh", "--dry-run", "--json")
+    assert [trial["state"] for trial in json.loads(anew.stdout)["trials"]] == ["new", "new"]
     assert "Traceback" not in more.stderr
 
 
