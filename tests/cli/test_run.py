@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from focalbench.cli import app
@@ -180,13 +179,6 @@ def test_a_cache_folder_that_cannot_be_made_is_named(write_config: Write, tmp_pa
     assert str(tmp_path / "file") in done.stderr + done.stdout
     assert "out of memory" not in done.stderr + done.stdout
     assert "Traceback" not in done.stderr
-
-
-def test_names_survive_a_terminal_that_is_not_unicode(write_config: Write) -> None:
-    command = ("show", write_config(), "-s", "name=tiny", "-s", "data={name: voc, classes: [猫, 犬]}")
-    shown = _focalbench(*command, PYTHONIOENCODING="ascii")
-    assert shown.returncode == 0, shown.stderr
-    assert yaml.safe_load(shown.stdout)["data"]["classes"] == ["猫", "犬"]
 
 
 def test_dry_run_lists_and_touches_nothing(write_config: Write, tmp_path: Path) -> None:
