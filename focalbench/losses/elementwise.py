@@ -171,7 +171,7 @@ def check_interval(noun: str, values: Tensor, *, high: float = 1.0) -> None:
 
 
 def check_parameter(name: str, value: Tensor, *, high: float = math.inf) -> None:
-    """As ``check_interval`` for gamma or alpha, but in compiled code, which a look at a value would cut in two.
+    """As ``check_interval`` for gamma or alpha, except in compiled code, which a look at a value would cut in two.
 
     Raises:
         ValueError: out of range, or it requires a gradient: no loss has one for its parameters.
