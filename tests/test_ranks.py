@@ -14,8 +14,9 @@ from focalbench import ranks
 from focalbench.config.load import load_config
 from focalbench.config.sweep import expand
 from focalbench.experiment.trial import run_trial
+from focalbench.records.metrics import read_metrics
 from focalbench.runtime import StopFlag
-from focalbench.tracking.records import read_json, read_metrics
+from focalbench.storage import read_json
 from focalbench.training.checkpoint import load_newest
 
 _RANK = """

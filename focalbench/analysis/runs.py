@@ -19,7 +19,8 @@ import yaml
 
 from focalbench.config.document import MAX_BYTES, MAX_DEPTH
 from focalbench.errors import DataError
-from focalbench.tracking.records import METRICS_FILE, read_metrics, read_regular
+from focalbench.records.metrics import METRICS_FILE, read_metrics
+from focalbench.storage import read_regular
 
 CONFIG_FILE, STATUS_FILE, RESULT_FILE, SWEEP_FILE = "config.yaml", "status.json", "result.json", "sweep.json"
 _TRIAL_FILES = {CONFIG_FILE, STATUS_FILE, RESULT_FILE, METRICS_FILE}

@@ -20,7 +20,7 @@ from focalbench.analysis.arms import Arm
 from focalbench.errors import DataError
 from focalbench.metrics.resampling import draw_image_weights, resampled_average_precision
 from focalbench.metrics.voc import INTERPOLATIONS, Interpolation
-from focalbench.tracking.records import read_arrays
+from focalbench.storage import read_arrays
 
 DETECTIONS_FILE = "detections.npz"
 NUM_RESAMPLES = 400

@@ -235,7 +235,7 @@ def _write_csv(comparison: Comparison, path: Path) -> None:
     import csv
     import io
 
-    from focalbench.tracking.records import write_output
+    from focalbench.storage import write_output
 
     document = comparison.as_document()
     against = {entry["arm"]: entry for entry in document["comparisons"]}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from focalbench.errors import BusyError, ConfigError, StorageError
 from focalbench.experiment.trial_files import LOCK_FILE, released
-from focalbench.tracking.records import storage_faults
+from focalbench.storage import storage_faults
 
 _FILE = ".attendance"
 

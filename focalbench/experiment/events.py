@@ -23,9 +23,9 @@ from focalbench.losses.oracle import diagnose_stuck
 from focalbench.metrics.voc import precision_recall
 from focalbench.ranks import alone
 from focalbench.runtime import StopFlag, rng_state
+from focalbench.storage import START_ANEW, read_arrays, write_atomically
 from focalbench.tracking.drawing import draw_detections
-from focalbench.tracking.records import START_ANEW, read_arrays, write_atomically
-from focalbench.tracking.tracker import ScoredHits, Tracker
+from focalbench.tracking.tracker import MatchedScores, Tracker
 from focalbench.training.checkpoint import save_best, save_checkpoint
 from focalbench.training.evaluate import DetectionSettings, Evaluation, detect, detect_batch, score
 from focalbench.training.loop import StepSettings, TrainState
@@ -119,7 +119,7 @@ class TrialEvents:
         assert self.last is not None
         classes = self.val.classes
         curves = precision_recall(self.last.detections, truth, num_classes=len(classes))
-        hits = {n: ScoredHits(c.score, c.is_tp, c.num_objects) for n, c in zip(classes, curves, strict=True)}
+        hits = {n: MatchedScores(c.score, c.is_tp, c.num_objects) for n, c in zip(classes, curves, strict=True)}
         self.tracker.pr_curves(step, hits)
 
     @torch.no_grad()

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from focalbench.errors import ConfigError
 from focalbench.experiment.trained import TrainedTrial
+from focalbench.storage import storage_faults, write_output
 from focalbench.structures import IMAGE_MEAN, IMAGE_STD
-from focalbench.tracking.records import storage_faults, write_output
 
 SCORE_TOLERANCE = 1e-4
 BOX_TOLERANCE = 1e-3

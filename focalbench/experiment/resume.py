@@ -14,7 +14,7 @@ from focalbench.errors import CheckpointError, ConfigError
 from focalbench.experiment.trial_files import CHECKPOINTS
 from focalbench.ranks import rank
 from focalbench.runtime import PRECISIONS, resolve_precision
-from focalbench.tracking.records import START_ANEW
+from focalbench.storage import START_ANEW
 from focalbench.training.checkpoint import load_newest, remove_leftovers
 
 # Sections that change neither the network nor its training: a resume may differ in them.

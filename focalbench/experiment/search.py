@@ -20,7 +20,7 @@ from focalbench.config.schema import SearchConfig
 from focalbench.config.sweep import rounded
 from focalbench.errors import ConfigError
 from focalbench.experiment.trial_files import status_of
-from focalbench.tracking.records import read_metrics
+from focalbench.records.metrics import read_metrics
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

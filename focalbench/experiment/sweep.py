@@ -18,7 +18,7 @@ from filelock import FileLock
 from focalbench.config.sweep import Trial
 from focalbench.errors import BusyError, DataError, StorageError
 from focalbench.experiment.trial_files import RESULT_FILE, STATUS_FILE, finished_result, released, status_of
-from focalbench.tracking.records import read_json, remove_unfinished, storage_faults, write_atomically, write_json
+from focalbench.storage import read_json, remove_unfinished, storage_faults, write_atomically, write_json
 
 SWEEP_FILE = "sweep.json"
 RESULTS_FILE = "results.csv"

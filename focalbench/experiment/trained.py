@@ -27,8 +27,8 @@ from focalbench.experiment.build_loss import Uncounted, build_criterion
 from focalbench.experiment.locations import cache_dir, canvas_size, data_location
 from focalbench.experiment.trial_files import CHECKPOINTS, CONFIG_FILE, RESULT_FILE, status_of
 from focalbench.runtime import available_precision, resolve_device
+from focalbench.storage import START_ANEW, read_json
 from focalbench.tracking.hparams import flatten
-from focalbench.tracking.records import START_ANEW, read_json
 from focalbench.training.checkpoint import load_newest
 from focalbench.training.evaluate import DetectionSettings, FlatArrays, detect
 

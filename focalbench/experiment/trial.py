@@ -42,6 +42,7 @@ from focalbench.experiment.trial_files import (
     write_status,
 )
 from focalbench.ranks import from_first, rank, world_size
+from focalbench.records.metrics import drop_values
 from focalbench.runtime import (
     StopFlag,
     environment,
@@ -51,16 +52,9 @@ from focalbench.runtime import (
     seed_everything,
     set_determinism,
 )
+from focalbench.storage import START_ANEW, remove_unfinished, storage_faults, write_atomically, write_json
 from focalbench.tracking.hparams import columns_of, flatten
-from focalbench.tracking.records import (
-    START_ANEW,
-    drop_values,
-    remove_unfinished,
-    storage_faults,
-    write_atomically,
-    write_json,
-)
-from focalbench.tracking.tensorboard import open_trackers
+from focalbench.tracking.trackers import TrackedTrial, open_trackers
 from focalbench.training.evaluate import score
 from focalbench.training.loop import Plan, StepSettings, TrainState, fit
 
@@ -289,12 +283,14 @@ def _written(
     if state.evaluated < state.step:  # its evaluation may be written down already, and is done again
         drop_values(folder, state.step, ("val/", "AP/"))
     tracker = open_trackers(
-        folder,
-        hparams=flatten(resolved(config)),
-        trial=trial.name,
-        arm=trial.arm,
-        columns=columns_of(ExperimentConfig.model_json_schema()),
-        resume_step=state.step or None,
+        TrackedTrial(
+            folder,
+            trial=trial.name,
+            arm=trial.arm,
+            hparams=flatten(resolved(config)),
+            columns=columns_of(ExperimentConfig.model_json_schema()),
+            resume_step=state.step or None,
+        )
     )
     events = TrialEvents(
         folder=folder,

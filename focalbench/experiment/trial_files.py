@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from focalbench.config.sweep import Trial
 from focalbench.errors import BusyError, DataError
-from focalbench.tracking.records import read_json, write_json
+from focalbench.storage import read_json, write_json
 
 CONFIG_FILE = "config.yaml"
 STATUS_FILE = "status.json"

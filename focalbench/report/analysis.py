@@ -23,7 +23,7 @@ from focalbench.metrics.loss_histogram import (
 from focalbench.metrics.tide import ErrorsByCause, errors_by_cause
 from focalbench.metrics.voc import INTERPOLATIONS
 from focalbench.report import plots
-from focalbench.tracking.records import storage_faults, write_json
+from focalbench.storage import storage_faults, write_json
 
 if TYPE_CHECKING:
     from focalbench.data.dataset import DetectionData

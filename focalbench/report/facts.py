@@ -9,7 +9,7 @@ from typing import Any
 
 from focalbench.analysis.runs import STATUS_FILE, TrialRecord, as_number
 from focalbench.errors import DataError
-from focalbench.tracking.records import read_json
+from focalbench.storage import read_json
 
 
 def run_facts(

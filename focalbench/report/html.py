@@ -18,7 +18,7 @@ from focalbench.analysis.comparison import Comparison, compare_trials
 from focalbench.analysis.runs import read_trials
 from focalbench.report.formats import number, p_value, signed
 from focalbench.report.page import Page, build_page
-from focalbench.tracking.records import storage_faults, write_output
+from focalbench.storage import storage_faults, write_output
 
 _TEMPLATE = "report.html"
 

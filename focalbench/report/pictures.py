@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from focalbench.errors import StorageError
+from focalbench.storage import storage_faults, write_atomically
 from focalbench.tracking.drawing import draw_detections
-from focalbench.tracking.records import storage_faults, write_atomically
 
 if TYPE_CHECKING:
     from focalbench.experiment.inference import ImagePrediction

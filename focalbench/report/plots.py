@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from focalbench.metrics.calibration import Reliability
+from focalbench.storage import write_atomically
 from focalbench.tracking.drawing import PREDICTION_COLOR, TRUTH_COLOR
 from focalbench.tracking.loss_figures import (
     NEGATIVE_COLOR,
@@ -24,7 +25,6 @@ from focalbench.tracking.loss_figures import (
     draw_cumulative_loss,
     draw_loss_against_probability,
 )
-from focalbench.tracking.records import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

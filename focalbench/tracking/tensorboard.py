@@ -20,15 +20,16 @@ from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from tensorboard.plugins.hparams.summary_v2 import Metric, hparams_pb
 from torch.utils.tensorboard import summary as summaries
 
+from focalbench.storage import storage_faults
+from focalbench.tags import BEST_MEAN_AP, CLASS_AP, MEAN_AP, TRAIN_LOSS
 from focalbench.tracking.event_file import PATTERN, EventFile
 from focalbench.tracking.hparams import Column, Scalar, columns_from_values, fit
-from focalbench.tracking.records import RecordsTracker, storage_faults
-from focalbench.tracking.tracker import FinalStatus, MultiTracker, ScoredHits
+from focalbench.tracking.tracker import FinalStatus, MatchedScores, Tracker
 
 METRICS = (
-    Metric("val/mAP", display_name="mAP", description="mean average precision of the last evaluation, in [0, 1]"),
-    Metric("val/mAP_best", display_name="best mAP", description="highest so far: chosen by the test set, it flatters"),
-    Metric("train/loss", display_name="loss", description="weighted sum of the class and the box loss"),
+    Metric(MEAN_AP, display_name="mAP", description="mean average precision of the last evaluation, in [0, 1]"),
+    Metric(BEST_MEAN_AP, display_name="best mAP", description="highest so far: chosen by the test set, it flatters"),
+    Metric(TRAIN_LOSS, display_name="loss", description="weighted sum of the class and the box loss"),
     Metric("train/cls", display_name="class loss", description="per positive anchor"),
     Metric("train/box", display_name="box loss", description="per positive anchor"),
 )
@@ -38,8 +39,11 @@ SHOWN_FIRST = frozenset({"arm", "seed", "loss.name", "loss.gamma", "loss.alpha"}
 """The page ticks five columns when it opens: those said to differ between trials, then by the alphabet."""
 
 LAYOUT = {
-    "Average precision": {"per class": ["Multiline", ["AP/.+"]], "mean": ["Multiline", ["val/mAP", "val/mAP_best"]]},
-    "Loss": {"all terms": ["Multiline", ["train/loss", "train/cls", "train/box", "train/obj"]]},
+    "Average precision": {
+        "per class": ["Multiline", [f"{CLASS_AP}.+"]],
+        "mean": ["Multiline", [MEAN_AP, BEST_MEAN_AP]],
+    },
+    "Loss": {"all terms": ["Multiline", [TRAIN_LOSS, "train/cls", "train/box", "train/obj"]]},
     "Focusing": {"gamma": ["Multiline", ["train/gamma"]], "alpha": ["Multiline", ["train/alpha"]]},
 }
 """Charts of the CUSTOM SCALARS page; tags are regular expressions, so that one layout fits every set of classes."""
@@ -55,35 +59,7 @@ _TYPE = {
 }
 
 
-def open_trackers(
-    folder: Path,
-    *,
-    hparams: Mapping[str, Scalar],
-    trial: str,
-    arm: str,
-    columns: Mapping[str, Column] | None = None,
-    resume_step: int | None = None,
-) -> MultiTracker:
-    """metrics.jsonl and TensorBoard for one trial, both cut back to the same step.
-
-    Args:
-        folder: the trial's folder, made when missing.
-        hparams: the resolved configuration, flattened.
-        trial: the trial's name.
-        arm: the trial's name without seed and hash.
-        columns: the constant columns of the HPARAMS page.
-        resume_step: step of the checkpoint that training goes on from; what was logged up to it stays, the rest goes.
-            None starts anew.
-    """
-    records = RecordsTracker(folder, resume_step=resume_step)
-    purge_step = None if resume_step is None else resume_step + 1
-    tensorboard = TensorBoardTracker(
-        folder, hparams=hparams, trial=trial, arm=arm, columns=columns, purge_step=purge_step
-    )
-    return MultiTracker([records, tensorboard])
-
-
-class TensorBoardTracker:
+class TensorBoardTracker(Tracker):
     """Writes event files into the trial's own folder, which TensorBoard shows as one run and one session of the
     HPARAMS page.
 
@@ -138,7 +114,7 @@ class TensorBoardTracker:
         with storage_faults(self._folder):
             self._events.add(_picture(tag, image), step)
 
-    def pr_curves(self, step: int, curves: Mapping[str, ScoredHits]) -> None:
+    def pr_curves(self, step: int, curves: Mapping[str, MatchedScores]) -> None:
         """One curve a class under ``PR/<class>``; a class without objects has none."""
         with storage_faults(self._folder):
             for name, curve in curves.items():
@@ -164,7 +140,7 @@ class TensorBoardTracker:
             self._events.close()
 
 
-def precision_recall_rows(curve: ScoredHits) -> NDArray[np.float64]:
+def precision_recall_rows(curve: MatchedScores) -> NDArray[np.float64]:
     """What TensorBoard's PR CURVES page needs at 127 even score thresholds in [0, 1].
 
     Recall counts the objects that were never found; TensorBoard's own helper leaves them out.
@@ -174,8 +150,8 @@ def precision_recall_rows(curve: ScoredHits) -> NDArray[np.float64]:
         precision, recall.
     """
     thresholds = np.linspace(0, 1, _NUM_THRESHOLDS)
-    hits = np.sort(curve.scores[curve.hits])
-    misses = np.sort(curve.scores[~curve.hits])
+    hits = np.sort(curve.scores[curve.is_hit])
+    misses = np.sort(curve.scores[~curve.is_hit])
     true = (len(hits) - np.searchsorted(hits, thresholds, side="left")).astype(np.float64)
     false = (len(misses) - np.searchsorted(misses, thresholds, side="left")).astype(np.float64)
     precision = true / np.maximum(true + false, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,22 +13,25 @@ FinalStatus = Literal["done", "failed"]
 
 
 @dataclass(frozen=True)
-class ScoredHits:
+class MatchedScores:
     """The detections of one class after matching: all that a precision-recall curve needs.
 
     Attributes:
         scores: (D,) float in [0, 1]; detections matched to difficult objects are left out beforehand.
-        hits: (D,) bool, true positive or false positive.
+        is_hit: (D,) bool, true positive or false positive.
         num_objects: ground-truth objects of the class that count, found or not.
     """
 
     scores: NDArray[np.floating]
-    hits: NDArray[np.bool_]
+    is_hit: NDArray[np.bool_]
     num_objects: int
 
 
-class Tracker(Protocol):
-    """Where a trial's numbers and pictures go. ``step`` counts finished optimizer steps."""
+class Tracker:
+    """Where a trial's numbers and pictures go: a subclass takes what it has a place for, the rest is passed over.
+
+    ``step`` counts finished optimizer steps.
+    """
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Stores one value a tag; values that are not finite mean "undefined here"."""
@@ -36,7 +39,7 @@ class Tracker(Protocol):
     def images(self, step: int, tag: str, image: NDArray[np.uint8]) -> None:
         """Stores one uint8 picture (H, W, 3)."""
 
-    def pr_curves(self, step: int, curves: Mapping[str, ScoredHits]) -> None:
+    def pr_curves(self, step: int, curves: Mapping[str, MatchedScores]) -> None:
         """Stores one precision-recall curve a class."""
 
     def finish(self, status: FinalStatus) -> None:
@@ -49,7 +52,7 @@ class Tracker(Protocol):
         """Flushes and releases the files; a closed tracker takes nothing more."""
 
 
-class MultiTracker:
+class MultiTracker(Tracker):
     """Hands everything to each of ``trackers``, in their order."""
 
     def __init__(self, trackers: Sequence[Tracker]) -> None:
@@ -63,7 +66,7 @@ class MultiTracker:
         for tracker in self._trackers:
             tracker.images(step, tag, image)
 
-    def pr_curves(self, step: int, curves: Mapping[str, ScoredHits]) -> None:
+    def pr_curves(self, step: int, curves: Mapping[str, MatchedScores]) -> None:
         for tracker in self._trackers:
             tracker.pr_curves(step, curves)
 

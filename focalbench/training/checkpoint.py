@@ -19,13 +19,7 @@ from typing import Any
 import torch
 
 from focalbench.errors import CheckpointError
-from focalbench.tracking.records import (
-    START_ANEW,
-    read_regular,
-    remove_unfinished,
-    storage_faults,
-    write_atomically,
-)
+from focalbench.storage import START_ANEW, read_regular, remove_unfinished, storage_faults, write_atomically
 
 FORMAT_VERSION = 1
 _NAME = re.compile(r"step-(\d{8})\.pt")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from focalbench.tracking.records import read_metrics
+from focalbench.records.metrics import read_metrics
 from focalbench.training.checkpoint import BEST, list_checkpoints, load_checkpoint
 
 _CLOCKS = {"images_per_s", "time_s", "wall_s", "train_s", "peak_memory_mb", "seconds"}

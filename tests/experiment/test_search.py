@@ -9,7 +9,7 @@ import pytest
 from focalbench.config.schema import SearchConfig
 from focalbench.errors import ConfigError
 from focalbench.experiment.search import ArmScore, propose, require_optuna, score_at, space_of
-from focalbench.tracking.records import write_json
+from focalbench.storage import write_json
 
 _PARAMS = {
     "loss.gamma": {"uniform": [0, 5]},

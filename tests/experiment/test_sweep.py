@@ -13,7 +13,7 @@ from focalbench.errors import BusyError, DataError, StorageError
 from focalbench.experiment.attendance import attend
 from focalbench.experiment.sweep import listed_trials, open_sweep, trial_state, write_results
 from focalbench.experiment.trial_files import write_status
-from focalbench.tracking.records import write_json
+from focalbench.storage import write_json
 
 
 def _trials(path: Path) -> tuple[Trial, ...]:

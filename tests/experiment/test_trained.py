@@ -25,7 +25,7 @@ from focalbench.experiment.trained import TrainedTrial, load_trained
 from focalbench.experiment.trial import run_trial
 from focalbench.models import MODELS
 from focalbench.runtime import StopFlag
-from focalbench.tracking.records import to_json
+from focalbench.storage import to_json
 from focalbench.training.checkpoint import load_newest
 from focalbench.training.evaluate import score
 

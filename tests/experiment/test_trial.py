@@ -17,8 +17,8 @@ from focalbench.experiment import events
 from focalbench.experiment import trial as trial_module
 from focalbench.experiment.resume import require_same
 from focalbench.experiment.trial import run_trial
+from focalbench.records.metrics import read_metrics
 from focalbench.runtime import StopFlag
-from focalbench.tracking.records import read_metrics
 from focalbench.training.checkpoint import list_checkpoints, load_checkpoint, load_newest, save_checkpoint
 
 _CLOCKS = ("images_per_s", "time_s", "wall_s", "train_s", "peak_memory_mb")

@@ -9,7 +9,7 @@ from focalbench.config.load import load_config
 from focalbench.config.sweep import Trial, expand
 from focalbench.experiment.trial_files import write_status
 from focalbench.launchers.forecast import forecast
-from focalbench.tracking.records import write_json
+from focalbench.storage import write_json
 
 Write = Callable[..., Path]
 

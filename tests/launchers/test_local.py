@@ -18,8 +18,8 @@ from focalbench.experiment.sweep import trial_state
 from focalbench.launchers.job import Job
 from focalbench.launchers.ledger import Ledger
 from focalbench.launchers.local import LocalRun, Slots, plan_slots
+from focalbench.records.metrics import read_metrics
 from focalbench.runtime import StopFlag
-from focalbench.tracking.records import read_metrics
 
 Write = Callable[..., Path]
 

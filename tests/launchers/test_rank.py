@@ -17,8 +17,9 @@ from focalbench.experiment.sweep import trial_state
 from focalbench.launchers.job import Job
 from focalbench.launchers.ledger import Ledger
 from focalbench.launchers.local import LocalRun, Slots
+from focalbench.records.metrics import read_metrics
 from focalbench.runtime import StopFlag
-from focalbench.tracking.records import read_json, read_metrics
+from focalbench.storage import read_json
 
 Write = Callable[..., Path]
 _LINUX = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")

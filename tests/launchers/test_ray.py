@@ -18,8 +18,8 @@ from focalbench import console
 from focalbench.config.load import load_config
 from focalbench.errors import ConfigError
 from focalbench.launchers.session import open_launcher
+from focalbench.records.metrics import read_metrics
 from focalbench.runtime import StopFlag
-from focalbench.tracking.records import read_metrics
 
 Write = Callable[..., Path]
 _SWEEP = "sweep: {grid: {loss.gamma: [0, 1, 2, 5]}}"

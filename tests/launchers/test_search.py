@@ -13,7 +13,7 @@ from focalbench.config.sweep import Trial
 from focalbench.experiment.sweep import listed_trials, open_sweep, trial_state
 from focalbench.experiment.trial_files import write_status
 from focalbench.launchers.search import num_search_trials, proposed_trials, run_search, typical_trials
-from focalbench.tracking.records import write_json
+from focalbench.storage import write_json
 
 Write = Callable[..., Path]
 _STEPS = 10

@@ -13,22 +13,13 @@ import numpy as np
 import pytest
 
 from focalbench.errors import DataError, StorageError
-from focalbench.tracking.records import (
-    METRICS_FILE,
-    RecordsTracker,
-    read_arrays,
-    read_json,
-    read_metrics,
-    remove_unfinished,
-    to_json,
-    truncate_after,
-    write_json,
-    write_output,
-)
+from focalbench.records.metrics import METRICS_FILE, read_metrics, truncate_after
+from focalbench.storage import read_arrays, read_json, remove_unfinished, to_json, write_json, write_output
+from focalbench.tracking.metrics import MetricsTracker
 
 
 def log_steps(folder: Path, steps: range, resume_step: int | None = None) -> None:
-    tracker = RecordsTracker(folder, resume_step=resume_step)
+    tracker = MetricsTracker(folder, resume_step=resume_step)
     for step in steps:
         tracker.scalars(step, {"train/loss": 1 / step})
     tracker.close()
@@ -41,7 +32,7 @@ def test_lines_come_back_in_order(tmp_path):
 
 
 def test_a_line_is_readable_before_the_tracker_is_closed_or_flushed(tmp_path):
-    tracker = RecordsTracker(tmp_path)
+    tracker = MetricsTracker(tmp_path)
     tracker.scalars(5, {"val/mAP": 0.5})
     assert read_metrics(tmp_path) == [{"step": 5, "val/mAP": 0.5}]
     tracker.close()
@@ -49,7 +40,7 @@ def test_a_line_is_readable_before_the_tracker_is_closed_or_flushed(tmp_path):
 
 
 def test_undefined_values_are_null_and_the_file_is_strict_json(tmp_path):
-    tracker = RecordsTracker(tmp_path)
+    tracker = MetricsTracker(tmp_path)
     tracker.scalars(1, {"AP/cat": math.nan, "train/loss": math.inf, "train/lr": np.float32(0.5)})
     tracker.close()
 
@@ -145,7 +136,7 @@ def test_a_trial_that_starts_anew_keeps_no_line(tmp_path):
 
 
 def test_the_resumed_step_keeps_all_its_lines(tmp_path):
-    tracker = RecordsTracker(tmp_path)
+    tracker = MetricsTracker(tmp_path)
     tracker.scalars(4, {"train/loss": 1.0})
     tracker.scalars(4, {"val/mAP": 0.5})
     tracker.close()
@@ -191,7 +182,7 @@ def test_a_missing_folder_is_named(tmp_path):
         write_json(tmp_path / "gone" / "status.json", {})
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file"):
-        RecordsTracker(tmp_path / "file" / "trial")
+        MetricsTracker(tmp_path / "file" / "trial")
 
 
 @pytest.mark.parametrize("content", [b"", b'{"state": ', b"\xff\xfe"])
@@ -209,9 +200,10 @@ def test_read_json_names_a_missing_file(tmp_path):
 KILLED_WRITER = """
 import sys
 from pathlib import Path
-from focalbench.tracking.records import RecordsTracker, write_json
+from focalbench.tracking.metrics import MetricsTracker
+from focalbench.storage import write_json
 folder = Path(sys.argv[1])
-tracker = RecordsTracker(folder)
+tracker = MetricsTracker(folder)
 print("ready", flush=True)
 step = 0
 while True:
@@ -238,7 +230,7 @@ def test_a_kill_while_writing_leaves_whole_files(tmp_path):
 
 
 def test_records_load_no_torch():
-    code = "import sys, focalbench.tracking.records; raise SystemExit('torch' in sys.modules)"
+    code = "import sys, focalbench.storage, focalbench.records.metrics; raise SystemExit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

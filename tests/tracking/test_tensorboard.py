@@ -16,10 +16,11 @@ import pytest
 from PIL import Image
 
 from focalbench.errors import StorageError
+from focalbench.records.metrics import read_metrics
 from focalbench.tracking.hparams import Column
-from focalbench.tracking.records import read_metrics
-from focalbench.tracking.tensorboard import TensorBoardTracker, open_trackers, precision_recall_rows
-from focalbench.tracking.tracker import ScoredHits
+from focalbench.tracking.tensorboard import TensorBoardTracker, precision_recall_rows
+from focalbench.tracking.tracker import MatchedScores
+from focalbench.tracking.trackers import TrackedTrial, open_trackers
 
 COLUMNS = {
     "trial": Column("string"),
@@ -32,21 +33,15 @@ COLUMNS = {
     "data.augment.crop": Column("bool"),
 }
 CURVES = {
-    "cat": ScoredHits(np.array([0.9, 0.8, 0.3]), np.array([True, False, True]), num_objects=4),
-    "dog": ScoredHits(np.zeros(0), np.zeros(0, dtype=bool), num_objects=0),
+    "cat": MatchedScores(np.array([0.9, 0.8, 0.3]), np.array([True, False, True]), num_objects=4),
+    "dog": MatchedScores(np.zeros(0), np.zeros(0, dtype=bool), num_objects=0),
 }
 
 
 def open_trial(folder, *, resume_step=None, **hparams):
     arm = folder.name.rsplit("-s", 1)[0]
-    return open_trackers(
-        folder,
-        hparams={"seed": 0, "data.augment.crop": True, **hparams},
-        trial=folder.name,
-        arm=arm,
-        columns=COLUMNS,
-        resume_step=resume_step,
-    )
+    hparams = {"seed": 0, "data.augment.crop": True, **hparams}
+    return open_trackers(TrackedTrial(folder, folder.name, arm, hparams, COLUMNS, resume_step))
 
 
 def log(tracker, steps, mean):
@@ -61,8 +56,9 @@ DYING = """
 import os, sys
 from pathlib import Path
 from focalbench.tracking.hparams import Column
-from focalbench.tracking.tensorboard import open_trackers
-tracker = open_trackers(Path(sys.argv[1]), hparams={"seed": 0}, trial="t", arm="a", columns=eval(sys.argv[2]))
+from focalbench.tracking.trackers import TrackedTrial, open_trackers
+trial = TrackedTrial(Path(sys.argv[1]), trial="t", arm="a", hparams={"seed": 0}, columns=eval(sys.argv[2]))
+tracker = open_trackers(trial)
 for step in range(1, 8):
     tracker.scalars(step, {"train/loss": 100.0 + step})
 tracker.flush()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from focalbench.tracking.tracker import MultiTracker, ScoredHits
+from focalbench.tracking.tracker import MatchedScores, MultiTracker
 
 
 class Recorder:
@@ -24,7 +24,7 @@ def test_every_call_reaches_every_tracker():
     first, second = Recorder(), Recorder()
     tracker = MultiTracker([first, second])
     image = np.zeros((2, 2, 3), dtype=np.uint8)
-    curves = {"cat": ScoredHits(np.array([0.5]), np.array([True]), 1)}
+    curves = {"cat": MatchedScores(np.array([0.5]), np.array([True]), 1)}
     tracker.scalars(1, {"train/loss": 2.0})
     tracker.images(1, "val/0", image)
     tracker.pr_curves(1, curves)

@@ -1,7 +1,7 @@
-"""Trial files in JSON: metrics.jsonl, appended line by line, and whole documents replaced atomically.
+"""Files that a kill at any moment leaves whole, and files of strangers read without harm.
 
-A kill at any moment leaves at most one torn line at the end of metrics.jsonl, and of every other file the old or the
-new content.
+Writing replaces a file atomically: a reader sees the old or the new content and nothing else. Reading takes regular
+files of a bounded size only, and no pickles.
 """
 
 from __future__ import annotations
@@ -19,15 +19,13 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from focalbench.errors import DataError, StorageError
-from focalbench.tracking.tracker import FinalStatus, ScoredHits
 
-METRICS_FILE = "metrics.jsonl"
 START_ANEW = "to start this trial anew, move its folder out of the run's and give the same command again"
 """The way out for one trial: --fresh would set all others aside too."""
 _MAX_ARRAY_BYTES = 2**30
@@ -84,7 +82,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        sync(path.parent)
 
 
 def write_output(path: Path, content: bytes) -> None:
@@ -165,123 +163,10 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: not a JSON document: {fault}; move it away and run the command again") from fault
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of ``folder``/metrics.jsonl in the order they were written; null stands for undefined.
-
-    A last line torn by a kill is left out; without the file the list is empty.
-
-    Raises:
-        DataError: when any other line is not a JSON object with a step.
-    """
-    return [record for record, _ in _records(folder / METRICS_FILE)]
-
-
-def truncate_after(folder: Path, step: int | None) -> None:
-    """Drops from metrics.jsonl the lines with a step above ``step``, so that a resumed trial neither loses nor
-    doubles one.
-
-    Atomic: a kill in between leaves the old file. A torn last line goes too.
-
-    Args:
-        step: step of the checkpoint that training goes on from; None drops all lines, for a trial that starts anew.
-    """
-    path = folder / METRICS_FILE
-    if not path.exists():
-        return
-    kept = [] if step is None else [line for record, line in _records(path) if record["step"] <= step]
-    write_atomically(path, b"".join(kept))
-
-
-def drop_values(folder: Path, step: int, prefixes: tuple[str, ...]) -> None:
-    """Drops from metrics.jsonl the lines of ``step`` with a value whose tag begins with one of ``prefixes``.
-
-    Atomic: a kill in between leaves the old file.
-    """
-    path = folder / METRICS_FILE
-    records = _records(path)
-    kept = [
-        line
-        for record, line in records
-        if record["step"] != step or not any(tag.startswith(prefixes) for tag in record)
-    ]
-    if len(kept) < len(records):
-        write_atomically(path, b"".join(kept))
-
-
-def _records(path: Path) -> list[tuple[dict[str, Any], bytes]]:
-    """The parsed and the raw form of each whole line."""
-    try:
-        lines = read_regular(path).splitlines(keepends=True)
-    except FileNotFoundError:
-        return []
-    except OSError as fault:
-        raise DataError(f"{path}: cannot read: {fault.strerror}") from fault
-    records = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-            whole = line.endswith(b"\n") and isinstance(record["step"], int)
-        except (ValueError, KeyError, TypeError, RecursionError):
-            whole = False
-        if whole:
-            records.append((record, line))
-        elif number < len(lines):
-            raise DataError(f"{path}:{number}: not a JSON object with a step; {START_ANEW}")
-    return records
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename in ``folder`` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Makes the content of a file, or the names in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-class RecordsTracker:
-    """Appends each call of ``scalars`` as one line to metrics.jsonl; pictures and curves have no line.
-
-    Args:
-        folder: the trial's folder, made when missing.
-        resume_step: step of the checkpoint that training goes on from; later lines are dropped. None starts an empty
-            file.
-
-    Raises:
-        StorageError: when the file cannot be written.
-    """
-
-    def __init__(self, folder: Path, *, resume_step: int | None = None) -> None:
-        self._path = Path(folder) / METRICS_FILE
-        with storage_faults(self._path):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-        truncate_after(self._path.parent, resume_step)
-        with storage_faults(self._path):
-            self._file: IO[bytes] = self._path.open("ab", buffering=0)
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """One line, handed to the operating system in one write: a kill tears at most this line."""
-        record = {"step": int(step), **to_json(values)}
-        line = (json.dumps(record, allow_nan=False) + "\n").encode()
-        with storage_faults(self._path):
-            if self._file.write(line) != len(line):
-                raise OSError("the disk took part of a line")
-
-    def images(self, step: int, tag: str, image: NDArray[np.uint8]) -> None:
-        """Pictures live in the event file only."""
-
-    def pr_curves(self, step: int, curves: Mapping[str, ScoredHits]) -> None:
-        """Curves can be recomputed from detections.npz."""
-
-    def finish(self, status: FinalStatus) -> None:
-        """The status has a file of its own."""
-
-    def flush(self) -> None:
-        """Waits until the lines are on the disk."""
-        with storage_faults(self._path):
-            os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        if not self._file.closed:
-            self.flush()
-            self._file.close()

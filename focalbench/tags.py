@@ -1,0 +1,19 @@
+"""Names of the numbers that a trial logs: tags in TensorBoard, keys in metrics.jsonl and result.json alike."""
+
+from __future__ import annotations
+
+MEAN_AP = "val/mAP"
+"""Mean average precision by the configured protocol, in [0, 1]."""
+BEST_MEAN_AP = "val/mAP_best"
+"""The highest so far: chosen by the test set, it flatters."""
+CLASS_AP = "AP/"
+"""Prefix of a class's average precision: ``AP/person``."""
+TRAIN_LOSS = "train/loss"
+LEARNING_RATE = "train/lr"
+EVALUATION = ("val/", CLASS_AP)
+"""Prefixes of what an evaluation logs."""
+
+
+def is_average_precision(tag: str) -> bool:
+    """Whether ``tag`` names an mAP or a class's AP, which lie in [0, 1] and are better the higher."""
+    return tag.startswith((MEAN_AP, CLASS_AP))
