@@ -30,7 +30,7 @@ PLAIN_INTERVAL_S = 30.0
 """Without a terminal: seconds between two lines of a trial that has nothing new but its step."""
 _GAP = 2  # blanks between two columns
 _LEAST_NAME = 12  # columns that are left for the first one before words of the others are broken
-_STYLES = {"done": "green", "failed": "bold red", "interrupted": "yellow"}
+_GOOD, _BAD = "green", "bold red"
 
 
 def print_text(text: str) -> None:
@@ -397,7 +397,7 @@ class SweepDisplay:
             )
         bar = ProgressBar(total=max(1, self.num_trials), completed=self._num_ended, width=12)
         left = self.seconds_left()
-        style = _STYLES["failed"] if self.num_failed else _STYLES["done"]
+        style = _BAD if self.num_failed else _GOOD
         count = Text(f"{self.num_done} of {self.num_trials} trials{self._failed_text()}", style=style)
         table.add_row(count, bar, f"{duration(left)} left" if left is not None else "", "")
         return table

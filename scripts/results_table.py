@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from focalbench.analysis.comparison import ArmComparison, ArmResult, Comparison, compare_trials
-from focalbench.analysis.runs import read_trials
+from focalbench.records.reader import read_trials
 from focalbench.report.formats import number, p_value, signed
 
 

@@ -8,7 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from focalbench.analysis.runs import STOPPED, TrialRecord, as_number, flatten_config
+from focalbench.records.document import as_number
+from focalbench.records.reader import TrialRecord, flatten_config
+from focalbench.records.state import TrialState
+from focalbench.tags import MEAN_AP
 
 # What changes where or how fast a trial runs, but not what it is. Data are known by their content, not their place.
 _NOT_IDENTITY = (
@@ -75,12 +78,12 @@ def set_stopped_apart(trials: Iterable[TrialRecord]) -> tuple[list[TrialRecord],
     kept = list(trials)
     groups: dict[tuple[str, str], list[TrialRecord]] = defaultdict(list)
     for trial in kept:
-        if trial.state == STOPPED:
+        if trial.state is TrialState.STOPPED:
             groups[_place(trial)].append(trial)
     stopped = []
     for number, trial in enumerate(kept):
         if trial.counts and _place(trial) in groups:
-            kept[number] = replace(trial, state=STOPPED, reason="its arm was stopped early: not comparable")
+            kept[number] = replace(trial, set_apart="its arm was stopped early: not comparable")
             groups[_place(trial)].append(trial)
     for group in groups.values():
         seeds = sorted(trial.seed for trial in group if trial.seed is not None)
@@ -134,24 +137,19 @@ def circumstances(arms: Sequence[Arm]) -> list[str]:
     warnings = []
     trials = [trial for arm in arms for trial in arm.trials.values()]
     for key, words in (("precision", "numeric precision"), ("device", "kinds of device")):
-        kinds = {str(trial.result[key]).split(":")[0] for trial in trials if trial.result.get(key)}
+        kinds = {str(found).split(":")[0] for trial in trials if (found := getattr(trial.result, key))}
         if len(kinds) > 1:
             warnings.append(f"trials were run with different {words}: {', '.join(sorted(kinds))}")
     for package in ("focalbench", "torch"):
-        versions = {str(found) for trial in trials if (found := _environment(trial).get(package))}
+        versions = {str(found) for trial in trials if (found := trial.result.environment.get(package))}
         if len(versions) > 1:
             warnings.append(f"trials were run with different versions of {package}: {', '.join(sorted(versions))}")
     for arm in arms:
-        scales = {seed: as_number(trial.result.get("lr_scale")) for seed, trial in arm.trials.items()}
+        scales = {seed: trial.result.lr_scale for seed, trial in arm.trials.items()}
         lowered = [f"seed {seed}" for seed, scale in scales.items() if scale not in (None, 1.0)]
         if lowered:
             warnings.append(f"{arm.label}: diverged and went on at a lower learning rate: {', '.join(lowered)}")
     return warnings
-
-
-def _environment(trial: TrialRecord) -> Mapping[str, Any]:
-    environment = trial.result.get("environment")
-    return environment if isinstance(environment, dict) else {}
 
 
 def _settings(trial: TrialRecord) -> dict[str, Any]:
@@ -164,8 +162,8 @@ def _settings(trial: TrialRecord) -> dict[str, Any]:
 
 
 def _facts(trial: TrialRecord, settings: Mapping[str, Any]) -> dict[str, Any]:
-    facts = {key: trial.result.get(key) for key in _FACTS}
-    batch_size, steps = as_number(settings.get("optim.batch_size")), as_number(trial.result.get("steps"))
+    facts = {key: getattr(trial.result, key) for key in _FACTS}
+    batch_size, steps = as_number(settings.get("optim.batch_size")), trial.result.steps
     facts[_LENGTH] = steps * batch_size if steps and batch_size else None
     return facts | {key: settings.get(key) for key in _EVALUATION}
 
@@ -186,7 +184,7 @@ def _split_contradicting(group: Sequence[TrialRecord], warnings: list[str]) -> l
     results: dict[int | None, dict[str, float | None]] = defaultdict(dict)
     for trial in group:
         by_name[trial.arm].append(trial)
-        results[trial.seed][trial.arm] = trial.value("val/mAP")
+        results[trial.seed][trial.arm] = trial.value(MEAN_AP)
     if all(len(set(of_seed.values())) == 1 for of_seed in results.values()):
         return [list(group)]
     if len(by_name) > 1:
@@ -205,7 +203,7 @@ def _build_arm(group: Sequence[TrialRecord], warnings: list[str]) -> Arm:
         assert trial.seed is not None  # a trial that counts has one
         kept = by_seed.setdefault(trial.seed, trial)
         if kept is not trial:
-            same = "the same" if kept.value("val/mAP") == trial.value("val/mAP") else "another"
+            same = "the same" if kept.value(MEAN_AP) == trial.value(MEAN_AP) else "another"
             warnings.append(f"{label}: seed {trial.seed} occurs twice; {trial.folder} has {same} mAP and is left out")
     settings = _settings(group[0])
     return Arm(label, settings, _facts(group[0], settings), dict(sorted(by_seed.items())))

@@ -17,7 +17,6 @@ from focalbench.analysis.arms import (
     set_stopped_apart,
     unknown_facts,
 )
-from focalbench.analysis.runs import TrialRecord, metric_name
 from focalbench.analysis.statistics import (
     MIN_SEEDS,
     VERDICT_LEVEL,
@@ -31,6 +30,10 @@ from focalbench.analysis.statistics import (
 )
 from focalbench.analysis.test_set_noise import TestSetNoise, measure_test_set_noise
 from focalbench.errors import ConfigError, DataError
+from focalbench.records.reader import TrialRecord
+from focalbench.records.result import metric_name
+from focalbench.records.state import TrialState
+from focalbench.tags import MEAN_AP, is_average_precision
 
 NOT_COMPARABLE = "not comparable"
 RULE = (
@@ -122,7 +125,7 @@ class Comparison:
             "arms": [_arm_document(result) for result in self.arms],
             "comparisons": [_comparison_document(comparison) for comparison in self.comparisons],
             "unfinished": [
-                {"trial": str(t.folder), "arm": t.arm, "seed": t.seed, "state": t.state, "reason": t.reason}
+                {"trial": str(t.folder), "arm": t.arm, "seed": t.seed, "state": str(t.state), "reason": t.reason}
                 for t in self.unfinished
             ],
             "warnings": list(self.warnings),
@@ -134,13 +137,13 @@ def compare_trials(
     trials: Sequence[TrialRecord],
     *,
     baseline: str | None = None,
-    metric: str = "val/mAP",
+    metric: str = MEAN_AP,
     with_test_set_noise: bool = True,
 ) -> Comparison:
     """Groups trials into arms and compares each with the baseline over the seeds that both have.
 
     Args:
-        trials: see ``runs.read_trials``.
+        trials: see ``reader.read_trials``.
         baseline: name of the baseline arm; None takes the arm named ``ce``, else the first with plain cross entropy,
             else the first.
         metric: ``val/mAP``, ``AP/<class>``, or any number of result.json or metrics.jsonl.
@@ -181,7 +184,7 @@ def _failed_seeds(arms: Sequence[Arm], unfinished: Sequence[TrialRecord]) -> dic
     found = {}
     for arm in arms:
         names = {trial.arm for trial in arm.trials.values()}
-        lost = {t.seed for t in unfinished if t.state == "failed" and t.arm in names and t.seed is not None}
+        lost = {t.seed for t in unfinished if t.state is TrialState.FAILED and t.arm in names and t.seed is not None}
         if lost := lost - arm.trials.keys():
             found[arm.label] = tuple(sorted(lost))
     return found
@@ -189,7 +192,7 @@ def _failed_seeds(arms: Sequence[Arm], unfinished: Sequence[TrialRecord]) -> dic
 
 def metric_direction(metric: str) -> Direction:
     """Whether higher or lower values of a metric are better; ``none`` where neither can be said."""
-    if metric.startswith(("val/mAP", "AP/")) or metric in _HIGHER_IS_BETTER:
+    if is_average_precision(metric) or metric in _HIGHER_IS_BETTER:
         return "higher"
     return "lower" if metric in _LOWER_IS_BETTER else "none"
 

@@ -19,7 +19,6 @@ from focalbench.analysis.hard_tail import Candidates, HardTail
 from focalbench.data.dataset import DetectionData
 from focalbench.experiment.batches import PlainImages
 from focalbench.experiment.margins import count_margins, element_margins
-from focalbench.experiment.trained import TrainedTrial
 from focalbench.losses.detection import ClassProblem
 from focalbench.metrics.loss_histogram import (
     FIGURE_4_GAMMAS,
@@ -29,6 +28,7 @@ from focalbench.metrics.loss_histogram import (
     total_loss,
 )
 from focalbench.structures import HeadOutputs
+from focalbench.trained.trial import TrainedTrial
 
 _EXPONENT_OF_NEGATIVES = {
     "focal": "gamma",

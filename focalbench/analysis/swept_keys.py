@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from focalbench.analysis.arms import incomparable_keys
 from focalbench.analysis.comparison import ArmResult
-from focalbench.analysis.runs import as_number
+from focalbench.records.document import as_number
 
 _MAX_SHOWN = 60
 

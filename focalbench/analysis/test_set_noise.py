@@ -7,24 +7,20 @@ same resampled images, and averaged over their paired seeds.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from focalbench.analysis.arms import Arm
-from focalbench.errors import DataError
 from focalbench.metrics.resampling import draw_image_weights, resampled_average_precision
 from focalbench.metrics.voc import INTERPOLATIONS, Interpolation
-from focalbench.storage import read_arrays
+from focalbench.records.detections import StoredDetections, UnusableDetectionsError, read_detections
+from focalbench.tags import CLASS_AP, MEAN_AP, is_average_precision
 
-DETECTIONS_FILE = "detections.npz"
 NUM_RESAMPLES = 400
-_TRUTH = ("gt_image", "gt_label", "gt_box", "gt_difficult")
 
 
 @dataclass(frozen=True)
@@ -46,10 +42,6 @@ class TestSetNoise:
     num_resamples: int
 
 
-class UnusableDetectionsError(DataError):
-    """The stored detections cannot be resampled; the text says why."""
-
-
 def measure_test_set_noise(
     baseline: Arm, arms: Mapping[str, tuple[Arm, Sequence[int]]], metric: str, warnings: list[str]
 ) -> dict[str, TestSetNoise]:
@@ -65,7 +57,7 @@ def measure_test_set_noise(
         label -> noise, for the arms for which it could be measured.
     """
     interpolation = INTERPOLATIONS.get(str(baseline.facts.get("protocol")))
-    if interpolation is None or not (metric == "val/mAP" or metric.startswith("AP/")) or not arms:
+    if interpolation is None or not is_average_precision(metric) or not arms:
         return {}
     scores: dict[Path, NDArray[np.float64]] = {}
     noise: dict[str, TestSetNoise] = {}
@@ -74,7 +66,7 @@ def measure_test_set_noise(
     except UnusableDetectionsError as fault:
         warnings.append(f"test-set noise was not measured: {fault}")
         return {}
-    weights = draw_image_weights(len(truth["image_ids"]), NUM_RESAMPLES)
+    weights = draw_image_weights(len(truth.image_ids), NUM_RESAMPLES)
     for label, (arm, seeds) in arms.items():
         try:
             differences = [
@@ -96,30 +88,9 @@ def _summary(differences: NDArray[np.float64], num_images: int) -> TestSetNoise:
     return TestSetNoise(float(defined.std(ddof=1)), (float(low), float(high)), num_images, len(defined))
 
 
-def read_detections(folder: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a trial's detections.npz (``experiment.events.save_detections``), read without torch.
-
-    Raises:
-        UnusableDetectionsError: a file that is missing, damaged or of another version, or names no images or classes.
-    """
-    path = folder / DETECTIONS_FILE
-    try:
-        arrays = read_arrays(path, ("image", "label", "score", "box", *_TRUTH, "image_ids", "classes"))
-    except FileNotFoundError as fault:
-        raise UnusableDetectionsError(f"{path} is missing") from fault
-    except KeyError as fault:
-        raise UnusableDetectionsError(f"{path}: written by another version, {fault.args[0]}") from fault
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as fault:
-        raise UnusableDetectionsError(f"{path} cannot be read") from fault
-    for name in ("image_ids", "classes"):
-        if arrays[name].ndim != 1 or len(arrays[name]) == 0:
-            raise UnusableDetectionsError(f"{path}: {name} is no list of names")
-    return arrays
-
-
 def _resampled(
     folder: Path,
-    truth: Mapping[str, NDArray[Any]],
+    truth: StoredDetections,
     weights: NDArray[np.int64],
     metric: str,
     interpolation: Interpolation,
@@ -128,27 +99,23 @@ def _resampled(
     """(B,) the metric of one trial on each resampled test set; computed once for each folder."""
     if folder in scores:
         return scores[folder]
-    arrays = read_detections(folder)
-    if any(not np.array_equal(arrays[name], truth[name]) for name in (*_TRUTH, "image_ids", "classes")):
-        raise UnusableDetectionsError(f"{folder / DETECTIONS_FILE} belongs to another test set")
-    classes = arrays["classes"].tolist()
+    stored = read_detections(folder)
+    if not stored.has_same_objects(truth):
+        raise UnusableDetectionsError(f"{folder}: its detections belong to another test set")
+    classes = stored.classes.tolist()
     try:
         ap = resampled_average_precision(
-            arrays,
-            {name.removeprefix("gt_"): truth[name] for name in _TRUTH},
-            weights,
-            num_classes=len(classes),
-            interpolation=interpolation,
+            stored.detections, stored.truth, weights, num_classes=len(classes), interpolation=interpolation
         )
     except ValueError as fault:
-        raise UnusableDetectionsError(f"{folder / DETECTIONS_FILE}: {fault}") from fault
-    if metric == "val/mAP":
+        raise UnusableDetectionsError(f"{folder}: its detections: {fault}") from fault
+    if metric == MEAN_AP:
         num_defined = (~np.isnan(ap)).sum(axis=1)
         total = np.nansum(ap, axis=1)
         scores[folder] = np.divide(total, num_defined, out=np.full(len(ap), np.nan), where=num_defined > 0)
         return scores[folder]
-    name = metric.removeprefix("AP/")
+    name = metric.removeprefix(CLASS_AP)
     if name not in classes:
-        raise UnusableDetectionsError(f"{folder / DETECTIONS_FILE} has no class '{name}'")
+        raise UnusableDetectionsError(f"{folder}: its detections have no class '{name}'")
     scores[folder] = ap[:, classes.index(name)]
     return scores[folder]

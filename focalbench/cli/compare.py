@@ -11,6 +11,7 @@ import typer
 from focalbench.report.formats import number as _number
 from focalbench.report.formats import p_value as _p
 from focalbench.report.formats import signed as _signed
+from focalbench.tags import MEAN_AP, is_average_precision
 
 if TYPE_CHECKING:
     from focalbench.analysis.comparison import ArmComparison, ArmResult, Comparison
@@ -37,7 +38,7 @@ def compare(
     ] = None,
     metric: Annotated[
         str, typer.Option(metavar="NAME", help="val/mAP, AP/CLASS, time, or any other logged number.")
-    ] = "val/mAP",
+    ] = MEAN_AP,
     test_noise: Annotated[
         bool, typer.Option("--test-noise/--no-test-noise", help="Resample the test images too (some seconds).")
     ] = True,
@@ -49,7 +50,7 @@ def compare(
     """Compare arms over their seeds: mean, sd, paired difference to a baseline, and what can be claimed."""
     from focalbench import console
     from focalbench.analysis.comparison import compare_trials
-    from focalbench.analysis.runs import read_trials
+    from focalbench.records.reader import read_trials
 
     comparison = compare_trials(read_trials(paths), baseline=baseline, metric=metric, with_test_set_noise=test_noise)
     if csv is not None:
@@ -108,7 +109,7 @@ def _print_resolution(comparison: Comparison) -> None:
     ]
     if not paired:
         return
-    is_ap = comparison.metric.startswith(("val/mAP", "AP/"))
+    is_ap = is_average_precision(comparison.metric)
     columns = ["arm", "pairs", "sd of pairs", "exact p (least)", "detectable"]
     columns += ["seeds for 1 point", "test-set sd"] if is_ap else []
     rows = []
@@ -181,7 +182,7 @@ def _reproduction(comparison: Comparison) -> list[dict[str, Any]]:
     """The published curves that the sweep can be held against; they are of mAP only."""
     from focalbench.analysis.published import reproduction_cards
 
-    if comparison.metric != "val/mAP":
+    if comparison.metric != MEAN_AP:
         return []
     return [card.as_document() for card in reproduction_cards(comparison.arms)]
 
@@ -214,11 +215,11 @@ def _print_reproduction(comparison: Comparison) -> None:
 
 def _print_unfinished(comparison: Comparison) -> None:
     from focalbench import console
-    from focalbench.analysis.runs import NOT_STARTED
+    from focalbench.records.state import TrialState
 
     if not comparison.unfinished:
         return
-    started = [trial for trial in comparison.unfinished if trial.state != NOT_STARTED]
+    started = [trial for trial in comparison.unfinished if trial.state is not TrialState.NEW]
     console.print_text(f"\nNot counted ({len(comparison.unfinished)}):")
     for trial in started[:_MAX_UNFINISHED]:
         console.print_text(f"  {trial.folder.name}: {trial.reason or trial.state}")

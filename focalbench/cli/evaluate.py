@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from focalbench.cli.config import AsJson
+from focalbench.tags import MEAN_AP
 
 if TYPE_CHECKING:
-    from focalbench.experiment.trained import TrainedTrial
+    from focalbench.trained.trial import TrainedTrial
 
 
 class ProtocolChoice(enum.StrEnum):
@@ -55,7 +56,7 @@ def register(app: typer.Typer) -> None:
 
 def _load(trial: Path, device: str, unfinished: bool) -> TrainedTrial:
     from focalbench import console
-    from focalbench.experiment.trained import load_trained
+    from focalbench.trained.trial import load_trained
 
     return load_trained(trial, device=device, unfinished=unfinished, warn=console.warn)
 
@@ -94,7 +95,7 @@ def evaluate(
         from focalbench.training.evaluate import score
 
         found = score(detections, truth, trained.classes, chosen)
-        document |= {"protocol": chosen, "mAP": found.mean_ap, "val/mAP": found.mean_ap, "AP": found.ap}
+        document |= {"protocol": chosen, "mAP": found.mean_ap, MEAN_AP: found.mean_ap, "AP": found.ap}
     if as_json:
         console.print_json(document)
     else:
@@ -161,8 +162,8 @@ def predict(
 
     trained = _load(trial, device, unfinished)
     from focalbench.errors import DataError
-    from focalbench.experiment.inference import find_images, predict_image
     from focalbench.report.pictures import PictureFolder
+    from focalbench.trained.inference import find_images, predict_image
 
     paths, faults = find_images(images)
     folder = PictureFolder(out, inputs=paths)
@@ -226,10 +227,11 @@ def analyze(
     from focalbench import console
 
     trained = _load(trial, device, unfinished)
+    from focalbench.records.trial import TrialFolder
     from focalbench.report.analysis import write_analysis
 
     data = trained.data(root=root, splits=split)
-    document = write_analysis(trained, data, out or trained.folder / "analysis", errors=errors)
+    document = write_analysis(trained, data, out or TrialFolder(trained.folder).analysis, errors=errors)
     if as_json:
         console.print_json(document)
     else:
@@ -288,7 +290,7 @@ def export(
     from focalbench import console
 
     trained = _load(trial, "cpu", unfinished)
-    from focalbench.experiment.export import export_onnx
+    from focalbench.trained.export import export_onnx
 
     done = export_onnx(trained, out)
     height, width = trained.canvas

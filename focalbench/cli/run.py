@@ -14,6 +14,7 @@ import typer
 
 from focalbench.cli.config import AsJson, ConfigPath, Overrides
 from focalbench.errors import DataError, InterruptedTrial
+from focalbench.tags import BEST_MEAN_AP, MEAN_AP
 
 if TYPE_CHECKING:
     from focalbench.config.schema import ExperimentConfig
@@ -78,10 +79,11 @@ def run(
 
 def _as_found(trials: tuple[Trial, ...], folder: Path, signum: int) -> Session:
     """The session that ``signum`` stopped before it changed anything."""
-    from focalbench.experiment.sweep import trial_state
     from focalbench.launchers.session import Session
+    from focalbench.records.sweep import SweepFolder
 
-    return Session(trials, {trial.name: trial_state(folder / trial.name) for trial in trials}, {}, signum)
+    sweep = SweepFolder(folder)
+    return Session(trials, {trial.name: sweep.trial(trial.name).state() for trial in trials}, {}, signum)
 
 
 def _say_how_to_resume(what: str, arguments: Sequence[str]) -> None:
@@ -120,16 +122,17 @@ def _train(
 def _report(session: Session, folder: Path, as_json: bool) -> None:
     """Arms and verdicts, then what did not work, then where to look next."""
     from focalbench import console
+    from focalbench.records.state import TrialState
 
     if as_json:
         _print_document(session, folder)
         return
     rows = [_trial_row(trial, session, folder) for trial in session.trials]
-    if any(row["state"] == "done" for row in rows):
+    if any(row["state"] is TrialState.DONE for row in rows):
         _print_comparison(session, folder)
     for line in _unfinished_lines(rows):
         console.print_text(line)
-    if any(row["state"] == "failed" for row in rows):
+    if any(row["state"] is TrialState.FAILED for row in rows):
         console.print_text("--retry-failed tries the failed ones again, each from its newest checkpoint")
     console.print_text(
         f"\nresults: {folder}\ncurves:  tensorboard --logdir {shlex.quote(str(folder))} --host localhost"
@@ -145,7 +148,9 @@ def _print_document(session: Session, folder: Path) -> None:
 
 def _unfinished_lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     """The trials that something went wrong with, each with its reason; the others are only counted."""
-    rest = [row for row in rows if row["state"] != "done"]
+    from focalbench.records.state import TrialState
+
+    rest = [row for row in rows if row["state"] is not TrialState.DONE]
     faulty = [row for row in rest if _went_wrong(row)]
     for row in faulty[:_MAX_LISTED]:
         yield f"{row['name']}: {row['state']}{': ' + row['error'] if row['error'] else ''}"
@@ -157,23 +162,25 @@ def _unfinished_lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _went_wrong(row: dict[str, Any]) -> bool:
-    return row["state"] == "failed" or bool(row["error"])
+    from focalbench.records.state import TrialState
+
+    return row["state"] is TrialState.FAILED or bool(row["error"])
 
 
 def _trial_row(trial: Trial, session: Session, folder: Path) -> dict[str, Any]:
-    from focalbench.experiment.trial_files import finished_result, status_of
+    from focalbench.records.reader import read_trial
 
-    result = finished_result(folder / trial.name) or {}
-    status = status_of(folder / trial.name)
+    record = read_trial(folder / trial.name)
+    result = record.result
     return {
         "name": trial.name,
         "arm": trial.arm,
         "seed": trial.seed,
         "state": session.states[trial.name],
-        "error": None if result else status.get("error"),
-        "val/mAP": result.get("val/mAP"),
-        "val/mAP_best": result.get("val/mAP_best"),
-        "wall_s": result.get("wall_s"),
+        "error": None if record.counts else record.status.error,
+        MEAN_AP: result.mean_ap,
+        BEST_MEAN_AP: result.best_mean_ap,
+        "wall_s": result.wall_s,
     }
 
 
@@ -181,14 +188,14 @@ def _print_comparison(session: Session, folder: Path) -> None:
     """The table of ``focalbench compare`` over the trials of this sweep, not over what an earlier form of it left."""
     from focalbench import console
     from focalbench.cli.compare import compare
-    from focalbench.experiment.sweep import listed_trials
+    from focalbench.records.sweep import SweepFolder
 
     own = {trial.name for trial in session.trials}
     try:
         compare([path for trial in session.trials if (path := folder / trial.name).is_dir()])
     except DataError as fault:  # such as an mAP that is undefined everywhere
         console.warn(str(fault))
-    others = sum(row["name"] not in own and (folder / row["name"]).is_dir() for row in listed_trials(folder))
+    others = sum(row["name"] not in own and (folder / row["name"]).is_dir() for row in SweepFolder(folder).listed())
     if others:
         console.print_text(
             f"{others} other trials in {folder} are no part of this sweep; focalbench compare shows them too"
@@ -200,12 +207,12 @@ def _list_trials(config: ExperimentConfig, folder: Path, *, retry_failed: bool, 
     from dataclasses import asdict
 
     from focalbench import console
-    from focalbench.experiment.sweep import trial_state
     from focalbench.launchers.forecast import forecast
     from focalbench.launchers.local import plan_slots
     from focalbench.launchers.search import leaves_stopped, num_search_trials, proposed_trials
+    from focalbench.records.sweep import SweepFolder
 
-    found = folder / ".set-aside" if fresh else folder  # --fresh begins with nothing there
+    found = SweepFolder(folder / ".set-aside" if fresh else folder)  # --fresh begins with nothing there
     trials = proposed_trials(config, found)
     num_slots, place = 1, None  # how many trials a cluster takes at once is not known before it is asked
     if config.run.launcher == "local":
@@ -221,7 +228,7 @@ def _list_trials(config: ExperimentConfig, folder: Path, *, retry_failed: bool, 
         with_stopped=not leaves_stopped(config),
     )
     rows: list[dict[str, Any]] = [
-        {"name": t.name, "arm": t.arm, "seed": t.seed, "differs": t.differs, "state": trial_state(found / t.name)}
+        {"name": t.name, "arm": t.arm, "seed": t.seed, "differs": t.differs, "state": found.trial(t.name).state()}
         for t in trials
     ]
     if as_json:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import math
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,15 +12,16 @@ import torch
 
 from focalbench.config.sweep import Trial
 from focalbench.data.dataset import DetectionData
-from focalbench.errors import DataError
 from focalbench.experiment.batches import PlainImages
 from focalbench.experiment.live_figures import LiveLossFigures
-from focalbench.experiment.trial_files import CHECKPOINTS, DETECTIONS_FILE, write_status
 from focalbench.losses.oracle import diagnose_stuck
 from focalbench.metrics.voc import precision_recall
 from focalbench.ranks import alone
+from focalbench.records.detections import write_detections
+from focalbench.records.state import TrialState
+from focalbench.records.trial import TrialFolder
 from focalbench.runtime import StopFlag, rng_state
-from focalbench.storage import START_ANEW, read_arrays, write_atomically
+from focalbench.tags import BEST_MEAN_AP, CLASS_AP, MEAN_AP
 from focalbench.tracking.drawing import draw_detections
 from focalbench.tracking.tracker import MatchedScores, Tracker
 from focalbench.training.checkpoint import save_best, save_checkpoint
@@ -46,7 +44,7 @@ class TrialEvents:
         last: the newest evaluation, None before the first.
     """
 
-    folder: Path
+    folder: TrialFolder
     trial: Trial
     tracker: Tracker
     val: DetectionData
@@ -95,25 +93,31 @@ class TrialEvents:
         self.last = score(detections, truth, self.val.classes, self.protocol)
         improved = self.last.mean_ap > state.best
         state.best = max(state.best, self.last.mean_ap) if math.isfinite(self.last.mean_ap) else state.best
-        line = {"val/mAP": self.last.mean_ap, "val/mAP_best": state.best}
-        line |= {f"AP/{name}": value for name, value in self.last.ap.items()}
+        line = {MEAN_AP: self.last.mean_ap, BEST_MEAN_AP: state.best}
+        line |= {f"{CLASS_AP}{name}": value for name, value in self.last.ap.items()}
         self.tracker.scalars(state.step, line)
         self._write_curves(state.step, truth)
         with alone():
             self._write_pictures(state.step, model, images)
             self.live_figures.log(self.tracker, state.step, model, state.criterion, state.seconds)
-        save_detections(self.folder / DETECTIONS_FILE, self.last, self.val, truth)
+        write_detections(
+            self.folder.path,
+            self.last.detections,
+            truth,
+            image_ids=[record.image_id for record in self.val.records],
+            classes=self.val.classes,
+        )
         self.tracker.flush()
         if improved:
-            save_best(self.folder / CHECKPOINTS, {**self.identity, "step": state.step, "model": model.state_dict()})
+            save_best(self.folder.checkpoints, {**self.identity, "step": state.step, "model": model.state_dict()})
         self.progress(state.step, self.total_steps, line)
 
     def checkpoint(self, state: TrainState) -> None:
         """Everything that the next step depends on, and the status that says how far the trial is."""
         self.tracker.flush()
         content = {**self.identity, **state.state_dict(), "rng": rng_state(), "wall_s": self.wall_s()}
-        save_checkpoint(self.folder / CHECKPOINTS, content, step=state.step, keep=self.keep_checkpoints)
-        write_status(self.folder, self.trial, "running", step=state.step, steps=self.total_steps)
+        save_checkpoint(self.folder.checkpoints, content, step=state.step, keep=self.keep_checkpoints)
+        self.folder.write_status(self.trial, TrialState.RUNNING, step=state.step, steps=self.total_steps)
 
     def _write_curves(self, step: int, truth: dict[str, Any]) -> None:
         assert self.last is not None
@@ -164,31 +168,3 @@ class FollowerEvents:
 
     def checkpoint(self, state: TrainState) -> None:
         """The first rank saves."""
-
-
-def save_detections(path: Path, evaluation: Evaluation, val: DetectionData, truth: Mapping[str, Any]) -> None:
-    """Detections and ground truth in one file, so that any later analysis needs neither images nor network.
-
-    Arrays: image, label, score, box of the detections; gt_image, gt_label, gt_box, gt_difficult; image_ids; classes.
-    """
-    arrays = dict(evaluation.detections)
-    arrays |= {f"gt_{name}": np.asarray(value) for name, value in truth.items()}
-    arrays["image_ids"] = np.array([record.image_id for record in val.records])
-    arrays["classes"] = np.array(val.classes)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # no array is named allow_pickle
-    write_atomically(path, buffer.getvalue())
-
-
-def load_detections(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Detections and ground truth as :func:`save_detections` wrote them.
-
-    Raises:
-        DataError: when the file is missing or damaged.
-    """
-    try:
-        detections = read_arrays(path, ("image", "label", "score", "box"))
-        truth = read_arrays(path, ("gt_image", "gt_label", "gt_box", "gt_difficult"))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as fault:
-        raise DataError(f"{path}: no detections of a finished trial: {fault}; {START_ANEW}") from fault
-    return detections, {name.removeprefix("gt_"): value for name, value in truth.items()}

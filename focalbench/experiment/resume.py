@@ -11,7 +11,6 @@ import torch
 
 from focalbench.config.sweep import Trial
 from focalbench.errors import CheckpointError, ConfigError
-from focalbench.experiment.trial_files import CHECKPOINTS
 from focalbench.ranks import rank
 from focalbench.runtime import PRECISIONS, resolve_precision
 from focalbench.storage import START_ANEW
@@ -23,16 +22,16 @@ Warn = Callable[[str], None]
 
 
 def newest_checkpoint(trial: Trial, folder: Path, warn: Warn) -> dict[str, Any] | None:
-    """The newest checkpoint of the trial in ``folder`` that is whole, or None where there is none at all.
+    """The newest checkpoint of ``trial`` in ``folder`` that is whole, or None where there is none at all.
 
     Raises:
         CheckpointError: when there are some, all of them damaged.
     """
     if rank() == 0:
-        remove_leftovers(folder / CHECKPOINTS)
+        remove_leftovers(folder)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        checkpoint = load_newest(folder / CHECKPOINTS)
+        checkpoint = load_newest(folder)
     for warning in caught:
         warn(f"{trial.name}: {warning.message}")
     return checkpoint

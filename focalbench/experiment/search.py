@@ -13,14 +13,14 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from focalbench.config.schema import SearchConfig
 from focalbench.config.sweep import rounded
 from focalbench.errors import ConfigError
-from focalbench.experiment.trial_files import status_of
 from focalbench.records.metrics import read_metrics
+from focalbench.records.trial import TrialFolder
+from focalbench.tags import MEAN_AP
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -87,14 +87,14 @@ def propose(search: SearchConfig, history: Sequence[ArmScore]) -> list[dict[str,
     return [{key: _value(params[key], entry) for key, entry in search.params.items()} for params in asked]
 
 
-def score_at(folder: Path, share: float) -> float | None:
-    """mAP of the trial in ``folder`` at its first evaluation after ``share`` of the training; None before it."""
-    steps = status_of(folder).get("steps")
-    if not isinstance(steps, int):
+def score_at(trial: TrialFolder, share: float) -> float | None:
+    """The mAP of ``trial`` at its first evaluation after ``share`` of the training; None before it."""
+    steps = trial.status().steps
+    if steps is None:
         return None
-    for line in read_metrics(folder):
-        if line["step"] >= share * steps and "val/mAP" in line:
-            return math.nan if line["val/mAP"] is None else float(line["val/mAP"])
+    for line in read_metrics(trial.path):
+        if line["step"] >= share * steps and MEAN_AP in line:
+            return math.nan if line[MEAN_AP] is None else float(line[MEAN_AP])
     return None
 
 

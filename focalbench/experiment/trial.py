@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from torch import nn
 
 from focalbench.config.load import dump_yaml, resolved
 from focalbench.config.schema import ExperimentConfig
 from focalbench.config.sweep import Trial
 from focalbench.errors import (
-    BusyError,
     CheckpointError,
     ConfigError,
     DivergedError,
@@ -28,21 +26,17 @@ from focalbench.errors import (
 )
 from focalbench.experiment import build
 from focalbench.experiment.build_loss import build_criterion, reference_loss
-from focalbench.experiment.events import FollowerEvents, Progress, TrialEvents, load_detections
+from focalbench.experiment.events import FollowerEvents, Progress, TrialEvents
 from focalbench.experiment.live_figures import LiveLossFigures
 from focalbench.experiment.resume import Warn, newest_checkpoint, precision_name, require_same, resumed_precision
 from focalbench.experiment.scale import matched_factor
 from focalbench.experiment.selfcheck import initial_class_loss
-from focalbench.experiment.trial_files import (
-    CONFIG_FILE,
-    DETECTIONS_FILE,
-    LOCK_FILE,
-    RESULT_FILE,
-    finished_result,
-    write_status,
-)
 from focalbench.ranks import from_first, rank, world_size
+from focalbench.records.detections import read_detections
 from focalbench.records.metrics import drop_values
+from focalbench.records.result import TrialResult
+from focalbench.records.state import TrialState
+from focalbench.records.trial import TrialFolder
 from focalbench.runtime import (
     StopFlag,
     environment,
@@ -52,7 +46,8 @@ from focalbench.runtime import (
     seed_everything,
     set_determinism,
 )
-from focalbench.storage import START_ANEW, remove_unfinished, storage_faults, write_atomically, write_json
+from focalbench.storage import START_ANEW, remove_unfinished, write_atomically
+from focalbench.tags import EVALUATION
 from focalbench.tracking.hparams import columns_of, flatten
 from focalbench.tracking.trackers import TrackedTrial, open_trackers
 from focalbench.training.evaluate import score
@@ -91,34 +86,19 @@ class _Session:
 
 def run_trial(
     trial: Trial, folder: Path, *, device: str, stop: StopFlag, progress: Progress, warn: Warn = warnings.warn
-) -> dict[str, Any]:
+) -> TrialResult:
     """Trains ``trial`` in ``folder`` from its newest good checkpoint, or from the start, to its result.
-
-    Returns:
-        the content of result.json.
 
     Raises:
         BusyError: when another process owns the folder.
         StorageError: when it cannot be written.
-        DivergedError: when the loss or a gradient is no longer finite; status.json says so.
+        DivergedError: when the loss or a gradient is no longer finite; the status says so.
         InterruptedTrial: when ``stop`` was set, after a checkpoint.
         FocalbenchError: for faults of data or configuration.
     """
-    with storage_faults(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK_FILE, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as fault:
-        raise BusyError(
-            f"{folder}: another process is training this trial; wait for it or use another --out"
-        ) from fault
-    except OSError as fault:
-        raise StorageError(f"{folder}: cannot write: {fault.strerror or fault}") from fault
-    try:
-        return _run_owned(trial, folder, device, _Hooks(stop, progress, warn))
-    finally:
-        lock.release()
+    own = TrialFolder(folder)
+    with own.owned():
+        return _run_owned(trial, own, device, _Hooks(stop, progress, warn))
 
 
 def follow_trial(trial: Trial, folder: Path, *, device: str, stop: StopFlag) -> None:
@@ -128,40 +108,43 @@ def follow_trial(trial: Trial, folder: Path, *, device: str, stop: StopFlag) -> 
         FocalbenchError: what the first rank raises too, unless it concerns its files.
     """
     if from_first(False):
-        _train(trial, folder, device, _Hooks(stop, progress=lambda *_: None, warn=lambda _: None))
+        _train(trial, TrialFolder(folder), device, _Hooks(stop, progress=lambda *_: None, warn=lambda _: None))
 
 
-def _run_owned(trial: Trial, folder: Path, device: str, hooks: _Hooks) -> dict[str, Any]:
-    """Between lock and release: the status always tells how the trial ended."""
-    done = finished_result(folder)
+def _run_owned(trial: Trial, folder: TrialFolder, device: str, hooks: _Hooks) -> TrialResult:
+    """What the owner of the folder does: the status always tells how the trial ended."""
+    done = folder.result()
     from_first(done is None)  # the other ranks wait for it
     if done is not None:
         return done
-    remove_unfinished(folder)
-    write_atomically(folder / CONFIG_FILE, dump_yaml(trial.config).encode())
-    write_status(folder, trial, "running")
+    remove_unfinished(folder.path)
+    write_atomically(folder.config, dump_yaml(trial.config).encode())
+    folder.write_status(trial, TrialState.RUNNING)
     try:
         session, events = _train(trial, folder, device, hooks)
         assert isinstance(events, TrialEvents)
         result = _result(trial, folder, session, events)
-        write_json(folder / RESULT_FILE, result)
-        write_status(folder, trial, "done", step=session.state.step, steps=events.total_steps)
+        folder.write_result(result)
+        folder.write_status(trial, TrialState.DONE, step=session.state.step, steps=events.total_steps)
         return result
     except InterruptedTrial as fault:
-        write_status(folder, trial, "interrupted", error=str(fault))
+        folder.write_status(trial, TrialState.INTERRUPTED, error=str(fault))
         raise
     except BaseException as fault:
         # The death of another rank shows in this one as some error of torch.
         lost = world_size() > 1 and not isinstance(fault, FocalbenchError)
         # A full disk is not the trial's fault: once there is space, the same command goes on with it.
-        kind = "interrupted" if lost or isinstance(fault, KeyboardInterrupt | StorageError) else "failed"
-        write_status(folder, trial, kind, error=str(fault) or type(fault).__name__)
+        goes_on = lost or isinstance(fault, KeyboardInterrupt | StorageError)
+        state = TrialState.INTERRUPTED if goes_on else TrialState.FAILED
+        folder.write_status(trial, state, error=str(fault) or type(fault).__name__)
         if lost:
-            raise RankLostError(f"{folder}: this rank cannot go on: {fault}") from fault
+            raise RankLostError(f"{folder.path}: this rank cannot go on: {fault}") from fault
         raise
 
 
-def _train(trial: Trial, folder: Path, device: str, hooks: _Hooks) -> tuple[_Session, TrialEvents | FollowerEvents]:
+def _train(
+    trial: Trial, folder: TrialFolder, device: str, hooks: _Hooks
+) -> tuple[_Session, TrialEvents | FollowerEvents]:
     """Trains to the end; after a divergence, where that is asked for, again from the last good checkpoint."""
     lr_scale = 1.0
     while True:
@@ -179,10 +162,10 @@ def _train(trial: Trial, folder: Path, device: str, hooks: _Hooks) -> tuple[_Ses
             )
 
 
-def _prepare(trial: Trial, folder: Path, device: str, hooks: _Hooks) -> _Session:
+def _prepare(trial: Trial, folder: TrialFolder, device: str, hooks: _Hooks) -> _Session:
     """Builds all parts and puts them where the newest checkpoint says."""
     config, started, where = trial.config, time.monotonic(), resolve_device(device)
-    checkpoint = newest_checkpoint(trial, folder, hooks.warn)
+    checkpoint = newest_checkpoint(trial, folder.checkpoints, hooks.warn)
     settings = StepSettings(where, resumed_precision(trial, checkpoint, where, hooks.warn), config.optim.clip_norm)
     set_determinism(config.run.deterministic)
     seed_everything(config.seed)
@@ -203,7 +186,7 @@ def _prepare(trial: Trial, folder: Path, device: str, hooks: _Hooks) -> _Session
     if checkpoint is None:
         _start(trial, session, hooks.warn)
     else:
-        _restore(session, checkpoint, folder)
+        _restore(session, checkpoint, folder.path)
     return session
 
 
@@ -246,7 +229,9 @@ def _start(trial: Trial, session: _Session, warn: Warn) -> None:
     seed_everything(config.seed)
 
 
-def _fit(trial: Trial, folder: Path, session: _Session, hooks: _Hooks, may_retry: bool) -> TrialEvents | FollowerEvents:
+def _fit(
+    trial: Trial, folder: TrialFolder, session: _Session, hooks: _Hooks, may_retry: bool
+) -> TrialEvents | FollowerEvents:
     """Trains from where the session stands to the end."""
     plan = build.build_plan(trial.config, len(session.data.train))
     asked = trial.config.optim.warmup_steps
@@ -276,15 +261,15 @@ def _fit(trial: Trial, folder: Path, session: _Session, hooks: _Hooks, may_retry
 
 @contextmanager
 def _written(
-    trial: Trial, folder: Path, session: _Session, hooks: _Hooks, plan: Plan, may_retry: bool
+    trial: Trial, folder: TrialFolder, session: _Session, hooks: _Hooks, plan: Plan, may_retry: bool
 ) -> Iterator[TrialEvents]:
     """Opens the trackers, tells TensorBoard how the training within the block ended, closes them."""
     config, state = trial.config, session.state
     if state.evaluated < state.step:  # its evaluation may be written down already, and is done again
-        drop_values(folder, state.step, ("val/", "AP/"))
+        drop_values(folder.path, state.step, EVALUATION)
     tracker = open_trackers(
         TrackedTrial(
-            folder,
+            folder.path,
             trial=trial.name,
             arm=trial.arm,
             hparams=flatten(resolved(config)),
@@ -324,53 +309,53 @@ def _written(
             tracker.scalars(0, {"loss_weight": session.notes["loss_weight"]})
         hooks.progress(state.step, plan.total_steps, {})
         yield events
-        tracker.finish("done")
+        tracker.finish(TrialState.DONE)
     except InterruptedTrial:
         raise
     except BaseException as fault:
         if not (may_retry and isinstance(fault, DivergedError)):
-            tracker.finish("failed")
+            tracker.finish(TrialState.FAILED)
         raise
     finally:
         tracker.close()
 
 
-def _result(trial: Trial, folder: Path, session: _Session, events: TrialEvents) -> dict[str, Any]:
-    """The content of result.json; the last evaluation, never the best one."""
+def _result(trial: Trial, folder: TrialFolder, session: _Session, events: TrialEvents) -> TrialResult:
+    """The result, by the last evaluation and never the best one."""
     state, data, last = session.state, session.data, events.last
     if last is None:  # the process before this one was killed between the last checkpoint and the result
-        detections, truth = load_detections(folder / DETECTIONS_FILE)
-        last = score(detections, truth, data.val.classes, trial.config.eval.protocol)
-    return {
-        "trial": trial.name,
-        "arm": trial.arm,
-        "seed": trial.seed,
-        "differs": trial.differs,
-        "config_hash": trial.hash,
-        "val/mAP": last.mean_ap,
-        "val/mAP_best": state.best,
-        "AP": last.ap,
-        "protocol": trial.config.eval.protocol,
-        "split": list(trial.config.data.val) if trial.config.data.name == "voc" else ["synthetic/val"],
-        "classes": list(data.train.classes),
-        "step": state.step,
-        "steps": events.total_steps,
-        "train_images": len(data.train),
-        "val_images": len(data.val),
-        "data_fingerprint": [data.train.fingerprint, data.val.fingerprint],
-        "wall_s": session.wall_s(),
-        "train_s": state.seconds,
-        "images_per_s": state.step * events.batch_size / max(state.seconds, 1e-9),
-        "num_parameters": num_parameters(state.model),
-        "loss_weight": session.notes["loss_weight"],
-        "initial_loss": session.notes["initial_loss"],
-        "lr_scale": state.lr_scale,
-        "peak_memory_mb": peak_memory_mb(),
-        "device": str(session.step_settings.device),
-        "devices": world_size(),
-        "precision": str(session.step_settings.precision).removeprefix("torch."),
-        "environment": environment(),
-    }
+        stored = read_detections(folder.path)
+        last = score(stored.detections, stored.truth, data.val.classes, trial.config.eval.protocol)
+    return TrialResult(
+        trial=trial.name,
+        arm=trial.arm,
+        seed=trial.seed,
+        differs=trial.differs,
+        config_hash=trial.hash,
+        mean_ap=last.mean_ap,
+        best_mean_ap=state.best,
+        class_ap=dict(last.ap),
+        protocol=trial.config.eval.protocol,
+        split=list(trial.config.data.val) if trial.config.data.name == "voc" else ["synthetic/val"],
+        classes=list(data.train.classes),
+        step=state.step,
+        steps=events.total_steps,
+        train_images=len(data.train),
+        val_images=len(data.val),
+        data_fingerprint=[data.train.fingerprint, data.val.fingerprint],
+        wall_s=session.wall_s(),
+        train_s=state.seconds,
+        images_per_s=state.step * events.batch_size / max(state.seconds, 1e-9),
+        num_parameters=num_parameters(state.model),
+        loss_weight=session.notes["loss_weight"],
+        initial_loss=session.notes["initial_loss"],
+        lr_scale=state.lr_scale,
+        peak_memory_mb=peak_memory_mb(),
+        device=str(session.step_settings.device),
+        devices=world_size(),
+        precision=str(session.step_settings.precision).removeprefix("torch."),
+        environment=environment(),
+    )
 
 
 def num_parameters(model: nn.Module) -> int:

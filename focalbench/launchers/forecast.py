@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from focalbench.config.schema import ExperimentConfig
 from focalbench.config.sweep import Trial
-from focalbench.experiment.sweep import TO_DO, trial_state
-from focalbench.experiment.trial_files import finished_result, status_of
+from focalbench.records.reader import TrialRecord, read_trial
+from focalbench.records.state import TrialState
+from focalbench.records.sweep import SweepFolder
 
 _FREE = ("lr", "momentum", "nesterov", "betas", "weight_decay", "schedule", "warmup_steps", "milestones", "factor")
 """Keys of ``optim`` that cost no time, beside the length, which is scaled by."""
@@ -38,15 +38,15 @@ class Forecast:
 
 def forecast(
     trials: Sequence[Trial],
-    out: Path,
+    sweep: SweepFolder,
     *,
     num_slots: int = 1,
     device: str | None = None,
     retry_failed: bool = False,
     with_stopped: bool = False,
 ) -> Forecast:
-    """The time left for ``trials`` in ``out``: seconds per training image of the finished trials that differ in nothing
-    that costs time, those of the same loss before others, times the images still to be trained on.
+    """The time left for ``trials`` in ``sweep``: the images still to be trained on, times the seconds per image of the
+    finished trials that differ in nothing that costs time, those of the same loss before others.
 
     Args:
         num_slots: trials that run side by side.
@@ -54,9 +54,10 @@ def forecast(
         retry_failed: whether failed trials are trained again.
         with_stopped: whether trials that a search had stopped early are trained to their end.
     """
-    measured = _paces(trials, out, device and device.split(":")[0])
-    wanted = TO_DO | ({"failed"} if retry_failed else set()) | ({"stopped"} if with_stopped else set())
-    left = [trial for trial in trials if trial_state(out / trial.name) in wanted]
+    records = {trial.name: read_trial(sweep.trial(trial.name).path) for trial in trials}
+    measured = _paces(trials, records, device and device.split(":")[0])
+    again = ({TrialState.FAILED} if retry_failed else set()) | ({TrialState.STOPPED} if with_stopped else set())
+    left = [trial for trial in trials if not (state := records[trial.name].state).is_final or state in again]
     seconds: list[float] = []
     used: set[str] = set()
     for trial in left:
@@ -64,7 +65,7 @@ def forecast(
         paces = [pace for pace in paces if pace.loss == trial.config.loss.name] or paces
         if paces:
             used.update(pace.trial for pace in paces)
-            num_images = _num_images(trial.config, paces[0].num_train) * _share_left(out / trial.name)
+            num_images = _num_images(trial.config, paces[0].num_train) * _share_left(records[trial.name])
             seconds.append(num_images * fmean(pace.seconds_per_image for pace in paces))
     total = _side_by_side(seconds, num_slots) if seconds or not left else None
     return Forecast(len(left), len(seconds), len(used), total)
@@ -81,18 +82,16 @@ class _Pace:
     seconds_per_image: float
 
 
-def _paces(trials: Iterable[Trial], out: Path, device_kind: str | None) -> list[_Pace]:
+def _paces(trials: Iterable[Trial], records: Mapping[str, TrialRecord], device_kind: str | None) -> list[_Pace]:
     paces = []
     for trial in trials:
-        result = finished_result(out / trial.name)
-        if result is None or (device_kind and str(result.get("device")).split(":")[0] != device_kind):
+        record = records[trial.name]
+        result = record.result
+        if not record.counts or (device_kind and str(result.device).split(":")[0] != device_kind):
             continue
-        seconds, num_train = _number(result.get("wall_s")), int(_number(result.get("train_images")))
-        if seconds > 0 and num_train > 0:
-            num_images = _num_images(trial.config, num_train)
-            paces.append(
-                _Pace(trial.name, _kind(trial.config), trial.config.loss.name, num_train, seconds / num_images)
-            )
+        if result.wall_s and result.train_images:
+            pace = result.wall_s / _num_images(trial.config, result.train_images)
+            paces.append(_Pace(trial.name, _kind(trial.config), trial.config.loss.name, result.train_images, pace))
     return paces
 
 
@@ -112,14 +111,10 @@ def _num_images(config: ExperimentConfig, num_train: int) -> float:
     return config.optim.epochs * num_train
 
 
-def _share_left(folder: Path) -> float:
-    status = status_of(folder)
-    step, steps = _number(status.get("step")), _number(status.get("steps"))
+def _share_left(record: TrialRecord) -> float:
+    """The share of the training that the trial's last checkpoint leaves."""
+    step, steps = record.status.step or 0, record.status.steps or 0
     return 1 - min(step / steps, 1) if steps > 0 else 1.0
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _side_by_side(seconds: Sequence[float], num_slots: int) -> float:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import queue
 import threading
-import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, Queue
 from typing import Any
 
 from focalbench.errors import ConfigError
-from focalbench.launchers.job import Job, Outcome
-from focalbench.launchers.ledger import Ledger, Watcher
+from focalbench.launchers.job import Job
+from focalbench.launchers.job_queue import POLL_S, JobQueue, Watcher, Workplace
 from focalbench.launchers.process import WorkerProcess
 from focalbench.runtime import StopFlag, has_gpu_driver, num_cores
 
 LOG_FILE = "workers.log"
-_POLL_S = 0.2
-_BUSY_POLL_S = 2.0
-_STOP_GRACE_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -85,52 +80,43 @@ class _Worker(WorkerProcess):
         inbox.put((self, None))
 
 
-_Inbox = queue.Queue[tuple[_Worker, dict[str, Any] | None]]
+_Inbox = Queue[tuple[_Worker, dict[str, Any] | None]]
 
 
-class LocalRun:
-    """Drives workers until every job has an outcome or a stop is asked for."""
+class LocalRun(Workplace):
+    """Drives workers on the slots of this machine."""
 
-    def __init__(self, ledger: Ledger, slots: Slots, *, stop: StopFlag, watcher: Watcher, log_folder: Path) -> None:
-        self._ledger, self._slots, self._stop, self._watcher = ledger, slots, stop, watcher
+    def __init__(self, queue: JobQueue, slots: Slots, *, watcher: Watcher, log_folder: Path) -> None:
+        super().__init__(queue, watcher)
+        self._slots = slots
         self._log = log_folder / LOG_FILE
-        self._inbox: _Inbox = queue.Queue()
+        self._inbox: _Inbox = Queue()
         self._idle = list(slots.devices)
         self._workers: list[_Worker] = []
 
-    def run(self) -> dict[str, Outcome]:
-        """Trains all jobs; returns how each ended. Jobs that never started because of a stop have no outcome."""
-        stopping_since, looked_at_busy = None, time.monotonic()
-        try:
-            while self._workers or self._ledger.is_open():
-                if self._stop.signum is not None:
-                    self._ledger.start_no_more()
-                    if stopping_since is None:
-                        stopping_since = time.monotonic()
-                        self._signal_workers()
-                    if time.monotonic() - stopping_since > _STOP_GRACE_S:
-                        break
-                elif time.monotonic() - looked_at_busy > _BUSY_POLL_S:
-                    self._ledger.look_at_busy()
-                    looked_at_busy = time.monotonic()
-                self._start_jobs()
-                with contextlib.suppress(queue.Empty):
-                    self._handle(*self._inbox.get(timeout=_POLL_S))
-        finally:
-            for worker in self._workers:
-                worker.process.kill()
-        return self._ledger.outcomes
+    def _is_at_work(self) -> bool:
+        return bool(self._workers)
 
     def _start_jobs(self) -> None:
-        while self._idle and (job := self._ledger.take()) is not None:
+        while self._idle and (job := self._queue.take()) is not None:
             worker = _Worker(self._inbox, self._idle.pop(0), self._slots.threads, self._log)
             self._workers.append(worker)
             self._give(job, worker)
 
+    def _hear(self, stop: StopFlag) -> None:
+        try:
+            worker, report = self._inbox.get(timeout=POLL_S)
+        except Empty:
+            return
+        if report is None:
+            self._worker_ended(worker, stop)
+        elif worker.job is not None and self._queue.hear(worker.job, report):
+            self._next_job(worker)
+
     def _next_job(self, worker: _Worker) -> None:
         """The next job on the worker's device, or the end of the worker; ranks take one job only."""
         worker.job = None
-        job = self._ledger.take() if len(worker.devices) == 1 else None
+        job = self._queue.take() if len(worker.devices) == 1 else None
         if job is None:
             worker.close()
         else:
@@ -139,23 +125,21 @@ class LocalRun:
     def _give(self, job: Job, worker: _Worker) -> None:
         worker.job = job
         self._watcher.trial_started(job.trial.name)
-        worker.give(replace(job, devices=worker.devices, threads=self._slots.threads))
+        worker.give(job, devices=worker.devices, threads=self._slots.threads)
 
-    def _handle(self, worker: _Worker, report: dict[str, Any] | None) -> None:
-        if report is None:
-            self._worker_ended(worker)
-        elif worker.job is not None and self._ledger.hear(worker.job, report):
-            self._next_job(worker)
-
-    def _worker_ended(self, worker: _Worker) -> None:
+    def _worker_ended(self, worker: _Worker, stop: StopFlag) -> None:
         """A worker that ended with a job in hand died."""
         self._workers.remove(worker)
         self._idle.append(worker.devices)
         worker.close()
-        if worker.job is not None and self._stop.signum is None:
-            self._ledger.died(worker.job, f"its process died ({worker.how_it_ended()})", self._log)
+        if worker.job is not None and stop.signum is None:
+            self._queue.died(worker.job, f"its process died ({worker.how_it_ended()})", self._log)
 
-    def _signal_workers(self) -> None:
+    def _ask_to_stop(self) -> None:
         for worker in self._workers:
             if worker.process.poll() is None:
                 worker.process.terminate()
+
+    def _kill(self) -> None:
+        for worker in self._workers:
+            worker.process.kill()

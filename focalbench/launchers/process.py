@@ -46,11 +46,11 @@ class WorkerProcess:
                 start_new_session=True,
             )
 
-    def give(self, job: Job) -> None:
-        """Hands over a job; that a worker died meanwhile shows in the end of its reports."""
+    def give(self, job: Job, **changes: Any) -> None:
+        """Hands over a job with ``changes``; that a worker died meanwhile shows in the end of its reports."""
         assert self.process.stdin is not None
         with contextlib.suppress(OSError):
-            self.process.stdin.write(replace(job, log=self._log).to_json().encode() + b"\n")
+            self.process.stdin.write(replace(job, log=self._log, **changes).to_json().encode() + b"\n")
             self.process.stdin.flush()
 
     def reports(self) -> Iterator[dict[str, Any]]:

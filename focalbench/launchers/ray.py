@@ -21,11 +21,12 @@ from typing import Any
 import ray
 
 from focalbench.errors import ConfigError
-from focalbench.experiment.sweep import SWEEP_FILE
-from focalbench.experiment.trial_files import finished_result
 from focalbench.launchers.job import Job, Outcome
-from focalbench.launchers.ledger import Ledger, Watcher
+from focalbench.launchers.job_queue import POLL_S, JobQueue, Watcher, Workplace
 from focalbench.launchers.process import WorkerProcess
+from focalbench.records.state import TrialState
+from focalbench.records.sweep import SweepFolder
+from focalbench.records.trial import TrialFolder
 from focalbench.runtime import StopFlag
 
 LOG_FILE = "worker.log"
@@ -33,9 +34,6 @@ LOG_FILE = "worker.log"
 RAY_LOG_FILE = "ray.log"
 """In the sweep's folder: what Ray itself has to say."""
 
-_POLL_S = 0.2
-_BUSY_POLL_S = 2.0
-_STOP_GRACE_S = 120.0
 _CONNECT_S = 10.0
 _VISIBLE_S = 60.0
 _MOST_SUBMITTED = 256  # enough for Ray to see what is wanted; each waiting actor has a price
@@ -186,7 +184,7 @@ class Trainer:
 
 def _storage_fault(job: Job, directory: str) -> str | None:
     """Why this node cannot train the job; None when it can."""
-    if not (job.folder.parent / SWEEP_FILE).exists():
+    if not (job.folder.parent / SweepFolder.LIST).exists():
         return f"{job.folder.parent} is not the sweep's folder here: --out should be on storage that all nodes share"
     if not Path(directory).is_dir():
         return f"{directory} is missing here: run the command in a folder that all nodes share"
@@ -203,11 +201,12 @@ class _Placement:
     ended: bool = False
 
 
-class RayRun:
-    """Hands jobs to Ray until every one has an outcome or a stop is asked for."""
+class RayRun(Workplace):
+    """Hands jobs to Ray."""
 
-    def __init__(self, ledger: Ledger, share: Share, *, stop: StopFlag, watcher: Watcher, log_folder: Path) -> None:
-        self._ledger, self._share, self._stop, self._watcher = ledger, share, stop, watcher
+    def __init__(self, queue: JobQueue, share: Share, *, watcher: Watcher, log_folder: Path) -> None:
+        super().__init__(queue, watcher)
+        self._share = share
         self._log = log_folder / RAY_LOG_FILE
         self._placements: dict[Any, _Placement] = {}  # by the stream of their reports
         trainer: Any = ray.remote(Trainer)
@@ -216,81 +215,62 @@ class RayRun:
         )
         self._variables = {key: value for key, value in os.environ.items() if key.startswith("FOCALBENCH_")}
 
-    def run(self) -> dict[str, Outcome]:
-        """Trains all jobs; returns how each ended. Jobs that never started because of a stop have no outcome."""
+    def run(self, stop: StopFlag) -> dict[str, Outcome]:
+        """See ``Workplace.run``; what Ray prints meanwhile goes to a file."""
         with self._log.open("a", encoding="utf-8") as log, redirect_stdout(log):
-            self._drive()
-        return self._ledger.outcomes
+            return super().run(stop)
 
-    def _drive(self) -> None:
-        stopping_since, looked_at_busy = None, time.monotonic()
-        try:
-            while self._placements or self._ledger.is_open():
-                if self._stop.signum is not None:
-                    self._ledger.start_no_more()
-                    if stopping_since is None:
-                        stopping_since = time.monotonic()
-                        self._stop_trainers()
-                    if time.monotonic() - stopping_since > _STOP_GRACE_S:
-                        break
-                elif time.monotonic() - looked_at_busy > _BUSY_POLL_S:
-                    self._ledger.look_at_busy()
-                    looked_at_busy = time.monotonic()
-                self._submit_jobs()
-                self._hear()
-        finally:
-            for placement in self._placements.values():
-                ray.kill(placement.actor)
+    def _is_at_work(self) -> bool:
+        return bool(self._placements)
 
-    def _submit_jobs(self) -> None:
-        while len(self._placements) < _MOST_SUBMITTED and (job := self._ledger.take()) is not None:
+    def _start_jobs(self) -> None:
+        while len(self._placements) < _MOST_SUBMITTED and (job := self._queue.take()) is not None:
             sent = replace(job, folder=job.folder.absolute(), devices=self._share.devices)
             actor = self._trainer.remote()
             reports = actor.train.options(num_returns="streaming").remote(sent.to_json(), os.getcwd(), self._variables)
             self._placements[reports] = _Placement(sent, actor)
 
-    def _hear(self) -> None:
-        """Waits a moment for a report."""
+    def _hear(self, stop: StopFlag) -> None:
         if not self._placements:
-            time.sleep(_POLL_S)
+            time.sleep(POLL_S)
             return
-        streams: list[Any] = ray.wait(list(self._placements), timeout=_POLL_S)[0]
+        streams: list[Any] = ray.wait(list(self._placements), timeout=POLL_S)[0]
         for reports in streams:
             placement = self._placements[reports]
             try:
                 report: Any = ray.get(next(reports))
-                self._take(placement, report)
+                self._take(placement, report, stop)
             except StopIteration:
                 self._release(reports)
             except ray.exceptions.RayError as fault:
                 self._release(reports)
-                self._lost(placement, fault)
+                self._lost(placement, fault, stop)
 
-    def _take(self, placement: _Placement, report: Mapping[str, Any]) -> None:
+    def _take(self, placement: _Placement, report: Mapping[str, Any], stop: StopFlag) -> None:
         job = placement.job
         if report["event"] == "placed":
             placement.host = report["host"]
             self._watcher.trial_started(job.trial.name)
         elif report["event"] == "died":
             placement.ended = True
-            self._died(job, report["how"])
+            self._died(job, report["how"], stop)
         else:
-            if report.get("state") == "done":
-                _wait_until_visible(job.folder)
-            placement.ended = self._ledger.hear(job, report) or placement.ended
+            if report.get("state") == TrialState.DONE:
+                _wait_until_visible(TrialFolder(job.folder))
+            placement.ended = self._queue.hear(job, report) or placement.ended
             self._obey_halt()
 
-    def _lost(self, placement: _Placement, fault: Exception) -> None:
+    def _lost(self, placement: _Placement, fault: Exception, stop: StopFlag) -> None:
         """The actor is gone, with its node or alone."""
         if placement.ended:
             return
         first = str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
         where = "could not be started" if placement.host is None else f"on {placement.host} is gone"
-        self._died(placement.job, f"its Ray worker {where} ({type(fault).__name__}: {first})")
+        self._died(placement.job, f"its Ray worker {where} ({type(fault).__name__}: {first})", stop)
 
-    def _died(self, job: Job, how: str) -> None:
-        if self._stop.signum is None:
-            self._ledger.died(job, how, job.folder / LOG_FILE)
+    def _died(self, job: Job, how: str, stop: StopFlag) -> None:
+        if stop.signum is None:
+            self._queue.died(job, how, job.folder / LOG_FILE)
             self._obey_halt()
 
     def _release(self, reports: Any) -> None:
@@ -299,14 +279,18 @@ class RayRun:
         with suppress(ray.exceptions.RayError):
             ray.kill(placement.actor)
 
-    def _stop_trainers(self) -> None:
+    def _ask_to_stop(self) -> None:
         self._withdraw_waiting()
         for placement in self._placements.values():
             placement.actor.stop.remote()
 
+    def _kill(self) -> None:
+        for placement in self._placements.values():
+            ray.kill(placement.actor)
+
     def _obey_halt(self) -> None:
         """After a failure that ends the run, no node shall start what it has not yet."""
-        if self._ledger.halted:
+        if self._queue.halted:
             self._withdraw_waiting()
 
     def _withdraw_waiting(self) -> None:
@@ -315,8 +299,8 @@ class RayRun:
             self._release(reports)
 
 
-def _wait_until_visible(folder: Path) -> None:
+def _wait_until_visible(trial: TrialFolder) -> None:
     """Network file systems show a file that another node wrote after up to a minute, by their cache of names."""
     deadline = time.monotonic() + _VISIBLE_S
-    while finished_result(folder) is None and time.monotonic() < deadline:
-        time.sleep(_POLL_S)
+    while trial.result() is None and time.monotonic() < deadline:
+        time.sleep(POLL_S)

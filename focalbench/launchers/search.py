@@ -1,7 +1,7 @@
 """``sweep.search``, batch by batch: arms are proposed, trained with all their seeds, and judged as wholes.
 
-Everything is decided again from the books and the trials' own files, so that a search goes on after a kill, and several
-processes that share it come to the same arms.
+Everything is decided again from the sweep's list and the trials' own files, so that a search goes on after a kill, and
+several processes that share it come to the same arms.
 """
 
 from __future__ import annotations
@@ -9,18 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Protocol
 
 from focalbench.config.schema import ExperimentConfig, SearchConfig
 from focalbench.config.sweep import Trial, corners, expand
 from focalbench.experiment.search import ArmScore, propose, score_at, space_of
-from focalbench.experiment.sweep import list_proposals, listed_proposals, open_sweep, trial_state
-from focalbench.experiment.trial_files import finished_result, write_status
-from focalbench.launchers.ledger import Watcher
-
-_SETTLED = ("done", "failed", "stopped")
+from focalbench.launchers.job_queue import Watcher
+from focalbench.records.state import TrialState
+from focalbench.records.sweep import SweepFolder
 
 
 class Train(Protocol):
@@ -61,20 +58,20 @@ def typical_trials(config: ExperimentConfig) -> tuple[Trial, ...]:
     return _search_only(config, corners(search)) if search is not None else ()
 
 
-def proposed_trials(config: ExperimentConfig, out: Path) -> tuple[Trial, ...]:
-    """All trials known so far: those of the other blocks, and of the arms that the search in ``out`` has proposed."""
+def proposed_trials(config: ExperimentConfig, sweep: SweepFolder) -> tuple[Trial, ...]:
+    """All trials known so far: those of the other blocks, and of the arms that the search in ``sweep`` has proposed."""
     search = search_of(config)
-    return expand(config, proposals=listed_proposals(out, space_of(search))[: search.num] if search is not None else ())
+    return expand(config, proposals=sweep.proposals(space_of(search))[: search.num] if search is not None else ())
 
 
 def run_search(
-    config: ExperimentConfig, out: Path, train: Train, *, alone: bool, watcher: Watcher
+    config: ExperimentConfig, sweep: SweepFolder, train: Train, *, alone: bool, watcher: Watcher
 ) -> tuple[Trial, ...]:
     """Proposes and trains the arms of ``sweep.search`` until there are ``num``, ``train`` says that it is over, or a
     trial could not be trained as far as it should: what comes next depends on it.
 
     Args:
-        alone: as in ``open_sweep``.
+        alone: as in ``SweepFolder.open``.
         watcher: told which arms are stopped.
 
     Returns:
@@ -87,38 +84,38 @@ def run_search(
     assert search is not None
     for first in range(0, search.num, search.batch):
         last = min(first + search.batch, search.num)
-        proposals = listed_proposals(out, space_of(search))
+        proposals = sweep.proposals(space_of(search))
         if len(proposals) < last:
-            history = [_score(arm, out, search.stop_at) for arm in _arms(config, proposals[:first])]
+            history = [_score(arm, sweep, search.stop_at) for arm in _arms(config, proposals[:first])]
             fresh = propose(search, history)[len(proposals) - first : last - first]
-            proposals = list_proposals(out, space_of(search), [*proposals, *fresh])
-        open_sweep(out, config.name, expand(config, proposals=proposals[:last]), alone=alone)
+            proposals = sweep.add_proposals(space_of(search), [*proposals, *fresh])
+        sweep.open(config.name, expand(config, proposals=proposals[:last]), alone=alone)
         arms = _arms(config, proposals[:last])
-        if not _train_batch(arms, arms[first:], search, out, train, watcher):
+        if not _train_batch(arms, arms[first:], search, sweep, train, watcher):
             break
-    return proposed_trials(config, out)
+    return proposed_trials(config, sweep)
 
 
 def _train_batch(
     known: Sequence[_Arm],
     batch: Sequence[_Arm],
     search: SearchConfig,
-    out: Path,
+    sweep: SweepFolder,
     train: Train,
     watcher: Watcher,
 ) -> bool:
     """Trains the arms of ``batch`` to their end, or to where they are stopped; whether the search may go on."""
     trials = [trial for arm in batch for trial in arm.trials]
     if search.stop_at is not None:
-        _stop_with_arm(batch, out, watcher)  # seeds that were added to an arm after it was stopped
-        if not (train(trials, pause_at=search.stop_at) and _all_came(trials, search.stop_at, out, watcher)):
+        _stop_with_arm(batch, sweep, watcher)  # seeds that were added to an arm after it was stopped
+        if not (train(trials, pause_at=search.stop_at) and _all_came(trials, search.stop_at, sweep, watcher)):
             return False
-        _stop_with_arm(batch, out, watcher)  # a seed that had failed and was tried again
-        _stop_worse(known, batch, search.stop_at, out, watcher)
-    return train(trials, with_stopped=search.stop_at is None) and _all_came(trials, None, out, watcher)
+        _stop_with_arm(batch, sweep, watcher)  # a seed that had failed and was tried again
+        _stop_worse(known, batch, search.stop_at, sweep, watcher)
+    return train(trials, with_stopped=search.stop_at is None) and _all_came(trials, None, sweep, watcher)
 
 
-def _all_came(trials: Sequence[Trial], share: float | None, out: Path, watcher: Watcher) -> bool:
+def _all_came(trials: Sequence[Trial], share: float | None, sweep: SweepFolder, watcher: Watcher) -> bool:
     """Whether all trials have come to ``share`` of the training (None: its end), or are settled before.
 
     A full disk or a lone worker that was told to stop leaves one that has not: its arm has no score yet, and is not bad
@@ -126,8 +123,8 @@ def _all_came(trials: Sequence[Trial], share: float | None, out: Path, watcher: 
     """
 
     def has_come(trial: Trial) -> bool:
-        folder = out / trial.name
-        return trial_state(folder) in _SETTLED or (share is not None and score_at(folder, share) is not None)
+        folder = sweep.trial(trial.name)
+        return folder.state().is_final or (share is not None and score_at(folder, share) is not None)
 
     left = [trial.name for trial in trials if not has_come(trial)]
     if left:
@@ -136,41 +133,44 @@ def _all_came(trials: Sequence[Trial], share: float | None, out: Path, watcher: 
     return not left
 
 
-def _stop_with_arm(batch: Sequence[_Arm], out: Path, watcher: Watcher) -> None:
+def _stop_with_arm(batch: Sequence[_Arm], sweep: SweepFolder, watcher: Watcher) -> None:
     """Stops what is left of the arms that are stopped: an arm is judged as a whole."""
     for arm in batch:
-        if "stopped" in _states(arm, out):
-            _stop(arm, out, "by sweep.search, as the other seeds of its arm", watcher)
+        if TrialState.STOPPED in _states(arm, sweep):
+            _stop(arm, sweep, "by sweep.search, as the other seeds of its arm", watcher)
 
 
-def _stop_worse(known: Sequence[_Arm], batch: Sequence[_Arm], stop_at: float, out: Path, watcher: Watcher) -> None:
+def _stop_worse(
+    known: Sequence[_Arm], batch: Sequence[_Arm], stop_at: float, sweep: SweepFolder, watcher: Watcher
+) -> None:
     """Stops the arms of ``batch`` that lie below the median of all arms that came as far."""
-    scores = [score for arm in known if (score := _mean_at(arm, stop_at, out)) is not None]
+    scores = [score for arm in known if (score := _mean_at(arm, stop_at, sweep)) is not None]
     for arm in batch:
-        states, score = _states(arm, out), _mean_at(arm, stop_at, out)
+        states, score = _states(arm, sweep), _mean_at(arm, stop_at, sweep)
         # One with a finished seed was let through before this seed was added.
-        passed = "done" in states or (score is not None and score >= median(scores))
-        if passed or states <= set(_SETTLED):
+        passed = TrialState.DONE in states or (score is not None and score >= median(scores))
+        if passed or all(state.is_final for state in states):
             continue
         found = "a seed failed or has no mAP" if score is None else f"mAP {score:.4f}, median {median(scores):.4f}"
         reason = f"by sweep.search, with all seeds of its arm: {found} at {stop_at:.0%} of the training"
         watcher.message(f"{arm.trials[0].arm}: stopped {reason}")
-        _stop(arm, out, reason, watcher)
+        _stop(arm, sweep, reason, watcher)
 
 
-def _stop(arm: _Arm, out: Path, reason: str, watcher: Watcher) -> None:
+def _stop(arm: _Arm, sweep: SweepFolder, reason: str, watcher: Watcher) -> None:
     for trial in arm.trials:
-        if trial_state(out / trial.name) not in _SETTLED:
-            write_status(out / trial.name, trial, "stopped", error=reason)
-            watcher.trial_finished(trial.name, "stopped", {})
+        folder = sweep.trial(trial.name)
+        if not folder.state().is_final:
+            folder.write_status(trial, TrialState.STOPPED, error=reason)
+            watcher.trial_finished(trial.name, TrialState.STOPPED, {})
 
 
-def _states(arm: _Arm, out: Path) -> set[str]:
-    return {trial_state(out / trial.name) for trial in arm.trials}
+def _states(arm: _Arm, sweep: SweepFolder) -> set[TrialState]:
+    return {sweep.trial(trial.name).state() for trial in arm.trials}
 
 
-def _mean_at(arm: _Arm, share: float, out: Path) -> float | None:
-    return _mean([score_at(out / trial.name, share) for trial in arm.trials])
+def _mean_at(arm: _Arm, share: float, sweep: SweepFolder) -> float | None:
+    return _mean([score_at(sweep.trial(trial.name), share) for trial in arm.trials])
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -179,11 +179,11 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return fmean(known) if known and len(known) == len(values) else None
 
 
-def _score(arm: _Arm, out: Path, stop_at: float | None) -> ArmScore:
-    if stop_at is not None and "stopped" in _states(arm, out):
-        return ArmScore(arm.values, _mean_at(arm, stop_at, out), stopped=True)
-    results = [finished_result(out / trial.name) for trial in arm.trials]
-    return ArmScore(arm.values, _mean([result.get("val/mAP") if result is not None else None for result in results]))
+def _score(arm: _Arm, sweep: SweepFolder, stop_at: float | None) -> ArmScore:
+    if stop_at is not None and TrialState.STOPPED in _states(arm, sweep):
+        return ArmScore(arm.values, _mean_at(arm, stop_at, sweep), stopped=True)
+    results = [sweep.trial(trial.name).result() for trial in arm.trials]
+    return ArmScore(arm.values, _mean([None if result is None else result.mean_ap for result in results]))
 
 
 def _arms(config: ExperimentConfig, proposals: Sequence[Mapping[str, Any]]) -> list[_Arm]:

@@ -1,4 +1,4 @@
-"""One call of ``focalbench run``: the books are opened, the data checked, what is left to do is launched."""
+"""One call of ``focalbench run``: the data are checked, the trials listed, what is left to do is launched."""
 
 from __future__ import annotations
 
@@ -14,14 +14,11 @@ from focalbench.config.sweep import Trial
 from focalbench.data.check import check_data, raise_for_errors
 from focalbench.data.faults import summarise
 from focalbench.errors import BusyError, ConfigError
-from focalbench.experiment.attendance import attend
 from focalbench.experiment.locations import cache_dir, class_setting, data_location
 from focalbench.experiment.search import require_optuna
-from focalbench.experiment.sweep import TO_DO, open_sweep, trial_state, write_results
-from focalbench.experiment.trial_files import finished_result
 from focalbench.launchers.hardware import require_hardware
 from focalbench.launchers.job import Job, Outcome
-from focalbench.launchers.ledger import Ledger, Watcher
+from focalbench.launchers.job_queue import JobQueue, Watcher
 from focalbench.launchers.local import LocalRun, plan_slots
 from focalbench.launchers.search import (
     leaves_stopped,
@@ -31,6 +28,9 @@ from focalbench.launchers.search import (
     search_of,
     typical_trials,
 )
+from focalbench.records.state import TrialState
+from focalbench.records.sweep import SweepFolder
+from focalbench.records.sweep_lock import hold_sweep
 from focalbench.runtime import StopFlag, stop_on_signals
 
 _WARNING_LINES = 6  # of a data set's warnings; `focalbench data check` shows more
@@ -52,13 +52,13 @@ class Session:
 
     Attributes:
         trials: of the sweep, those that its search has proposed among them.
-        states: done | failed | interrupted | stopped | busy | new, by trial.
+        states: by trial.
         outcomes: of the trials that ran now.
         signum: the signal that stopped the session, or None.
     """
 
     trials: tuple[Trial, ...]
-    states: dict[str, str]
+    states: dict[str, TrialState]
     outcomes: dict[str, Outcome]
     signum: int | None
 
@@ -68,17 +68,17 @@ class Session:
         if self.signum is not None:
             return 128 + self.signum
         counts = Counter(self.states.values())
-        codes = {outcome.exit_code for outcome in self.outcomes.values() if outcome.state != "done"}
-        if counts["done"] == 0 and len(codes) == 1:
+        codes = {outcome.exit_code for outcome in self.outcomes.values() if outcome.state != TrialState.DONE}
+        if counts[TrialState.DONE] == 0 and len(codes) == 1:
             return codes.pop()
-        return 3 if counts["done"] + counts["stopped"] < len(self.states) else 0
+        return 3 if counts[TrialState.DONE] + counts[TrialState.STOPPED] < len(self.states) else 0
 
 
 @contextmanager
 def open_launcher(
     config: ExperimentConfig, device: str, num_trials: int, *, out: Path, stop: StopFlag
-) -> Iterator[Callable[[Ledger, Watcher], dict[str, Outcome]]]:
-    """What trains the jobs of a ledger, on this machine or on a cluster that is left when the block ends.
+) -> Iterator[Callable[[JobQueue, Watcher], dict[str, Outcome]]]:
+    """What trains the jobs of a queue, on this machine or on a cluster that is left when the block ends.
 
     Raises:
         ConfigError: when there are no such devices, no such cluster, or no Ray.
@@ -86,7 +86,7 @@ def open_launcher(
     run = config.run
     if run.launcher == "local":
         slots = plan_slots(num_trials, device, run.trials_per_device, run.devices)
-        yield lambda ledger, watcher: LocalRun(ledger, slots, stop=stop, watcher=watcher, log_folder=out).run()
+        yield lambda jobs, watcher: LocalRun(jobs, slots, watcher=watcher, log_folder=out).run(stop)
         return
     try:
         from focalbench.launchers import ray
@@ -98,7 +98,7 @@ def open_launcher(
         ) from fault
     with ray.connected(run.ray_address), stop_on_signals(stop):  # Ray has put its own handlers in place
         share = ray.plan_share(device, run.trials_per_device, run.devices)
-        yield lambda ledger, watcher: ray.RayRun(ledger, share, stop=stop, watcher=watcher, log_folder=out).run()
+        yield lambda jobs, watcher: ray.RayRun(jobs, share, watcher=watcher, log_folder=out).run(stop)
 
 
 def check_all_data(
@@ -133,13 +133,13 @@ def check_all_data(
 
 
 def report_stale_results(
-    trials: Sequence[Trial], fingerprints: Mapping[str, list[str]], out: Path, report: Callable[[str], None]
+    trials: Sequence[Trial], fingerprints: Mapping[str, list[str]], sweep: SweepFolder, report: Callable[[str], None]
 ) -> None:
     """Says which finished trials saw other images or annotations than there are now: no part of a trial's hash."""
     stale = []
     for trial in trials:
-        now, result = fingerprints[trial.hash], finished_result(out / trial.name)
-        if result is not None and result.get("data_fingerprint", now) != now:
+        now, result = fingerprints[trial.hash], sweep.trial(trial.name).result()
+        if result is not None and result.data_fingerprint not in (None, now):
             stale.append(trial.name)
     if stale:
         report(
@@ -167,25 +167,25 @@ def run_session(
         FocalbenchError: for faults found before the first trial starts; nothing is half-written then.
         InterruptedTrial: when a signal arrives as early as that.
     """
-    stop = StopFlag()
+    stop, sweep = StopFlag(), SweepFolder(out)
     with stop_on_signals(stop):
         _require_parts(config, [*trials, *typical_trials(config)], options.device)
         fingerprints = check_all_data([*trials, *typical_trials(config)], report, stop)
         num_trials = len(trials) + num_search_trials(config)
         with (
             open_launcher(config, options.device, num_trials, out=out, stop=stop) as launch,
-            attend(out, fresh=options.fresh) as attendance,
+            hold_sweep(out, fresh=options.fresh) as lock,
         ):
-            open_sweep(out, config.name, trials, alone=attendance.alone)
-            attendance.admit_others()
-            report_stale_results(trials, fingerprints, out, report)
-            watcher = make_watcher(num_trials, *_count_settled(config, out, options.retry_failed))
+            sweep.open(config.name, trials, alone=lock.alone)
+            lock.share()
+            report_stale_results(trials, fingerprints, sweep, report)
+            watcher = make_watcher(num_trials, *_count_final(config, sweep, options.retry_failed))
             # A worker that a killed launcher left behind stops by itself.
-            share = num_trials > 1 or attendance.alone
-            rounds = _Rounds(launch, watcher, stop, out, options, retries=config.run.retries, share=share)
+            share = num_trials > 1 or lock.alone
+            rounds = _Rounds(launch, watcher, stop, sweep, options, retries=config.run.retries, share=share)
             if rounds.train(trials, with_stopped=True) and search_of(config) is not None:
-                trials = run_search(config, out, rounds.train, alone=attendance.alone, watcher=watcher)
-    states = {trial.name: trial_state(out / trial.name) for trial in trials}
+                trials = run_search(config, sweep, rounds.train, alone=lock.alone, watcher=watcher)
+    states = {trial.name: sweep.trial(trial.name).state() for trial in trials}
     busy = [outcome for outcome in rounds.outcomes.values() if outcome.state == "busy"]
     if busy:
         raise BusyError(busy[0].error or "another process is training this trial")
@@ -213,16 +213,16 @@ class _Rounds:
 
     def __init__(
         self,
-        launch: Callable[[Ledger, Watcher], dict[str, Outcome]],
+        launch: Callable[[JobQueue, Watcher], dict[str, Outcome]],
         watcher: Watcher,
         stop: StopFlag,
-        out: Path,
+        sweep: SweepFolder,
         options: SessionOptions,
         *,
         retries: int,
         share: bool,
     ) -> None:
-        self._launch, self._watcher, self._stop, self._out, self._options = launch, watcher, stop, out, options
+        self._launch, self._watcher, self._stop, self._sweep, self._options = launch, watcher, stop, sweep, options
         self._retries, self._share = retries, share
         self.outcomes: dict[str, Outcome] = {}
 
@@ -233,28 +233,34 @@ class _Rounds:
             pause_at: share of the training after which trials are left as they are; None trains to the end.
             with_stopped: go on with trials that a search has stopped early.
         """
-        ledger = Ledger(
+        jobs = JobQueue(
             [
-                Job(trial, self._out / trial.name, (self._options.device,), threads=1, pause_at=pause_at)
+                Job(
+                    trial=trial,
+                    folder=self._sweep.trial(trial.name).path,
+                    devices=(self._options.device,),
+                    threads=1,
+                    pause_at=pause_at,
+                )
                 for trial in seed_by_seed(trials)
                 if self._is_left(trial, with_stopped)
             ],
             retries=self._retries,
             watcher=self._watcher,
-            on_change=lambda: write_results(self._out),
+            on_change=self._sweep.write_results,
             fail_fast=self._options.fail_fast,
             share=self._share,
         )
-        write_results(self._out)
-        self.outcomes |= self._launch(ledger, self._watcher)
-        write_results(self._out)
-        return self._stop.signum is None and not ledger.halted
+        self._sweep.write_results()
+        self.outcomes |= self._launch(jobs, self._watcher)
+        self._sweep.write_results()
+        return self._stop.signum is None and not jobs.halted
 
     def _is_left(self, trial: Trial, with_stopped: bool) -> bool:
-        state = trial_state(self._out / trial.name)
-        if state == "failed":
+        state = self._sweep.trial(trial.name).state()
+        if state is TrialState.FAILED:
             return self._options.retry_failed and trial.name not in self.outcomes
-        return state in TO_DO or (state == "stopped" and with_stopped)
+        return not state.is_final or (state is TrialState.STOPPED and with_stopped)
 
 
 def seed_by_seed(trials: Sequence[Trial]) -> list[Trial]:
@@ -263,8 +269,8 @@ def seed_by_seed(trials: Sequence[Trial]) -> list[Trial]:
     return sorted(trials, key=lambda trial: order[trial.seed])
 
 
-def _count_settled(config: ExperimentConfig, out: Path, retry_failed: bool) -> tuple[int, int]:
+def _count_final(config: ExperimentConfig, sweep: SweepFolder, retry_failed: bool) -> tuple[int, int]:
     """How many of the trials known so far are done, and how many failed or were stopped and stay so."""
-    counts = Counter(trial_state(out / trial.name) for trial in proposed_trials(config, out))
-    failed = 0 if retry_failed else counts["failed"]
-    return counts["done"], failed + (counts["stopped"] if leaves_stopped(config) else 0)
+    counts = Counter(sweep.trial(trial.name).state() for trial in proposed_trials(config, sweep))
+    failed = 0 if retry_failed else counts[TrialState.FAILED]
+    return counts[TrialState.DONE], failed + (counts[TrialState.STOPPED] if leaves_stopped(config) else 0)

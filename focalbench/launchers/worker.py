@@ -19,7 +19,10 @@ from typing import Any, TextIO
 
 from focalbench.errors import BusyError, FocalbenchError, InterruptedTrial, RankLostError
 from focalbench.launchers.job import Job
+from focalbench.records.state import TrialState
+from focalbench.records.trial import TrialFolder
 from focalbench.runtime import StopFlag, prepare_process, set_threads, stop_on_signals
+from focalbench.tags import MEAN_AP
 
 _GRACE_S = 60.0  # a stop that takes longer than this hangs
 
@@ -96,7 +99,7 @@ def run_job(job: Job, stop: StopFlag, reporter: Reporter) -> bool:
     name, pause = job.trial.name, StopFlag(stop)
 
     def progress(step: int, steps: int, values: Mapping[str, float]) -> None:
-        if job.pause_at is not None and "val/mAP" in values and job.pause_at * steps <= step < steps:
+        if job.pause_at is not None and MEAN_AP in values and job.pause_at * steps <= step < steps:
             pause.request(signal.SIGTERM)
         shown = {key: value for key, value in values.items() if value == value and abs(value) != float("inf")}
         reporter.send("progress", name, step=step, steps=steps, values=shown)
@@ -107,7 +110,8 @@ def run_job(job: Job, stop: StopFlag, reporter: Reporter) -> bool:
     set_threads(job.threads)
     try:
         result = run_trial(job.trial, job.folder, device=job.devices[0], stop=pause, progress=progress, warn=warn)
-        reporter.send("finished", name, state="done", values={"val/mAP": result["val/mAP"]})
+        shown = {} if result.mean_ap is None else {MEAN_AP: result.mean_ap}
+        reporter.send("finished", name, state=TrialState.DONE, values=shown)
         return True
     except RankLostError:
         traceback.print_exc()
@@ -115,25 +119,23 @@ def run_job(job: Job, stop: StopFlag, reporter: Reporter) -> bool:
         if pause.signum is not None and stop.signum is None:
             reporter.send("finished", name, state="paused")
             return True
-        reporter.send("finished", name, state="interrupted", error=str(fault), exit_code=fault.exit_code)
+        reporter.send("finished", name, state=TrialState.INTERRUPTED, error=str(fault), exit_code=fault.exit_code)
     except BusyError as fault:
         reporter.send("finished", name, state="busy", error=str(fault), exit_code=fault.exit_code)
     except FocalbenchError as fault:
-        reporter.send("finished", name, state="failed", error=str(fault), exit_code=fault.exit_code)
+        reporter.send("finished", name, state=TrialState.FAILED, error=str(fault), exit_code=fault.exit_code)
     except Exception as fault:  # a fault of focalbench itself: the trace goes to the log, the sweep goes on
         traceback.print_exc()
-        reporter.send("finished", name, state="failed", error=_own_fault(job, fault), exit_code=1)
+        reporter.send("finished", name, state=TrialState.FAILED, error=_own_fault(job, fault), exit_code=1)
     return False
 
 
 def _own_fault(job: Job, fault: Exception) -> str:
     """What to say of a fault in focalbench itself; in the trial's status it stands too, for whoever looks later."""
-    from focalbench.experiment.trial_files import write_status
-
     place = f"; its traceback is in {job.log}" if job.log is not None else ""
     error = f"{type(fault).__name__}: {fault}: a fault in focalbench itself{place}"
     with suppress(FocalbenchError):
-        write_status(job.folder, job.trial, "failed", error=error)
+        TrialFolder(job.folder).write_status(job.trial, TrialState.FAILED, error=error)
     return error
 
 

@@ -27,7 +27,7 @@ from focalbench.storage import storage_faults, write_json
 
 if TYPE_CHECKING:
     from focalbench.data.dataset import DetectionData
-    from focalbench.experiment.trained import TrainedTrial
+    from focalbench.trained.trial import TrainedTrial
 
 NUMBERS_FILE = "analysis.json"
 

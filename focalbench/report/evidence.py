@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from focalbench.analysis.arms import Arm
 from focalbench.analysis.comparison import Comparison
-from focalbench.analysis.test_set_noise import UnusableDetectionsError
+from focalbench.records.detections import UnusableDetectionsError
+from focalbench.records.trial import TrialFolder
 from focalbench.report.figures import (
     MAX_DRAWN,
     LineStyle,
@@ -31,6 +32,7 @@ from focalbench.report.pictures_of_arms import (
     images_across_arms,
 )
 from focalbench.report.test_set import FoundObjects, TestImages, UnavailableImagesError, read_found_objects
+from focalbench.tags import CLASS_AP, MEAN_AP, TRAIN_LOSS
 
 MAX_CLASSES_DRAWN = 24
 _LOSS_FIGURES = {
@@ -114,10 +116,10 @@ def gather_evidence(comparison: Comparison, classes: Sequence[str]) -> Evidence:
     """Reads logs and detections of the drawn arms, and the test images where they are."""
     drawn, left_out = _choose_arms(comparison)
     evidence = Evidence(line_styles([arm.label for arm in drawn]), left_out)
-    for key, words in (("val/mAP", "mAP on the evaluation set"), ("train/loss", "training loss")):
+    for key, words in ((MEAN_AP, "mAP on the evaluation set"), (TRAIN_LOSS, "training loss")):
         picture = plot_learning_curves(drawn, key, words, evidence.styles)
         evidence.learning += [picture] if picture is not None else []
-    with_ap = [name for name in classes if any(arm.values(f"AP/{name}") for arm in drawn)][:MAX_CLASSES_DRAWN]
+    with_ap = [name for name in classes if any(arm.values(f"{CLASS_AP}{name}") for arm in drawn)][:MAX_CLASSES_DRAWN]
     if with_ap:
         evidence.class_ap = plot_class_ap(with_ap, drawn, evidence.styles)
     found = _add_curves(evidence, drawn)
@@ -201,7 +203,7 @@ def _loss_figures(arm: Arm) -> LossFigures | None:
         pictures = [
             picture
             for name, words in _LOSS_FIGURES.items()
-            if (picture := _embed_png(trial.folder / "analysis" / name, f"{words}: {arm.label}")) is not None
+            if (picture := _embed_png(TrialFolder(trial.folder).analysis / name, f"{words}: {arm.label}")) is not None
         ]
         if pictures:
             return LossFigures(trial.folder.name, arm.label, pictures)

@@ -7,9 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from focalbench.analysis.runs import STATUS_FILE, TrialRecord, as_number
-from focalbench.errors import DataError
-from focalbench.storage import read_json
+from focalbench.records.reader import TrialRecord
 
 
 def run_facts(
@@ -34,33 +32,33 @@ def run_facts(
     )
     rows = [
         ("Trials", f"{len(finished)} finished of {len(trials)}; {len(arms)} arms, seeds {', '.join(map(str, seeds))}"),
-        ("Trained on", _distinct(finished, lambda t: _split_words(t, "train", "train_images"))),
-        ("Evaluated on", _distinct(finished, lambda t: _split_words(t, "val", "val_images"))),
+        ("Trained on", _distinct(finished, lambda t: _split_words(t, "train", t.result.train_images))),
+        ("Evaluated on", _distinct(finished, lambda t: _split_words(t, "val", t.result.val_images))),
         ("Classes", f"{len(classes)}: {', '.join(classes)}"),
         ("Test objects", counts and f"{sum(objects_per_class.values())} that count: {counts}"),
-        ("Protocol", _distinct(finished, lambda t: t.result.get("protocol"))),
+        ("Protocol", _distinct(finished, lambda t: t.result.protocol)),
         ("Detector", _distinct(finished, _detector_words)),
         ("Length", _distinct(finished, _length_words)),
         ("Data root", _distinct(finished, lambda t: _section(t, "data").get("root"))),
-        ("Data fingerprint", _distinct(finished, lambda t: t.result.get("data_fingerprint"))),
-        ("Device", _distinct(finished, lambda t: _joined(t.result.get("device"), t.result.get("precision")))),
+        ("Data fingerprint", _distinct(finished, lambda t: t.result.data_fingerprint)),
+        ("Device", _distinct(finished, lambda t: _joined(t.result.device, t.result.precision))),
         ("Trials ended", " to ".join(dict.fromkeys([ended[0], ended[-1]])) if ended else ""),
     ]
     return [(term, words) for term, words in rows if words]
 
 
-def _split_words(trial: TrialRecord, key: str, count: str) -> str:
-    data, num = _section(trial, "data"), as_number(trial.result.get(count))
-    splits = data.get(key) or (trial.result.get("split") if key == "val" else None)
+def _split_words(trial: TrialRecord, key: str, num_images: int | None) -> str:
+    data = _section(trial, "data")
+    splits = data.get(key) or (trial.result.split if key == "val" else None)
     if data.get("name") == "synthetic":
         splits = f"generated shapes, {key}, seed {data.get('seed', 0)}"
-    return _joined(as_text(splits) if splits else "", f"{num:g} images" if num is not None else "")
+    return _joined(as_text(splits) if splits else "", f"{num_images} images" if num_images is not None else "")
 
 
 def _detector_words(trial: TrialRecord) -> str:
     model, size = _section(trial, "model"), _section(trial, "data").get("image_size")
     sides = " x ".join(map(as_text, size)) if isinstance(size, list) else as_text(size)
-    parameters = as_number(trial.result.get("num_parameters"))
+    parameters = trial.result.num_parameters
     weights = model.get("weights")
     return _joined(
         model.get("name"),
@@ -72,7 +70,7 @@ def _detector_words(trial: TrialRecord) -> str:
 
 
 def _length_words(trial: TrialRecord) -> str:
-    optim, steps = _section(trial, "optim"), as_number(trial.result.get("steps"))
+    optim, steps = _section(trial, "optim"), trial.result.steps
     return _joined(
         f"{steps:g} steps" if steps else "",
         f"batch {as_text(optim['batch_size'])}" if "batch_size" in optim else "",
@@ -86,26 +84,23 @@ def class_names(finished: Sequence[TrialRecord]) -> list[str]:
     """Every class that a trial names, in the order of their labels."""
     names: dict[str, None] = {}
     for trial in finished:
-        listed, per_class = trial.result.get("classes"), trial.result.get("AP")
-        for source in (listed if isinstance(listed, list) else [], per_class if isinstance(per_class, dict) else {}):
-            names |= dict.fromkeys(str(name) for name in source)
+        names |= dict.fromkeys([*(trial.result.classes or ()), *trial.result.class_ap])
     return list(names)
 
 
 def environment(finished: Sequence[TrialRecord]) -> list[tuple[str, str]]:
     """(key, values) of what the trials ran on."""
-    found = [e for trial in finished if isinstance(e := trial.result.get("environment"), dict)]
-    keys = dict.fromkeys(str(key) for environment in found for key in environment)
+    found = [trial.result.environment for trial in finished]
+    keys = dict.fromkeys(key for environment in found for key in environment)
     return [(key, "; ".join(dict.fromkeys(as_text(e[key]) for e in found if key in e))) for key in keys]
 
 
 def ended_at(trial: TrialRecord) -> str:
     """When the trial last wrote its status, empty where nothing says it."""
+    seconds = trial.status.time
     try:
-        document = read_json(trial.folder / STATUS_FILE)
-        seconds = as_number(document.get("time")) if isinstance(document, dict) else None
         return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    except (DataError, OverflowError, OSError, ValueError, RecursionError):
+    except (OverflowError, OSError, ValueError):  # no time that a calendar knows
         return ""
 
 

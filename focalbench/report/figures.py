@@ -19,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from focalbench.analysis.arms import Arm
-from focalbench.analysis.runs import as_number
 from focalbench.analysis.statistics import t_interval
 from focalbench.analysis.swept_keys import SweptGrid
+from focalbench.records.document import as_number
 from focalbench.report.plots import new_figure
 from focalbench.report.test_set import RECALL_GRID
+from focalbench.tags import CLASS_AP
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -147,7 +148,7 @@ def plot_class_ap(classes: Sequence[str], arms: Sequence[Arm], styles: Mapping[s
     spread = 0.6 / max(len(arms), 1)
     for number, arm in enumerate(arms):
         for row, name in enumerate(classes):
-            values = np.array(list(arm.values(f"AP/{name}").values()))
+            values = np.array(list(arm.values(f"{CLASS_AP}{name}").values()))
             if len(values):
                 sd = float(values.std(ddof=1)) if len(values) > 1 else 0.0
                 y = row + (number - (len(arms) - 1) / 2) * spread

@@ -15,13 +15,16 @@ import yaml
 from focalbench.analysis.arms import Arm
 from focalbench.analysis.comparison import RULE, ArmComparison, ArmResult, Comparison
 from focalbench.analysis.published import PUBLISHED_FIGURES, ReproductionCard, reproduction_cards
-from focalbench.analysis.runs import CONFIG_FILE, NOT_STARTED, TrialRecord
 from focalbench.analysis.statistics import MIN_SEEDS, summarise, t_interval
 from focalbench.analysis.swept_keys import SweptGrid, swept_grids
+from focalbench.records.reader import TrialRecord
+from focalbench.records.state import TrialState
+from focalbench.records.trial import TrialFolder
 from focalbench.report.evidence import Evidence, gather_evidence
 from focalbench.report.facts import as_text, class_names, ended_at, environment, run_facts
 from focalbench.report.figures import Picture, plot_swept_line
 from focalbench.report.formats import number, p_value, signed
+from focalbench.tags import CLASS_AP, MEAN_AP
 
 _INTERVAL_WIDTH, _INTERVAL_MARGIN = 200.0, 8.0
 # Light to dark blue; the text on it turns white where black could not be read.
@@ -147,7 +150,7 @@ def build_page(
         evidence=evidence,
         classes=[arm.label for arm in arms],
         class_rows=[_class_row(name, arms, evidence.objects_per_class) for name in classes],
-        cards=reproduction_cards(comparison.arms) if comparison.metric == "val/mAP" else [],
+        cards=reproduction_cards(comparison.arms) if comparison.metric == MEAN_AP else [],
         published=PUBLISHED_FIGURES,
         trials=[_trial_row(trial, comparison.metric) for trial in trials],
         environment=environment(finished),
@@ -274,19 +277,19 @@ def _heat_cell(result: ArmResult, low: float, span: float) -> HeatCell:
 def _class_row(name: str, arms: Sequence[Arm], objects: Mapping[str, int]) -> tuple[str, str, list[str]]:
     cells = []
     for arm in arms:
-        summary = summarise(list(arm.values(f"AP/{name}").values()))
+        summary = summarise(list(arm.values(f"{CLASS_AP}{name}").values()))
         cells.append(number(summary.mean) + ("" if math.isnan(summary.sd) else f" ± {number(summary.sd)}"))
     return name, str(objects.get(name, "-")), cells
 
 
 def _trial_row(trial: TrialRecord, metric: str) -> TrialRow:
     value, seconds, speed = (trial.value(key) if trial.counts else None for key in (metric, "wall_s", "images_per_s"))
-    reason = "" if trial.state == NOT_STARTED else trial.reason
+    reason = "" if trial.state is TrialState.NEW else trial.reason
     return TrialRow(
         trial.folder.name,
         trial.arm,
         "" if trial.seed is None else str(trial.seed),
-        "done" if trial.counts else reason or trial.state,
+        reason or str(trial.state),
         "-" if value is None else number(value),
         "-" if seconds is None else f"{seconds:.0f}",
         "-" if speed is None else f"{speed:.0f}",
@@ -301,7 +304,7 @@ def _commands(arms: Sequence[Arm], paths: Sequence[Path]) -> list[str]:
     """
     lines = []
     for arm in arms:
-        config = next(iter(arm.trials.values())).folder / CONFIG_FILE
+        config = next(iter(arm.trials.values())).folder / TrialFolder.CONFIG
         seeds = ["-s", f"sweep.seeds=[{','.join(map(str, arm.trials))}]"] if len(arm.trials) > 1 else []
         lines.append(shlex.join(["focalbench", "run", str(config), *seeds, "--out", "runs/again"]))
     shown = [str(path) for path in paths]

@@ -14,7 +14,7 @@ from focalbench.storage import storage_faults, write_atomically
 from focalbench.tracking.drawing import draw_detections
 
 if TYPE_CHECKING:
-    from focalbench.experiment.inference import ImagePrediction
+    from focalbench.trained.inference import ImagePrediction
 
 _MARK = b"drawn by focalbench"
 _MAX_NAMES = 10_000

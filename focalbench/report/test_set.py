@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from focalbench.analysis.runs import TrialRecord
 from focalbench.analysis.surroundings import what_is_annotated
-from focalbench.analysis.test_set_noise import UnusableDetectionsError, read_detections
 from focalbench.data.images import decode, open_image
 from focalbench.data.scanning import list_samples, scan_sample
 from focalbench.data.synthetic import generate_image
@@ -22,6 +20,8 @@ from focalbench.errors import DataError, FocalbenchError
 from focalbench.metrics.assignment import Assignment, MatchRules, assign_detections, pair_iou
 from focalbench.metrics.flat import FlatDetections, FlatGroundTruth, check_detections, check_ground_truth
 from focalbench.metrics.voc import precision_recall
+from focalbench.records.detections import UnusableDetectionsError, read_detections
+from focalbench.records.reader import TrialRecord
 
 RECALL_GRID = np.linspace(0, 1, 101)
 _HIT_IOU = 0.5
@@ -139,21 +139,18 @@ def read_found_objects(folder: Path) -> FoundObjects:
     Raises:
         UnusableDetectionsError: a file that is missing, damaged or contradicts itself.
     """
-    arrays = read_detections(folder)
-    classes = tuple(str(name) for name in arrays["classes"].tolist())
+    stored = read_detections(folder)
+    classes = tuple(str(name) for name in stored.classes.tolist())
     try:
-        detections = check_detections(arrays, len(classes))
-        truth = check_ground_truth({name: arrays[f"gt_{name}"] for name in vars(_NO_TRUTH)}, len(classes))
+        detections = check_detections(stored.detections, len(classes))
+        truth = check_ground_truth(stored.truth, len(classes))
     except ValueError as fault:
-        raise UnusableDetectionsError(f"{folder.name}: detections.npz: {fault}") from fault
-    image_ids = tuple(str(name) for name in arrays["image_ids"].tolist())
+        raise UnusableDetectionsError(f"{folder.name}: its detections: {fault}") from fault
+    image_ids = tuple(str(name) for name in stored.image_ids.tolist())
     images = np.concatenate([detections.image, truth.image])
     if len(images) and not 0 <= images.min() <= images.max() < len(image_ids):
-        raise UnusableDetectionsError(f"{folder.name}: detections.npz: image numbers beyond its list of images")
+        raise UnusableDetectionsError(f"{folder.name}: its detections: image numbers beyond its list of images")
     return FoundObjects(detections, truth, image_ids, classes)
-
-
-_NO_TRUTH = FlatGroundTruth(np.zeros(0, int), np.zeros(0, int), np.zeros((0, 4)), np.zeros(0, bool))
 
 
 class TestImages:
@@ -176,15 +173,15 @@ class TestImages:
         self._found = found
         if self._data.get("name") == "synthetic":
             return
-        root, splits = _data_root(self._data), trial.result.get("split")
-        if root is None or not isinstance(splits, list):
+        root, splits = _data_root(self._data), trial.result.split
+        if root is None or splits is None:
             raise UnavailableImagesError("config.yaml names no data.root, and FOCALBENCH_DATA is not set")
         try:
-            self._samples = list_samples(root, [str(split) for split in splits]).samples
+            self._samples = list_samples(root, splits).samples
         except (FocalbenchError, OSError, ValueError) as fault:
             raise UnavailableImagesError(str(fault).splitlines()[0]) from fault
         if tuple(sample.image_id for sample in self._samples) != found.image_ids:
-            raise UnavailableImagesError(f"{root}: its {', '.join(map(str, splits))} holds other images by now")
+            raise UnavailableImagesError(f"{root}: its {', '.join(splits)} holds other images by now")
 
     def pixels(self, index: int) -> NDArray[np.uint8]:
         """(H, W, 3) uint8, the upright image at its own size.

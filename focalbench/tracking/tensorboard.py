@@ -20,11 +20,12 @@ from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from tensorboard.plugins.hparams.summary_v2 import Metric, hparams_pb
 from torch.utils.tensorboard import summary as summaries
 
+from focalbench.records.state import TrialState
 from focalbench.storage import storage_faults
 from focalbench.tags import BEST_MEAN_AP, CLASS_AP, MEAN_AP, TRAIN_LOSS
 from focalbench.tracking.event_file import PATTERN, EventFile
 from focalbench.tracking.hparams import Column, Scalar, columns_from_values, fit
-from focalbench.tracking.tracker import FinalStatus, MatchedScores, Tracker
+from focalbench.tracking.tracker import MatchedScores, Tracker
 
 METRICS = (
     Metric(MEAN_AP, display_name="mAP", description="mean average precision of the last evaluation, in [0, 1]"),
@@ -51,7 +52,7 @@ LAYOUT = {
 _NUM_THRESHOLDS = 127  # TensorBoard's writers hold no more
 _END_SUFFIX = ".end"
 _LAST_STEP = 2**62  # the end of a session hides nothing
-_STATUS = {"done": api_pb2.STATUS_SUCCESS, "failed": api_pb2.STATUS_FAILURE}
+_STATUS = {TrialState.DONE: api_pb2.STATUS_SUCCESS, TrialState.FAILED: api_pb2.STATUS_FAILURE}
 _TYPE = {
     "number": api_pb2.DATA_TYPE_FLOAT64,
     "bool": api_pb2.DATA_TYPE_BOOL,
@@ -122,9 +123,9 @@ class TensorBoardTracker(Tracker):
                     rows = precision_recall_rows(curve)
                     self._events.add(summaries.pr_curve_raw(f"PR/{name}", *rows), step)
 
-    def finish(self, status: FinalStatus) -> None:
+    def finish(self, state: TrialState) -> None:
         """Ends the session on the HPARAMS page, in an event file of its own so that a retry can take it back."""
-        end = plugin_data_pb2.SessionEndInfo(status=_STATUS[status], end_time_secs=time.time())
+        end = plugin_data_pb2.SessionEndInfo(status=_STATUS[state], end_time_secs=time.time())
         message = plugin_data_pb2.HParamsPluginData(session_end_info=end)
         with storage_faults(self._folder):
             events = EventFile(self._folder, first_step=_LAST_STEP, suffix=_END_SUFFIX)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-FinalStatus = Literal["done", "failed"]
+from focalbench.records.state import TrialState
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,8 @@ class Tracker:
     def pr_curves(self, step: int, curves: Mapping[str, MatchedScores]) -> None:
         """Stores one precision-recall curve a class."""
 
-    def finish(self, status: FinalStatus) -> None:
-        """Says how the trial ended; called once, only when nothing will be retried."""
+    def finish(self, state: TrialState) -> None:
+        """Says that the trial is done or failed; called once, only when nothing will be retried."""
 
     def flush(self) -> None:
         """Makes everything stored so far survive a kill of the process."""
@@ -70,9 +69,9 @@ class MultiTracker(Tracker):
         for tracker in self._trackers:
             tracker.pr_curves(step, curves)
 
-    def finish(self, status: FinalStatus) -> None:
+    def finish(self, state: TrialState) -> None:
         for tracker in self._trackers:
-            tracker.finish(status)
+            tracker.finish(state)
 
     def flush(self) -> None:
         for tracker in self._trackers:

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from focalbench.analysis.comparison import NOT_COMPARABLE, Comparison, compare_trials, metric_direction
-from focalbench.analysis.runs import read_trials
 from focalbench.analysis.statistics import paired_difference
 from focalbench.analysis.swept_keys import swept_grids
 from focalbench.errors import ConfigError, DataError
+from focalbench.records.reader import read_trials
 
 Write = Callable[..., Any]
 CE = [0.700, 0.705, 0.695, 0.702, 0.698, 0.701]

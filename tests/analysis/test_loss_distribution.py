@@ -19,12 +19,12 @@ from focalbench.analysis.loss_distribution import (
 )
 from focalbench.experiment.batches import PlainImages
 from focalbench.experiment.margins import count_margins
-from focalbench.experiment.trained import TrainedTrial, load_trained
 from focalbench.losses import LOSSES
 from focalbench.losses.base import Counts
 from focalbench.losses.detection import ClassProblem
 from focalbench.metrics.loss_histogram import MarginHistogram, total_loss
 from focalbench.models import MODELS
+from focalbench.trained.trial import TrainedTrial, load_trained
 
 
 @pytest.fixture(scope="module")

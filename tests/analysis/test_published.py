@@ -10,7 +10,7 @@ from scipy import stats
 
 from focalbench.analysis.comparison import compare_trials
 from focalbench.analysis.published import PUBLISHED_CURVES, ReproductionCard, rank_correlation, reproduction_cards
-from focalbench.analysis.runs import read_trials
+from focalbench.records.reader import read_trials
 
 Write = Callable[..., Path]
 ALPHA_CURVE, GAMMA_CURVE = PUBLISHED_CURVES[:2]

@@ -6,7 +6,7 @@ from pathlib import Path
 from results_table import markdown
 
 from focalbench.analysis.comparison import compare_trials
-from focalbench.analysis.runs import read_trials
+from focalbench.records.reader import read_trials
 
 Write = Callable[..., Path]
 

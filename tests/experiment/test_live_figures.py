@@ -8,7 +8,7 @@ import torch
 
 from focalbench.experiment import live_figures
 from focalbench.experiment.live_figures import TAG, LiveLossFigures
-from focalbench.experiment.trained import TrainedTrial, load_trained
+from focalbench.trained.trial import TrainedTrial, load_trained
 
 
 class _Pictures:

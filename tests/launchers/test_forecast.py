@@ -7,15 +7,16 @@ import pytest
 
 from focalbench.config.load import load_config
 from focalbench.config.sweep import Trial, expand
-from focalbench.experiment.trial_files import write_status
 from focalbench.launchers.forecast import forecast
+from focalbench.records.state import TrialState
+from focalbench.records.trial import TrialFolder
 from focalbench.storage import write_json
 
 Write = Callable[..., Path]
 
 
 def _finish(out: Path, trial: Trial, wall_s: float, **replaced: object) -> None:
-    write_status(out / trial.name, trial, "done")
+    TrialFolder(out / trial.name).write_status(trial, TrialState.DONE)
     result = {"wall_s": wall_s, "train_images": 12, "device": "cpu", "val/mAP": 0.5}
     write_json(out / trial.name / "result.json", result | replaced)
 
@@ -80,8 +81,8 @@ def test_what_an_interrupted_trial_has_done_is_not_done_again(write_config: Writ
     trials = _trials(write_config("sweep: {seeds: [0, 1, 2]}"))
     folder = out(trials)
     _finish(folder, trials[0], 40.0)
-    write_status(folder / trials[1].name, trials[1], "interrupted", step=3, steps=6)
-    write_status(folder / trials[2].name, trials[2], "failed", step=6, steps=6)
+    TrialFolder(folder / trials[1].name).write_status(trials[1], TrialState.INTERRUPTED, step=3, steps=6)
+    TrialFolder(folder / trials[2].name).write_status(trials[2], TrialState.FAILED, step=6, steps=6)
     assert forecast(trials, folder).seconds == pytest.approx(20)
     assert forecast(trials, folder, retry_failed=True).num_left == 2
 
@@ -90,7 +91,7 @@ def test_trials_that_a_search_had_stopped_count_where_they_are_trained_on(write_
     trials = _trials(write_config("sweep: {seeds: [0, 1]}"))
     folder = out(trials)
     _finish(folder, trials[0], 40.0)
-    write_status(folder / trials[1].name, trials[1], "stopped", step=3, steps=6)
+    TrialFolder(folder / trials[1].name).write_status(trials[1], TrialState.STOPPED, step=3, steps=6)
     assert forecast(trials, folder).num_left == 0
     assert forecast(trials, folder, with_stopped=True).seconds == pytest.approx(20)
 

@@ -10,15 +10,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from focalbench.launchers.ledger import Ledger
 
 from focalbench.config.load import load_config
 from focalbench.config.sweep import expand
 from focalbench.errors import ConfigError
-from focalbench.experiment.sweep import trial_state
 from focalbench.launchers.job import Job
-from focalbench.launchers.ledger import Ledger
 from focalbench.launchers.local import LocalRun, Slots, plan_slots
 from focalbench.records.metrics import read_metrics
+from focalbench.records.trial import TrialFolder
 from focalbench.runtime import StopFlag
 
 Write = Callable[..., Path]
@@ -99,7 +99,7 @@ def test_a_worker_that_always_dies_is_given_up(write_config: Write, tmp_path: Pa
     run = _launch(write_config(), tmp_path / "o", _Watcher(kill), retries=0, slots=1)
     ((name, outcome),) = run.run().items()
     assert (outcome.state, outcome.exit_code) == ("failed", 3)
-    assert trial_state(tmp_path / "o" / name) == "failed"
+    assert TrialFolder(tmp_path / "o" / name).state() == "failed"
 
 
 def test_a_worker_that_dies_before_it_makes_the_folder_fails_its_trial(write_config: Write, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_worker_that_dies_before_it_makes_the_folder_fails_its_trial(write_con
     run = _launch(write_config(), tmp_path / "o", KillsAtStart(), retries=1, slots=1)
     ((name, outcome),) = run.run().items()
     assert (outcome.state, outcome.exit_code) == ("failed", 3)
-    assert trial_state(tmp_path / "o" / name) == "failed"
+    assert TrialFolder(tmp_path / "o" / name).state() == "failed"
 
 
 def test_a_stop_leaves_a_checkpoint_from_which_the_same_run_follows(write_config: Write, tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_stop_leaves_a_checkpoint_from_which_the_same_run_follows(write_config
     ((name, outcome),) = run.run().items()
     assert outcome.state == "interrupted"
     _launch(path, tmp_path / "o", _Watcher(), slots=1).run()
-    assert trial_state(tmp_path / "o" / name) == "done"
+    assert TrialFolder(tmp_path / "o" / name).state() == "done"
 
 
 def test_workers_end_when_their_launcher_is_killed(write_config: Write, tmp_path: Path) -> None:

@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from focalbench.launchers.ledger import Ledger
 
 from focalbench.config.load import load_config
 from focalbench.config.sweep import Trial, expand
-from focalbench.experiment.sweep import trial_state
 from focalbench.launchers.job import Job
-from focalbench.launchers.ledger import Ledger
 from focalbench.launchers.local import LocalRun, Slots
 from focalbench.records.metrics import read_metrics
+from focalbench.records.trial import TrialFolder
 from focalbench.runtime import StopFlag
 from focalbench.storage import read_json
 
@@ -140,7 +140,7 @@ def test_ranks_end_when_launcher_and_agent_are_killed(write_config: Write, tmp_p
     launcher.wait()
     _wait_until_gone(ranks)
     (trial,) = expand(load_config(config))
-    assert trial_state(out / trial.name) == "interrupted"
+    assert TrialFolder(out / trial.name).state() == "interrupted"
 
 
 def _pid_of_running(out: Path) -> int:

@@ -10,9 +10,10 @@ import pytest
 from focalbench.config.load import load_config
 from focalbench.config.schema import ExperimentConfig
 from focalbench.config.sweep import Trial
-from focalbench.experiment.sweep import listed_trials, open_sweep, trial_state
-from focalbench.experiment.trial_files import write_status
 from focalbench.launchers.search import num_search_trials, proposed_trials, run_search, typical_trials
+from focalbench.records.state import TrialState
+from focalbench.records.sweep import SweepFolder
+from focalbench.records.trial import TrialFolder
 from focalbench.storage import write_json
 
 Write = Callable[..., Path]
@@ -58,7 +59,7 @@ class _Training:
 
     def __call__(self, trials: Sequence[Trial], *, pause_at: float | None = None, with_stopped: bool = False) -> bool:
         for trial in trials:
-            state = trial_state(self.out / trial.name)
+            state = TrialFolder(self.out / trial.name).state()
             again = self.retry and trial.name not in dict(self.trained)
             if state == "done" or (state == "failed" and not again) or (state == "stopped" and not with_stopped):
                 continue
@@ -74,19 +75,19 @@ class _Training:
         value = 1 - abs(gamma - 2) / 5 + trial.seed / 1000
         last = _STEPS if pause_at is None else round(pause_at * _STEPS)
         if len(self.trained) == self.full:
-            write_status(folder, trial, "interrupted", error="No space left on device")
+            TrialFolder(folder).write_status(trial, TrialState.INTERRUPTED, error="No space left on device")
             return
         if gamma > self.failing:
-            write_status(folder, trial, "failed", error="diverged")
+            TrialFolder(folder).write_status(trial, TrialState.FAILED, error="diverged")
             return
-        write_status(folder, trial, "running", step=last, steps=_STEPS)
+        TrialFolder(folder).write_status(trial, TrialState.RUNNING, step=last, steps=_STEPS)
         lines = [{"step": step, "val/mAP": value * step / _STEPS} for step in range(1, last + 1)]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         if pause_at is not None:
-            write_status(folder, trial, "interrupted")
+            TrialFolder(folder).write_status(trial, TrialState.INTERRUPTED)
             return
         write_json(folder / "result.json", {"val/mAP": value, "AP": {}, "step": _STEPS})
-        write_status(folder, trial, "done", step=_STEPS, steps=_STEPS)
+        TrialFolder(folder).write_status(trial, TrialState.DONE, step=_STEPS, steps=_STEPS)
 
 
 def _config(
@@ -99,7 +100,7 @@ def _config(
 def _search(
     config: ExperimentConfig, out: Path, training: _Training, watcher: _Watcher | None = None
 ) -> tuple[Trial, ...]:
-    open_sweep(out, config.name, ())
+    SweepFolder(out).open(config.name, ())
     return run_search(config, out, training, alone=True, watcher=watcher or _Watcher())
 
 
@@ -107,7 +108,7 @@ def _states(trials: Sequence[Trial], out: Path) -> dict[str, set[str]]:
     """By arm."""
     states: dict[str, set[str]] = {}
     for trial in trials:
-        states.setdefault(trial.arm, set()).add(trial_state(out / trial.name))
+        states.setdefault(trial.arm, set()).add(TrialFolder(out / trial.name).state())
     return states
 
 
@@ -117,7 +118,7 @@ def test_all_arms_are_trained_with_all_seeds_and_again_nothing(write_config: Wri
     assert len(trials) == num_search_trials(config) == 16
     assert len({trial.arm for trial in trials}) == 8
     assert sorted(name for name, _ in training.trained) == sorted(trial.name for trial in trials)
-    assert [row["name"] for row in listed_trials(tmp_path)] == [trial.name for trial in trials]
+    assert [row["name"] for row in SweepFolder(tmp_path).listed()] == [trial.name for trial in trials]
     again = _Training(tmp_path)
     assert _search(config, tmp_path, again) == trials == proposed_trials(config, tmp_path)
     assert again.trained == []
@@ -152,7 +153,7 @@ def test_another_space_is_another_search(write_config: Write, tmp_path: Path) ->
     first = _search(_config(write_config), tmp_path, _Training(tmp_path))
     other = _search(_config(write_config, more="seed: 5,"), tmp_path, _Training(tmp_path))
     assert not {trial.arm for trial in first} & {trial.arm for trial in other}
-    assert len(listed_trials(tmp_path)) == 32
+    assert len(SweepFolder(tmp_path).listed()) == 32
 
 
 def test_whole_arms_below_the_median_are_stopped_at_the_share_and_not_trained_on(
@@ -216,7 +217,7 @@ def test_a_failed_seed_of_a_stopped_arm_that_is_tried_again_stays_with_its_arm(
     arm, _ = next(item for item in _states(trials, tmp_path).items() if item[1] == {"stopped"})
     failed = next(trial for trial in trials if trial.arm == arm)
     (tmp_path / failed.name / "metrics.jsonl").unlink()
-    write_status(tmp_path / failed.name, failed, "failed", error="diverged")
+    TrialFolder(tmp_path / failed.name).write_status(failed, TrialState.FAILED, error="diverged")
 
     class Lucky(_Training):
         """Now that seed is the best of all."""

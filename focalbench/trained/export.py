@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from focalbench.errors import ConfigError
-from focalbench.experiment.trained import TrainedTrial
 from focalbench.storage import storage_faults, write_output
 from focalbench.structures import IMAGE_MEAN, IMAGE_STD
+from focalbench.trained.trial import TrainedTrial
 
 SCORE_TOLERANCE = 1e-4
 BOX_TOLERANCE = 1e-3

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from focalbench.analysis.runs import read_trials
 from focalbench.errors import DataError
+from focalbench.records.reader import read_trials
 
 Write = Callable[..., Path]
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from focalbench.experiment.search import score_at
-from focalbench.experiment.trial_files import busy, finished_result, is_locked, status_of, write_status
 from focalbench.launchers.job import Job, Outcome
+from focalbench.records.state import TrialState
+from focalbench.records.trial import TrialFolder, TrialStatus
+from focalbench.runtime import StopFlag
+from focalbench.tags import MEAN_AP
+
+POLL_S = 0.2
+"""How long a workplace waits for a report before it looks at everything else."""
+_BUSY_POLL_S = 2.0
+_STOP_GRACE_S = 120.0
 
 
 class Watcher(Protocol):
@@ -21,12 +31,12 @@ class Watcher(Protocol):
     def message(self, text: str) -> None: ...
 
 
-class Ledger:
-    """What a launcher asks for the next job and tells what became of it.
+class JobQueue:
+    """What a workplace asks for the next job and tells what became of it.
 
     Args:
         retries: how often a job whose process died is tried again.
-        on_change: called when a trial has begun or ended, for the books of the sweep.
+        on_change: called when a trial has begun or ended, for the table of the sweep.
         fail_fast: no new trial starts after the first failure.
         share: whether a trial that another process trains is waited for (a sweep) or refused (a single trial).
 
@@ -52,7 +62,7 @@ class Ledger:
         self._retries = retries
         self._deaths: dict[str, int] = {}
         self._begun: set[str] = set()
-        self._failed_before = {job.trial.name: status for job in jobs if _has_failed(status := status_of(job.folder))}
+        self._failed_before = {job.trial.name: status for job in jobs if (status := _failure(job)) is not None}
         self.outcomes: dict[str, Outcome] = {}
         self.halted = False
 
@@ -72,7 +82,7 @@ class Ledger:
             outcome = self._ended_elsewhere(job)
             if outcome is not None:
                 self._record(job, outcome)
-            elif is_locked(job.folder):
+            elif TrialFolder(job.folder).is_locked():
                 self._leave_to_other(job)
             else:
                 return job
@@ -93,7 +103,7 @@ class Ledger:
         return False
 
     def died(self, job: Job, how: str, log: Path) -> None:
-        """The process that trained ``job`` is gone: again from the checkpoint, or given up.
+        """Takes in that the process that trained ``job`` is gone: again from the checkpoint, or given up.
 
         Args:
             how: it ended, such as "its process died (signal 9)".
@@ -106,26 +116,27 @@ class Ledger:
             self._waiting.appendleft(job)
             return
         error = f"{how}; out of memory? See {log}"
-        write_status(job.folder, job.trial, "failed", error=error)
-        self._record(job, Outcome("failed", error, 3, {}))
+        TrialFolder(job.folder).write_status(job.trial, TrialState.FAILED, error=error)
+        self._record(job, Outcome(state=TrialState.FAILED, error=error, exit_code=3, values={}))
 
     def look_at_busy(self) -> None:
-        """Trials that another process had: done by now, or free again."""
+        """Queues again the trials that another process had: done by now, or free again."""
         for job in list(self._busy):
-            if not is_locked(job.folder):
+            if not TrialFolder(job.folder).is_locked():
                 self._busy.remove(job)
                 self._waiting.append(job)
 
     def _ended_elsewhere(self, job: Job) -> Outcome | None:
         """How another process has ended the job since this one looked, if one has."""
-        result = finished_result(job.folder)
+        folder = TrialFolder(job.folder)
+        result = folder.result()
         if result is not None:
-            return Outcome("done", None, 0, {"val/mAP": result.get("val/mAP")})
-        if job.pause_at is not None and score_at(job.folder, job.pause_at) is not None:
-            return Outcome("paused", None, 0, {})
-        status = status_of(job.folder)
-        if _has_failed(status) and status != self._failed_before.get(job.trial.name):
-            return Outcome("failed", status.get("error"), 3, {})
+            return Outcome(state=TrialState.DONE, error=None, exit_code=0, values={MEAN_AP: result.mean_ap})
+        if job.pause_at is not None and score_at(folder, job.pause_at) is not None:
+            return Outcome(state="paused", error=None, exit_code=0, values={})
+        failure = _failure(job)
+        if failure is not None and failure != self._failed_before.get(job.trial.name):
+            return Outcome(state=TrialState.FAILED, error=failure.error, exit_code=3, values={})
         return None
 
     def _leave_to_other(self, job: Job) -> None:
@@ -135,14 +146,19 @@ class Ledger:
             self._watcher.message(f"{job.trial.name}: another process is training it; waiting")
             self._busy.append(job)
             return
-        fault = busy(job.folder)
-        self._record(job, Outcome("busy", str(fault), fault.exit_code, {}))
+        fault = TrialFolder(job.folder).busy()
+        self._record(job, Outcome(state="busy", error=str(fault), exit_code=fault.exit_code, values={}))
 
     def _ended(self, job: Job, report: Mapping[str, Any]) -> None:
         if report["state"] == "busy":
             self._leave_to_other(job)
             return
-        outcome = Outcome(report["state"], report.get("error"), report.get("exit_code", 0), report.get("values", {}))
+        outcome = Outcome(
+            state=report["state"],
+            error=report.get("error"),
+            exit_code=report.get("exit_code", 0),
+            values=report.get("values", {}),
+        )
         self._record(job, outcome)
 
     def _record(self, job: Job, outcome: Outcome) -> None:
@@ -151,10 +167,65 @@ class Ledger:
         if outcome.error:
             self._watcher.message(f"{job.trial.name}: {outcome.error}")
         self._on_change()
-        if outcome.state == "failed" and self._fail_fast:
+        if outcome.state == TrialState.FAILED and self._fail_fast:
             self.halted = True
             self.start_no_more()
 
 
-def _has_failed(status: Mapping[str, Any]) -> bool:
-    return status.get("state") == "failed"
+def _failure(job: Job) -> TrialStatus | None:
+    """The status of a job that has failed, else None."""
+    status = TrialFolder(job.folder).status()
+    return status if status.state is TrialState.FAILED else None
+
+
+class Workplace(ABC):
+    """Where jobs are trained: the slots of this machine, or a cluster.
+
+    Args:
+        queue: gives the jobs and takes in how they end.
+        watcher: told when a trial starts.
+    """
+
+    def __init__(self, queue: JobQueue, watcher: Watcher) -> None:
+        self._queue, self._watcher = queue, watcher
+
+    def run(self, stop: StopFlag) -> dict[str, Outcome]:
+        """Trains all jobs; returns how each ended. Jobs that never started because of a stop have no outcome."""
+        stopping_since, looked_at_busy = None, time.monotonic()
+        try:
+            while self._is_at_work() or self._queue.is_open():
+                if stop.signum is not None:
+                    self._queue.start_no_more()
+                    if stopping_since is None:
+                        stopping_since = time.monotonic()
+                        self._ask_to_stop()
+                    if time.monotonic() - stopping_since > _STOP_GRACE_S:
+                        break
+                elif time.monotonic() - looked_at_busy > _BUSY_POLL_S:
+                    self._queue.look_at_busy()
+                    looked_at_busy = time.monotonic()
+                self._start_jobs()
+                self._hear(stop)
+        finally:
+            self._kill()
+        return self._queue.outcomes
+
+    @abstractmethod
+    def _is_at_work(self) -> bool:
+        """Whether a worker is still there."""
+
+    @abstractmethod
+    def _start_jobs(self) -> None:
+        """Hands jobs of the queue to whatever is free."""
+
+    @abstractmethod
+    def _hear(self, stop: StopFlag) -> None:
+        """Waits ``POLL_S`` for reports and passes them to the queue; deaths after a stop are none of its business."""
+
+    @abstractmethod
+    def _ask_to_stop(self) -> None:
+        """Tells every worker to write a checkpoint and end."""
+
+    @abstractmethod
+    def _kill(self) -> None:
+        """Ends what is still there, at once."""

@@ -19,13 +19,13 @@ from focalbench.config.load import load_config
 from focalbench.config.sweep import expand
 from focalbench.errors import CheckpointError, ConfigError, DataError, FocalbenchError
 from focalbench.experiment import export as export_module
-from focalbench.experiment.export import export_onnx
-from focalbench.experiment.inference import find_images, predict_image
-from focalbench.experiment.trained import TrainedTrial, load_trained
 from focalbench.experiment.trial import run_trial
 from focalbench.models import MODELS
 from focalbench.runtime import StopFlag
 from focalbench.storage import to_json
+from focalbench.trained.export import export_onnx
+from focalbench.trained.inference import find_images, predict_image
+from focalbench.trained.trial import TrainedTrial, load_trained
 from focalbench.training.checkpoint import load_newest
 from focalbench.training.evaluate import score
 

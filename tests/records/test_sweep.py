@@ -10,9 +10,10 @@ import pytest
 from focalbench.config.load import load_config
 from focalbench.config.sweep import Trial, expand
 from focalbench.errors import BusyError, DataError, StorageError
-from focalbench.experiment.attendance import attend
-from focalbench.experiment.sweep import listed_trials, open_sweep, trial_state, write_results
-from focalbench.experiment.trial_files import write_status
+from focalbench.records.state import TrialState
+from focalbench.records.sweep import SweepFolder
+from focalbench.records.sweep_lock import hold_sweep
+from focalbench.records.trial import TrialFolder
 from focalbench.storage import write_json
 
 
@@ -26,15 +27,15 @@ def _finish(out: Path, trial: Trial, mean_ap: float | None) -> None:
     result = {"trial": trial.name, "arm": trial.arm, "val/mAP": mean_ap, "val/mAP_best": mean_ap, "step": 6}
     result |= {"protocol": "voc07", "AP": {"cat": mean_ap, "dog": None}, "wall_s": 1}
     write_json(folder / "result.json", result)
-    write_status(folder, trial, "done")
+    TrialFolder(folder).write_status(trial, TrialState.DONE)
 
 
 def test_results_list_every_trial_in_order_without_times(write_config: Callable[..., Path], tmp_path: Path) -> None:
     trials = _trials(write_config("sweep: {seeds: [1, 0], grid: {loss.gamma: [2, 1]}}"))
     out = tmp_path / "out"
-    open_sweep(out, "tiny", trials)
+    SweepFolder(out).open("tiny", trials)
     _finish(out, trials[2], 0.5)
-    write_results(out)
+    SweepFolder(out).write_results()
     rows = list(csv.DictReader((out / "results.csv").read_text().splitlines()))
     assert [row["trial"] for row in rows] == [trial.name for trial in trials]
     assert [row["state"] for row in rows] == ["new", "new", "done", "new"]
@@ -47,84 +48,84 @@ def test_a_grown_sweep_keeps_finished_trials_under_their_new_name(
 ) -> None:
     out = tmp_path / "out"
     before = _trials(write_config("sweep: {seeds: [0], grid: {loss.gamma: [1, 2]}}"))
-    open_sweep(out, "tiny", before)
+    SweepFolder(out).open("tiny", before)
     _finish(out, before[0], 0.25)
     after = _trials(write_config("sweep: {seeds: [0, 1], grid: {loss.gamma: [1, 2], loss.alpha: [0.25, 0.5]}}"))
-    open_sweep(out, "tiny", after)
+    SweepFolder(out).open("tiny", after)
     same = next(trial for trial in after if trial.hash == before[0].hash)
     assert same.name != before[0].name
-    assert trial_state(out / same.name) == "done"
+    assert TrialFolder(out / same.name).state() == "done"
     assert json.loads((out / same.name / "result.json").read_text())["arm"] == same.arm
-    assert {row["hash"] for row in listed_trials(out)} == {trial.hash for trial in after}
+    assert {row["hash"] for row in SweepFolder(out).listed()} == {trial.hash for trial in after}
 
 
 def test_trials_that_were_renamed_or_moved_by_hand_stay_done(write_config: Callable[..., Path], tmp_path: Path) -> None:
     trials = _trials(write_config("sweep: {grid: {loss.gamma: [1, 2]}}"))
-    open_sweep(tmp_path / "o", "tiny", trials)
+    SweepFolder(tmp_path / "o").open("tiny", trials)
     _finish(tmp_path / "o", trials[0], 0.5)
     (tmp_path / "o" / trials[0].name).rename(tmp_path / "o" / "the good one")
     moved = (tmp_path / "o").rename(tmp_path / "elsewhere")
-    open_sweep(moved, "tiny", trials)
-    assert [trial_state(moved / trial.name) for trial in trials] == ["done", "new"]
-    write_results(moved)
+    SweepFolder(moved).open("tiny", trials)
+    assert [TrialFolder(moved / trial.name).state() for trial in trials] == ["done", "new"]
+    SweepFolder(moved).write_results()
     assert (moved / "results.csv").read_text().count(",done,") == 1
 
 
 def test_no_trial_is_renamed_under_another_process(write_config: Callable[..., Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     before = _trials(write_config("sweep: {grid: {loss.gamma: [1, 2]}}"))
-    open_sweep(out, "tiny", before)
+    SweepFolder(out).open("tiny", before)
     _finish(out, before[0], 0.25)
     listed = (out / "sweep.json").read_text()
     after = _trials(write_config("sweep: {grid: {loss.gamma: [1, 2], loss.alpha: [0.25, 0.5]}}"))
     with pytest.raises(BusyError, match="has to be renamed"):
-        open_sweep(out, "tiny", after, alone=False)
-    assert trial_state(out / before[0].name) == "done"
+        SweepFolder(out).open("tiny", after, alone=False)
+    assert TrialFolder(out / before[0].name).state() == "done"
     assert (out / "sweep.json").read_text() == listed
-    open_sweep(out, "tiny", before, alone=False)  # more seeds or the same again rename nothing
+    SweepFolder(out).open("tiny", before, alone=False)  # more seeds or the same again rename nothing
 
 
 def test_trials_no_longer_asked_for_stay_listed(write_config: Callable[..., Path], tmp_path: Path) -> None:
-    open_sweep(tmp_path / "o", "tiny", _trials(write_config("sweep: {grid: {loss.gamma: [1, 2]}}")))
-    open_sweep(tmp_path / "o", "tiny", _trials(write_config("sweep: {grid: {loss.gamma: [2, 3]}}")))
-    assert len(listed_trials(tmp_path / "o")) == 3
+    SweepFolder(tmp_path / "o").open("tiny", _trials(write_config("sweep: {grid: {loss.gamma: [1, 2]}}")))
+    SweepFolder(tmp_path / "o").open("tiny", _trials(write_config("sweep: {grid: {loss.gamma: [2, 3]}}")))
+    assert len(SweepFolder(tmp_path / "o").listed()) == 3
 
 
 def test_fresh_sets_the_old_folder_aside(write_config: Callable[..., Path], tmp_path: Path) -> None:
     trials = _trials(write_config())
-    open_sweep(tmp_path / "o", "tiny", trials)
+    SweepFolder(tmp_path / "o").open("tiny", trials)
     _finish(tmp_path / "o", trials[0], 0.5)
-    with attend(tmp_path / "o", fresh=True):
-        open_sweep(tmp_path / "o", "tiny", trials)
-    assert trial_state(tmp_path / "o" / trials[0].name) == "new"
+    with hold_sweep(tmp_path / "o", fresh=True):
+        SweepFolder(tmp_path / "o").open("tiny", trials)
+    assert TrialFolder(tmp_path / "o" / trials[0].name).state() == "new"
     (aside,) = tmp_path.glob("o.*")
-    assert trial_state(aside / trials[0].name) == "done"
+    assert TrialFolder(aside / trials[0].name).state() == "done"
 
 
 def test_done_without_its_result_is_to_be_done_again(write_config: Callable[..., Path], tmp_path: Path) -> None:
     (trial,) = _trials(write_config())
     _finish(tmp_path, trial, 0.5)
     (tmp_path / trial.name / "result.json").unlink()
-    assert trial_state(tmp_path / trial.name) == "interrupted"
+    assert TrialFolder(tmp_path / trial.name).state() == "interrupted"
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]"])
 def test_a_damaged_result_is_made_again(write_config: Callable[..., Path], tmp_path: Path, content: str) -> None:
     trials = _trials(write_config())
-    open_sweep(tmp_path, "tiny", trials)
+    SweepFolder(tmp_path).open("tiny", trials)
     _finish(tmp_path, trials[0], 0.5)
     (tmp_path / trials[0].name / "result.json").write_text(content)
-    assert trial_state(tmp_path / trials[0].name) == "interrupted"
-    write_results(tmp_path)
+    assert TrialFolder(tmp_path / trials[0].name).state() == "interrupted"
+    SweepFolder(tmp_path).write_results()
     assert (tmp_path / "results.csv").read_text().endswith(",interrupted\n")
 
 
 def test_a_result_of_another_version_leaves_cells_empty(write_config: Callable[..., Path], tmp_path: Path) -> None:
     trials = _trials(write_config())
-    open_sweep(tmp_path, "tiny", trials)
+    SweepFolder(tmp_path).open("tiny", trials)
     _finish(tmp_path, trials[0], 0.5)
     write_json(tmp_path / trials[0].name / "result.json", {"val/mAP": 0.25, "AP": [0.25]})
-    write_results(tmp_path)
+    SweepFolder(tmp_path).write_results()
     (row,) = csv.DictReader((tmp_path / "results.csv").read_text().splitlines())
     assert (row["state"], row["val/mAP"], row["step"]) == ("done", "0.25", "")
 
@@ -137,13 +138,13 @@ def test_a_damaged_status_is_named_with_the_way_out(
     _finish(tmp_path, trial, 0.5)
     (tmp_path / trial.name / "status.json").write_text(content)
     with pytest.raises(DataError, match=r"status\.json: damaged.*delete this file"):
-        trial_state(tmp_path / trial.name)
+        TrialFolder(tmp_path / trial.name).state()
 
 
 def test_a_file_in_the_place_of_the_folder_is_named(write_config: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "o").write_text("mine")
     with pytest.raises(StorageError, match="--out"):
-        open_sweep(tmp_path / "o", "tiny", _trials(write_config()))
+        SweepFolder(tmp_path / "o").open("tiny", _trials(write_config()))
     assert (tmp_path / "o").read_text() == "mine"
 
 
@@ -151,4 +152,4 @@ def test_a_file_in_the_place_of_the_folder_is_named(write_config: Callable[..., 
 def test_a_foreign_sweep_file_is_refused(write_config: Callable[..., Path], tmp_path: Path, content: str) -> None:
     (tmp_path / "sweep.json").write_text(content)
     with pytest.raises(DataError, match=r"sweep\.json"):
-        open_sweep(tmp_path, "tiny", _trials(write_config()))
+        SweepFolder(tmp_path).open("tiny", _trials(write_config()))

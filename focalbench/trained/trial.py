@@ -25,9 +25,10 @@ from focalbench.experiment import build
 from focalbench.experiment.batches import PlainImages
 from focalbench.experiment.build_loss import Uncounted, build_criterion
 from focalbench.experiment.locations import cache_dir, canvas_size, data_location
-from focalbench.experiment.trial_files import CHECKPOINTS, CONFIG_FILE, RESULT_FILE, status_of
+from focalbench.records.result import TrialResult
+from focalbench.records.trial import TrialFolder
 from focalbench.runtime import available_precision, resolve_device
-from focalbench.storage import START_ANEW, read_json
+from focalbench.storage import START_ANEW
 from focalbench.tracking.hparams import flatten
 from focalbench.training.checkpoint import load_newest
 from focalbench.training.evaluate import DetectionSettings, FlatArrays, detect
@@ -52,7 +53,7 @@ class TrainedTrial:
         step: finished training steps.
         settings: which boxes count as detections.
         device, precision: where and in which arithmetic ``model`` runs.
-        result: the content of result.json; empty for a trial that is not finished.
+        result: empty for a trial that is not finished.
     """
 
     folder: Path
@@ -66,12 +67,12 @@ class TrainedTrial:
     settings: DetectionSettings
     device: torch.device
     precision: torch.dtype
-    result: Mapping[str, Any]
+    result: TrialResult
 
     @property
     def name(self) -> str:
         """The trial's name as it was trained, whatever its folder is called now."""
-        return str(self.result.get("trial") or self.folder.resolve().name)
+        return self.result.trial or self.folder.resolve().name
 
     def data(self, *, root: Path | None = None, splits: Sequence[str] | None = None) -> DetectionData:
         """Images of ``splits`` (default: the trial's own evaluation splits) on the network's canvas.
@@ -115,10 +116,11 @@ def load_trained(
         ConfigError: when its config.yaml is damaged, or the device is not there.
         CheckpointError: when no checkpoint is whole or it does not fit the configuration.
     """
-    folder = find_trial(folder)
-    config = load_config(folder / CONFIG_FILE)
-    result = _result(folder, unfinished)
-    checkpoint = _checkpoint(folder, warn)
+    files = TrialFolder(find_trial(folder))
+    folder = files.path
+    config = load_config(files.config)
+    result = _result(files, unfinished)
+    checkpoint = _checkpoint(files.checkpoints, warn)
     _require_unchanged(config, checkpoint["config"], folder)
     where = resolve_device(device)
     classes = tuple(checkpoint["classes"])
@@ -129,7 +131,7 @@ def load_trained(
         criterion.load_state_dict(checkpoint["criterion"])
     except (RuntimeError, ValueError, KeyError, TypeError) as fault:
         first = str(fault).strip().splitlines()[0]
-        raise CheckpointError(f"{folder}: the checkpoint does not fit {CONFIG_FILE}: {first}") from fault
+        raise CheckpointError(f"{folder}: the checkpoint does not fit {files.config.name}: {first}") from fault
     memory_format = torch.channels_last if config.optim.channels_last else torch.contiguous_format
     return TrainedTrial(
         folder=folder,
@@ -157,59 +159,56 @@ def find_trial(folder: Path) -> Path:
         raise DataError(f"{folder}: does not exist; give the folder of a trained trial: runs/NAME/TRIAL")
     if not folder.is_dir():
         raise DataError(f"{folder}: is a file; give the folder of a trained trial: runs/NAME/TRIAL")
-    if (folder / CONFIG_FILE).is_file():
+    if TrialFolder(folder).config.is_file():
         return folder
     try:
-        trials = sorted(path.parent for path in folder.glob(f"*/{CONFIG_FILE}") if path.is_file())
+        trials = sorted(path.parent for path in folder.glob(f"*/{TrialFolder.CONFIG}") if path.is_file())
     except OSError as fault:
         raise DataError(f"{folder}: cannot be read: {fault.strerror}") from fault
     if len(trials) == 1:
         return trials[0]
     if not trials:
-        raise DataError(f"{folder}: is not a trial: there is no {CONFIG_FILE}; give runs/NAME/TRIAL")
+        raise DataError(f"{folder}: is not a trial: there is no {TrialFolder.CONFIG}; give runs/NAME/TRIAL")
     names = ", ".join(str(path) for path in trials[:_MAX_LISTED]) + (", ..." if len(trials) > _MAX_LISTED else "")
     raise DataError(f"{folder}: holds {len(trials)} trials; give one of them: {names}")
 
 
-def _result(folder: Path, unfinished: bool) -> dict[str, Any]:
-    """result.json of a finished trial; empty for another one if that may be.
+def _result(trial: TrialFolder, unfinished: bool) -> TrialResult:
+    """The result of a finished trial; an empty one of another trial if that may be.
 
     Raises:
         DataError: when the trial is not finished and has to be.
     """
-    status = status_of(folder)
-    state = status.get("state", "not started") if isinstance(status, dict) else "damaged"
-    if state == "done" and (folder / RESULT_FILE).exists():
-        result = read_json(folder / RESULT_FILE)
-        if not isinstance(result, dict):
-            raise DataError(f"{folder / RESULT_FILE}: not a result; the `focalbench run` command makes it again")
+    result = trial.result()
+    if result is not None:
         return result
     if unfinished:
-        return {}
-    far = f" at step {status['step']}" if isinstance(status, dict) and status.get("step") else ""
+        return TrialResult()
+    step = trial.status().step
+    far = f" at step {step}" if step else ""
     raise DataError(
-        f"{folder}: the trial is not finished ({state}{far}); the `focalbench run` command that started it goes on "
-        "with it, and --unfinished takes its newest checkpoint as it is"
+        f"{trial.path}: the trial is not finished ({trial.state()}{far}); the `focalbench run` command that started it "
+        "goes on with it, and --unfinished takes its newest checkpoint as it is"
     )
 
 
 def _checkpoint(folder: Path, warn: Callable[[str], None]) -> dict[str, Any]:
-    """The newest whole checkpoint.
+    """The newest whole checkpoint in ``folder``.
 
     Raises:
         CheckpointError: when there is none, or its parts are not those of a trial.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        checkpoint = load_newest(folder / CHECKPOINTS)
+        checkpoint = load_newest(folder)
     for warning in caught:
         warn(str(warning.message))
     if checkpoint is None:
-        raise CheckpointError(f"{folder / CHECKPOINTS}: no whole checkpoint; {START_ANEW}")
+        raise CheckpointError(f"{folder}: no whole checkpoint; {START_ANEW}")
     kinds = {"config": dict, "classes": list, "model": dict, "criterion": dict, "step": int}
     for key, kind in kinds.items():
         if not isinstance(checkpoint.get(key), kind):
-            raise CheckpointError(f"{folder / CHECKPOINTS}: the newest checkpoint has no {key}; it is not a trial's")
+            raise CheckpointError(f"{folder}: the newest checkpoint has no {key}; it is not a trial's")
     return checkpoint
 
 
@@ -223,8 +222,8 @@ def _require_unchanged(config: ExperimentConfig, trained: Mapping[str, Any], fol
     for key in sorted(current.keys() & trained.keys()):
         if not key.startswith(_EDITABLE) and current[key] != trained[key]:
             raise CheckpointError(
-                f"{folder / CONFIG_FILE}: {key} is {current[key]}, but the network was trained with {trained[key]}; "
-                "restore it"
+                f"{folder / TrialFolder.CONFIG}: {key} is {current[key]}, but the network was trained with "
+                f"{trained[key]}; restore it"
             )
 
 

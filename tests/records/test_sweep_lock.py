@@ -5,29 +5,29 @@ from pathlib import Path
 import pytest
 
 from focalbench.errors import BusyError, ConfigError, StorageError
-from focalbench.experiment.attendance import attend
+from focalbench.records.sweep_lock import hold_sweep
 
 
 def test_the_first_is_alone_and_lets_others_in(tmp_path: Path) -> None:
-    with attend(tmp_path / "o") as first:
+    with hold_sweep(tmp_path / "o") as first:
         assert first.alone
-        first.admit_others()
-        with attend(tmp_path / "o") as second, attend(tmp_path / "o") as third:
+        first.share()
+        with hold_sweep(tmp_path / "o") as second, hold_sweep(tmp_path / "o") as third:
             assert not second.alone
             assert not third.alone
-    with attend(tmp_path / "o") as later:
+    with hold_sweep(tmp_path / "o") as later:
         assert later.alone
 
 
 def test_a_folder_in_use_is_not_set_aside(tmp_path: Path) -> None:
     out = tmp_path / "o"
-    with attend(out) as first:
-        first.admit_others()
+    with hold_sweep(out) as first:
+        first.share()
         (out / "mine").write_text("")
-        with pytest.raises(BusyError, match="another process is at work there"), attend(out, fresh=True):
+        with pytest.raises(BusyError, match="another process is at work there"), hold_sweep(out, fresh=True):
             pass
     assert (out / "mine").exists()
-    with attend(out, fresh=True) as alone:
+    with hold_sweep(out, fresh=True) as alone:
         assert alone.alone
         assert not (out / "mine").exists()
     assert len(list(tmp_path.glob("o.*/mine"))) == 1
@@ -40,12 +40,12 @@ def test_the_folder_that_the_command_runs_in_is_not_set_aside(
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     with pytest.raises(ConfigError, match=f"--out {out}: --fresh would set the current folder aside"):
-        attend(Path(out), fresh=True).__enter__()
+        hold_sweep(Path(out), fresh=True).__enter__()
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
 
 
 def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "o").write_text("mine")
-    with pytest.raises(StorageError, match="--out"), attend(tmp_path / "o", fresh=True):
+    with pytest.raises(StorageError, match="--out"), hold_sweep(tmp_path / "o", fresh=True):
         pass
     assert (tmp_path / "o").read_text() == "mine"

@@ -26,7 +26,7 @@ from focalbench.data.images import (
 )
 from focalbench.data.transforms import normalise
 from focalbench.errors import DataError
-from focalbench.experiment.trained import TrainedTrial
+from focalbench.trained.trial import TrainedTrial
 from focalbench.training.evaluate import detect_batch
 
 

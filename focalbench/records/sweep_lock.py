@@ -13,17 +13,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from focalbench.errors import BusyError, ConfigError, StorageError
-from focalbench.experiment.trial_files import LOCK_FILE, released
+from focalbench.records.trial import TrialFolder
 from focalbench.storage import storage_faults
 
 _FILE = ".attendance"
 
 
-class Attendance:
-    """A process at work in a sweep's folder, for as long as it lives: a lock on a file there, shared with its like.
+class SweepLock:
+    """A process's share in a sweep's folder, for as long as it lives: a lock on a file there.
 
     Attributes:
-        alone: whether no other process was there when this one came.
+        alone: whether no other process was there when this one came: then none comes in before ``share``.
 
     Raises:
         StorageError: when the folder cannot be written.
@@ -40,19 +40,19 @@ class Attendance:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 self.alone = False
-                fcntl.flock(self._file, fcntl.LOCK_SH)  # waits while the one who is alone puts its books in order
+                fcntl.flock(self._file, fcntl.LOCK_SH)  # waits while the one who is alone puts the folder in order
 
-    def admit_others(self) -> None:
+    def share(self) -> None:
         """Lets in those who wait while this process was alone."""
         fcntl.flock(self._file, fcntl.LOCK_SH)
 
-    def leave(self) -> None:
-        """No longer at work."""
+    def release(self) -> None:
+        """Gives the share back."""
         os.close(self._file)
 
 
 @contextmanager
-def attend(out: Path, *, fresh: bool = False) -> Iterator[Attendance]:
+def hold_sweep(out: Path, *, fresh: bool = False) -> Iterator[SweepLock]:
     """Within the block this process counts as at work in ``out``, which is made where missing.
 
     Args:
@@ -65,11 +65,11 @@ def attend(out: Path, *, fresh: bool = False) -> Iterator[Attendance]:
     """
     if fresh and out.is_dir():
         _set_aside(out)
-    attendance = Attendance(out)
+    lock = SweepLock(out)
     try:
-        yield attendance
+        yield lock
     finally:
-        attendance.leave()
+        lock.release()
 
 
 def _set_aside(out: Path) -> None:
@@ -77,14 +77,14 @@ def _set_aside(out: Path) -> None:
         raise ConfigError(
             f"--out {out}: --fresh would set the current folder aside; run from another one, or leave out --fresh"
         )
-    attendance = Attendance(out)
+    lock = SweepLock(out)
     try:
-        if not attendance.alone:
+        if not lock.alone:
             raise BusyError(f"{out}: another process is at work there; wait for it, or use --out instead of --fresh")
         aside = out.with_name(f"{out.name}.{time.strftime('%Y%m%d-%H%M%S')}")
         with contextlib.ExitStack() as stack, storage_faults(aside):
-            for lock in out.glob(f"*/{LOCK_FILE}"):  # workers that a killed launcher left
-                stack.enter_context(released(lock.parent))
+            for path in out.glob(f"*/{TrialFolder.LOCK}"):  # workers that a killed launcher left
+                stack.enter_context(TrialFolder(path.parent).released())
             os.rename(out, aside)
     finally:
-        attendance.leave()
+        lock.release()

@@ -1,0 +1,183 @@
+"""A sweep's folder: which trials there are (sweep.json) and one table of their results (results.csv).
+
+A trial is known by the hash that its files name, so that a sweep may grow, and it or its trials may be moved or
+renamed: what is done stays done.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from focalbench.config.identity import IDENTITY_VERSION
+from focalbench.config.sweep import Trial
+from focalbench.errors import BusyError, DataError, StorageError
+from focalbench.records.trial import TrialFolder
+from focalbench.storage import read_json, remove_unfinished, storage_faults, write_atomically, write_json
+from focalbench.tags import BEST_MEAN_AP, CLASS_AP, MEAN_AP
+
+_RESULTS = "results.csv"
+_LOCK = ".books.lock"
+_LISTED = ("name", "arm", "seed", "hash", "differs")
+
+
+class SweepFolder:
+    """Where a sweep keeps its trials, and the one reader and writer of its list and its table.
+
+    Args:
+        path: the folder, which need not exist.
+    """
+
+    LIST = "sweep.json"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def trial(self, name: str) -> TrialFolder:
+        """The folder of the trial ``name``."""
+        return TrialFolder(self.path / name)
+
+    def open(self, name: str, trials: Sequence[Trial], *, alone: bool = True) -> None:
+        """Lists ``trials``; the folder is made where missing.
+
+        Trials that an earlier form of the sweep gave another name, or whose folders were renamed by hand, are renamed;
+        trials that are no longer asked for stay listed.
+
+        Args:
+            name: of the experiment.
+            alone: whether no other process is at work here: only then may a trial change its name.
+
+        Raises:
+            BusyError: when a trial would have to be renamed under the hands of another process.
+            DataError: when the list is not focalbench's, or an older focalbench's.
+            StorageError: when the folder cannot be written or is none.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise StorageError(f"{self.path}: is a file, not a folder; pass --out with another path")
+        with storage_faults(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        with storage_faults(self.path), self._locked():
+            remove_unfinished(self.path)
+            known = {row["hash"]: row for row in self.listed()}
+            search = self._document().get("search", {})
+            folders = self._folders_by_hash(trials)
+            for trial in trials:
+                if trial.hash in folders:
+                    self._rename(folders[trial.hash], trial, alone)
+                known[trial.hash] = {key: getattr(trial, key) for key in _LISTED}
+            document = {"name": name, "identity": IDENTITY_VERSION, "trials": list(known.values())}
+            write_json(self.path / self.LIST, document | ({"search": search} if search else {}))
+
+    def listed(self) -> list[dict[str, Any]]:
+        """What the list holds of each trial (name, arm, seed, hash, differs); empty where there is no list.
+
+        Raises:
+            DataError: when it is not what focalbench writes.
+        """
+        rows = self._document().get("trials", [])
+        if not isinstance(rows, list) or any(not isinstance(row, dict) or set(_LISTED) - row.keys() for row in rows):
+            raise self._foreign()
+        return rows
+
+    def proposals(self, space: str) -> list[dict[str, Any]]:
+        """The arms that a search over ``space`` has proposed so far, each as the values it sets by key.
+
+        Raises:
+            DataError: when the list is not what focalbench writes.
+        """
+        search = self._document().get("search", {})
+        proposals = search.get("proposals", []) if isinstance(search, dict) else None
+        if not isinstance(proposals, list) or any(not isinstance(values, dict) for values in proposals):
+            raise self._foreign()
+        return proposals if search.get("space") == space else []
+
+    def add_proposals(self, space: str, proposals: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Writes down all that has been proposed, unless another process has written down as much.
+
+        Returns:
+            what stands then.
+        """
+        with storage_faults(self.path), self._locked():
+            known = self.proposals(space)
+            if len(known) < len(proposals):
+                known += [dict(values) for values in proposals[len(known) :]]
+                search = {"space": space, "proposals": known}
+                empty = {"identity": IDENTITY_VERSION, "trials": []}
+                write_json(self.path / self.LIST, empty | self._document() | {"search": search})
+        return known
+
+    def write_results(self) -> None:
+        """Replaces results.csv by one row a listed trial, in the order of the list.
+
+        It holds no times, so that a sweep that was killed and resumed ends with the same bytes as one that never was.
+        """
+        with storage_faults(self.path), self._locked():
+            rows = [self._result_row(row) for row in self.listed()]
+            columns = list(dict.fromkeys(column for row in rows for column in row))
+            text = io.StringIO()
+            writer = csv.DictWriter(text, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+            write_atomically(self.path / _RESULTS, text.getvalue().encode())
+
+    def _result_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        trial = self.trial(str(row["name"]))
+        line = {"trial": row["name"], "arm": row["arm"], "seed": row["seed"], "config_hash": row["hash"]}
+        line["state"] = str(trial.state())
+        line |= {key: value for key, value in row["differs"].items() if not isinstance(value, dict | list)}
+        result = trial.result()
+        if result is not None:
+            line |= {MEAN_AP: result.mean_ap, BEST_MEAN_AP: result.best_mean_ap}
+            line |= {"step": result.step, "protocol": result.protocol}
+            line |= {f"{CLASS_AP}{name}": value for name, value in result.class_ap.items()}
+        return line
+
+    def _document(self) -> dict[str, Any]:
+        """The content of the list; empty where there is none."""
+        path = self.path / self.LIST
+        if not path.exists():
+            return {}
+        document = read_json(path)
+        if not isinstance(document, dict) or "trials" not in document:
+            raise self._foreign()
+        if document["trials"] and document.get("identity") != IDENTITY_VERSION:
+            raise DataError(
+                f"{path}: its trials are named by the rule of another version of focalbench, and would all be trained "
+                "again; use another --out, or --fresh to set them aside (compare, report and evaluate read them)"
+            )
+        return document
+
+    def _foreign(self) -> DataError:
+        return DataError(f"{self.path / self.LIST}: not a list of trials; move it away or use --fresh")
+
+    def _locked(self) -> FileLock:
+        """One process at a time reads trials and writes the list, so that none writes down an older state."""
+        return FileLock(self.path / _LOCK)
+
+    def _folders_by_hash(self, trials: Sequence[Trial]) -> dict[str, TrialFolder]:
+        """Where the trials lie that are not under their name, by what their status says."""
+        missing = {trial.hash for trial in trials if not self.trial(trial.name).path.exists()}
+        found = {}
+        for path in self.path.glob(f"*/{TrialFolder.STATUS}") if missing else ():
+            folder = TrialFolder(path.parent)
+            try:
+                config_hash = folder.status().config_hash
+            except DataError:
+                continue  # whoever asks for that trial is told
+            if config_hash in missing:
+                found[config_hash] = folder
+        return found
+
+    def _rename(self, folder: TrialFolder, trial: Trial, alone: bool) -> None:
+        """The same trial under the name that the grown sweep gives it."""
+        if not alone:
+            raise BusyError(
+                f"{folder.path}: has to be renamed to {trial.name}, but another process is at work in this sweep; wait "
+                "for it or use another --out"
+            )
+        folder.rename(self.path / trial.name, trial)

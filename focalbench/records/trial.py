@@ -1,0 +1,207 @@
+"""A trial's folder: the names of its files, its status and its owner."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from pydantic import Field
+
+from focalbench.config.sweep import Trial
+from focalbench.errors import BusyError, DataError, StorageError
+from focalbench.records.document import JsonDocument
+from focalbench.records.result import TrialResult
+from focalbench.records.state import TrialState, state_of
+from focalbench.storage import storage_faults
+
+_RELEASE_S = 60.0
+"""A worker whose launcher is gone stops at its next step; it is given this long."""
+
+
+class TrialStatus(JsonDocument):
+    """status.json: how a trial stands, and who it is.
+
+    Attributes:
+        state: None where the file says nothing known.
+        trial, arm, seed, config_hash: as in ``config.sweep.Trial``.
+        pid, host: the process that wrote the status.
+        time: when, in seconds since 1970.
+        step: finished steps at the last checkpoint.
+        steps: those of the whole training; None before the data are read.
+        error: why it is not done, in words.
+    """
+
+    state: TrialState | None = Field(None, strict=False)
+    trial: str = ""
+    arm: str = ""
+    seed: int | None = None
+    config_hash: str = ""
+    pid: int | None = None
+    host: str = ""
+    time: float | None = None
+    step: int | None = None
+    steps: int | None = None
+    error: str | None = None
+
+
+class TrialFolder:
+    """Where a trial keeps its files, and the one reader and writer of its status and its result.
+
+    Args:
+        path: the folder, which need not exist.
+    """
+
+    LOCK = ".lock"
+    CONFIG = "config.yaml"
+    STATUS = "status.json"
+    RESULT = "result.json"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / self.CONFIG
+        self.checkpoints = path / "checkpoints"
+        self.analysis = path / "analysis"
+
+    def status(self) -> TrialStatus:
+        """The status; empty where there is none.
+
+        Raises:
+            DataError: when it is damaged.
+        """
+        path = self.path / self.STATUS
+        status, fault = TrialStatus.read(path)
+        if fault or (status.state is None and path.exists()):
+            raise DataError(
+                f"{path}: damaged, not a trial's status; delete this file and run again: the trial goes on from its "
+                "checkpoint"
+            )
+        return status
+
+    def write_status(self, trial: Trial, state: TrialState, **facts: Any) -> None:
+        """Replaces the status.
+
+        How far a trial is, that of its last checkpoint, stays known from one status to the next.
+
+        Args:
+            facts: ``step``, ``steps`` and ``error``, as far as they are known anew.
+
+        Raises:
+            StorageError: when the folder cannot be written.
+        """
+        before = self.status()
+        known = {"step": before.step or 0} | ({} if before.steps is None else {"steps": before.steps})
+        status = TrialStatus(
+            state=state,
+            trial=trial.name,
+            arm=trial.arm,
+            seed=trial.seed,
+            config_hash=trial.hash,
+            pid=os.getpid(),
+            host=os.uname().nodename,
+            time=time.time(),
+            **(known | facts),
+        )
+        with storage_faults(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)  # a process that died early has not made it
+        status.write(self.path / self.STATUS)
+
+    def result(self) -> TrialResult | None:
+        """The result of a trial that is done, else None.
+
+        Raises:
+            DataError: when the status is damaged.
+        """
+        result, fault = TrialResult.read(self.path / self.RESULT)
+        has_result = not fault and bool(result.entries())
+        return result if state_of(self.status().state, has_result=has_result) is TrialState.DONE else None
+
+    def write_result(self, result: TrialResult) -> None:
+        """Replaces the result.
+
+        Raises:
+            StorageError: when the folder cannot be written.
+        """
+        result.write(self.path / self.RESULT)
+
+    def state(self) -> TrialState:
+        """How the trial stands.
+
+        Raises:
+            DataError: when the status is damaged.
+        """
+        result, fault = TrialResult.read(self.path / self.RESULT)
+        return state_of(self.status().state, has_result=not fault and bool(result.entries()))
+
+    def rename(self, new: Path, trial: Trial) -> None:
+        """Moves the folder to ``new``, which its files then say too.
+
+        Raises:
+            BusyError: when a process owns it.
+            StorageError: when it cannot be written.
+        """
+        with self.released(), storage_faults(new):
+            os.rename(self.path, new)
+        names = {"trial": trial.name, "arm": trial.arm}
+        for file, kind, facts in (
+            (self.STATUS, TrialStatus, names),
+            (self.RESULT, TrialResult, names | {"differs": trial.differs}),
+        ):
+            document, fault = kind.read(new / file)
+            if document.entries() and not fault:
+                document.model_copy(update=facts).write(new / file)
+
+    def is_locked(self) -> bool:
+        """Whether a process owns the trial."""
+        if not (self.path / self.LOCK).exists():
+            return False
+        try:
+            with FileLock(self.path / self.LOCK, timeout=0):
+                return False
+        except Timeout:
+            return True
+
+    def busy(self) -> BusyError:
+        """What to raise where another process owns the trial."""
+        return BusyError(f"{self.path}: another process is training this trial; wait for it or use another --out")
+
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Within the block this process owns the trial, whose folder is made where missing.
+
+        Raises:
+            BusyError: when another process does.
+            StorageError: when the folder cannot be written.
+        """
+        with storage_faults(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        with self._locked(timeout=0):
+            yield
+
+    @contextmanager
+    def released(self) -> Iterator[None]:
+        """Within the block no process owns the trial; one that is about to stop is waited for.
+
+        Raises:
+            BusyError: when it does not stop.
+        """
+        with self._locked(timeout=_RELEASE_S):
+            yield
+
+    @contextmanager
+    def _locked(self, timeout: float) -> Iterator[None]:
+        lock = FileLock(self.path / self.LOCK, timeout=timeout)
+        try:
+            lock.acquire()
+        except Timeout as fault:
+            raise self.busy() from fault
+        except OSError as fault:
+            raise StorageError(f"{self.path}: cannot write: {fault.strerror or fault}") from fault
+        try:
+            yield
+        finally:
+            lock.release()
