@@ -128,11 +128,11 @@ def _report(session: Session, folder: Path, as_json: bool) -> None:
         _print_document(session, folder)
         return
     rows = [_trial_row(trial, session, folder) for trial in session.trials]
-    if any(row["state"] is TrialState.DONE for row in rows):
+    if any(row["state"] == TrialState.DONE for row in rows):
         _print_comparison(session, folder)
     for line in _unfinished_lines(rows):
         console.print_text(line)
-    if any(row["state"] is TrialState.FAILED for row in rows):
+    if any(row["state"] == TrialState.FAILED for row in rows):
         console.print_text("--retry-failed tries the failed ones again, each from its newest checkpoint")
     console.print_text(
         f"\nresults: {folder}\ncurves:  tensorboard --logdir {shlex.quote(str(folder))} --host localhost"
@@ -150,7 +150,7 @@ def _unfinished_lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     """The trials that something went wrong with, each with its reason; the others are only counted."""
     from focalbench.records.state import TrialState
 
-    rest = [row for row in rows if row["state"] is not TrialState.DONE]
+    rest = [row for row in rows if row["state"] != TrialState.DONE]
     faulty = [row for row in rest if _went_wrong(row)]
     for row in faulty[:_MAX_LISTED]:
         yield f"{row['name']}: {row['state']}{': ' + row['error'] if row['error'] else ''}"
@@ -164,7 +164,7 @@ def _unfinished_lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
 def _went_wrong(row: dict[str, Any]) -> bool:
     from focalbench.records.state import TrialState
 
-    return row["state"] is TrialState.FAILED or bool(row["error"])
+    return row["state"] == TrialState.FAILED or bool(row["error"])
 
 
 def _trial_row(trial: Trial, session: Session, folder: Path) -> dict[str, Any]:

@@ -140,7 +140,7 @@ class TrialRecord:
 def read_trials(paths: Iterable[str | os.PathLike[str]]) -> tuple[TrialRecord, ...]:
     """Every trial at or below ``paths``, each folder once, in the order of paths and sweeps.
 
-    Trials that a sweep.json lists but that have no folder come as ``not started``, unless single trials of the sweep
+    Trials that a sweep.json lists but that have no folder come as new ones, unless single trials of the sweep
     are all that was asked for.
 
     Raises:

@@ -26,6 +26,7 @@ from focalbench.experiment.batches import PlainImages
 from focalbench.experiment.build_loss import Uncounted, build_criterion
 from focalbench.experiment.locations import cache_dir, canvas_size, data_location
 from focalbench.records.result import TrialResult
+from focalbench.records.state import TrialState
 from focalbench.records.trial import TrialFolder
 from focalbench.runtime import available_precision, resolve_device
 from focalbench.storage import START_ANEW
@@ -184,10 +185,11 @@ def _result(trial: TrialFolder, unfinished: bool) -> TrialResult:
         return result
     if unfinished:
         return TrialResult()
-    step = trial.status().step
-    far = f" at step {step}" if step else ""
+    state, step = trial.state(), trial.status().step
+    far = f"its {trial.RESULT} is lost or damaged" if state is TrialState.UNREADABLE else str(state)
+    far += f" at step {step}" if step and state is not TrialState.UNREADABLE else ""
     raise DataError(
-        f"{trial.path}: the trial is not finished ({trial.state()}{far}); the `focalbench run` command that started it "
+        f"{trial.path}: the trial is not finished ({far}); the `focalbench run` command that started it "
         "goes on with it, and --unfinished takes its newest checkpoint as it is"
     )
 

@@ -9,6 +9,7 @@ import pytest
 from focalbench.config.schema import SearchConfig
 from focalbench.errors import ConfigError
 from focalbench.experiment.search import ArmScore, propose, require_optuna, score_at, space_of
+from focalbench.records.trial import TrialFolder
 from focalbench.storage import write_json
 
 _PARAMS = {
@@ -91,8 +92,8 @@ def test_without_optuna_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_score_at_a_share_is_that_of_the_first_evaluation_after_it(tmp_path: Path) -> None:
     lines = ['{"step": 3, "val/mAP": 0.1}', '{"step": 4, "train/loss": 1}', '{"step": 6, "val/mAP": 0.2}']
     (tmp_path / "metrics.jsonl").write_text("".join(line + "\n" for line in [*lines, '{"step": 9, "val/mAP": null}']))
-    assert score_at(tmp_path, 0.5) is None  # how long the training is, is not known
+    assert score_at(TrialFolder(tmp_path), 0.5) is None  # how long the training is, is not known
     write_json(tmp_path / "status.json", {"state": "running", "step": 9, "steps": 12})
-    assert [score_at(tmp_path, share) for share in (0.1, 0.25, 0.3, 0.5)] == [0.1, 0.1, 0.2, 0.2]
-    assert math.isnan(score_at(tmp_path, 0.6) or 0)
-    assert score_at(tmp_path, 0.8) is None
+    assert [score_at(TrialFolder(tmp_path), share) for share in (0.1, 0.25, 0.3, 0.5)] == [0.1, 0.1, 0.2, 0.2]
+    assert math.isnan(score_at(TrialFolder(tmp_path), 0.6) or 0)
+    assert score_at(TrialFolder(tmp_path), 0.8) is None

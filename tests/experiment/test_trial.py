@@ -49,7 +49,7 @@ def _run(trial: Trial, folder: Path, stop: StopFlag | None = None, progress: Any
         progress=progress or (lambda step, steps, values: None),
         warn=warnings.append,
     )
-    return {**result, "warnings": warnings}
+    return {**result.entries(), "warnings": warnings}
 
 
 def _lines(folder: Path) -> list[dict[str, Any]]:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from focalbench.launchers.ledger import Ledger
 
 from focalbench.config.load import load_config
 from focalbench.config.sweep import expand
 from focalbench.errors import ConfigError
 from focalbench.launchers.job import Job
+from focalbench.launchers.job_queue import JobQueue
 from focalbench.launchers.local import LocalRun, Slots, plan_slots
 from focalbench.records.metrics import read_metrics
 from focalbench.records.trial import TrialFolder
@@ -49,22 +49,21 @@ def _launch(
     watcher: _Watcher,
     *,
     retries: int = 1,
-    stop: StopFlag | None = None,
     slots: int = 2,
     num_ranks: int = 1,
 ) -> LocalRun:
     trials = expand(load_config(path))
-    jobs = [Job(trial, out / trial.name, ("cpu",), 1) for trial in trials]
+    jobs = [Job(trial=trial, folder=out / trial.name, devices=("cpu",), threads=1) for trial in trials]
     out.mkdir(parents=True, exist_ok=True)
-    ledger = Ledger(jobs, retries=retries, watcher=watcher, on_change=lambda: None)
+    queue = JobQueue(jobs, retries=retries, watcher=watcher, on_change=lambda: None)
     devices = (("cpu",) * num_ranks,) * slots
-    return LocalRun(ledger, Slots(devices, 1), stop=stop or StopFlag(), watcher=watcher, log_folder=out)
+    return LocalRun(queue, Slots(devices, 1), watcher=watcher, log_folder=out)
 
 
 def test_a_failing_trial_does_not_stop_the_rest(write_config: Write, tmp_path: Path) -> None:
     config = write_config("sweep: {list: [{name: bad, loss.alpha: [0.1, 0.2]}, {name: good, loss.gamma: 1}]}")
     watcher = _Watcher()
-    outcomes = _launch(config, tmp_path / "o", watcher, slots=1).run()
+    outcomes = _launch(config, tmp_path / "o", watcher, slots=1).run(StopFlag())
     assert sorted(outcome.state for outcome in outcomes.values()) == ["done", "failed"]
     (bad,) = (outcome for outcome in outcomes.values() if outcome.state == "failed")
     assert bad.exit_code == 2
@@ -82,7 +81,7 @@ def test_a_killed_worker_is_replaced_and_the_trial_goes_on(write_config: Write, 
 
     watcher = _Watcher(kill)
     run = _launch(write_config(), tmp_path / "o", watcher, slots=1)
-    (outcome,) = run.run().values()
+    (outcome,) = run.run(StopFlag()).values()
     assert killed
     assert outcome.state == "done"
     assert any("signal 9" in message for message in watcher.messages)
@@ -97,7 +96,7 @@ def test_a_worker_that_always_dies_is_given_up(write_config: Write, tmp_path: Pa
             worker.process.kill()
 
     run = _launch(write_config(), tmp_path / "o", _Watcher(kill), retries=0, slots=1)
-    ((name, outcome),) = run.run().items()
+    ((name, outcome),) = run.run(StopFlag()).items()
     assert (outcome.state, outcome.exit_code) == ("failed", 3)
     assert TrialFolder(tmp_path / "o" / name).state() == "failed"
 
@@ -109,7 +108,7 @@ def test_a_worker_that_dies_before_it_makes_the_folder_fails_its_trial(write_con
                 worker.process.kill()
 
     run = _launch(write_config(), tmp_path / "o", KillsAtStart(), retries=1, slots=1)
-    ((name, outcome),) = run.run().items()
+    ((name, outcome),) = run.run(StopFlag()).items()
     assert (outcome.state, outcome.exit_code) == ("failed", 3)
     assert TrialFolder(tmp_path / "o" / name).state() == "failed"
 
@@ -122,10 +121,10 @@ def test_a_stop_leaves_a_checkpoint_from_which_the_same_run_follows(write_config
             stop.request(signal.SIGTERM)
 
     path = write_config()
-    run = _launch(path, tmp_path / "o", _Watcher(request), stop=stop, slots=1)
-    ((name, outcome),) = run.run().items()
+    run = _launch(path, tmp_path / "o", _Watcher(request), slots=1)
+    ((name, outcome),) = run.run(stop).items()
     assert outcome.state == "interrupted"
-    _launch(path, tmp_path / "o", _Watcher(), slots=1).run()
+    _launch(path, tmp_path / "o", _Watcher(), slots=1).run(StopFlag())
     assert TrialFolder(tmp_path / "o" / name).state() == "done"
 
 

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from focalbench.launchers.ledger import Ledger
 
 from focalbench.config.load import load_config
 from focalbench.config.sweep import Trial, expand
 from focalbench.launchers.job import Job
+from focalbench.launchers.job_queue import JobQueue
 from focalbench.launchers.local import LocalRun, Slots
 from focalbench.records.metrics import read_metrics
 from focalbench.records.trial import TrialFolder
@@ -40,11 +40,11 @@ class _Watcher:
         self.messages.append(text)
 
 
-def _launch(trial: Trial, out: Path, watcher: _Watcher, *, retries: int = 1, stop: StopFlag | None = None) -> LocalRun:
+def _launch(trial: Trial, out: Path, watcher: _Watcher, *, retries: int = 1) -> LocalRun:
     out.mkdir(exist_ok=True)
-    job = Job(trial, out / trial.name, ("cpu", "cpu"), 1)
-    ledger = Ledger([job], retries=retries, watcher=watcher, on_change=lambda: None, share=False)
-    return LocalRun(ledger, Slots((("cpu", "cpu"),), 1), stop=stop or StopFlag(), watcher=watcher, log_folder=out)
+    job = Job(trial=trial, folder=out / trial.name, devices=("cpu", "cpu"), threads=1)
+    queue = JobQueue([job], retries=retries, watcher=watcher, on_change=lambda: None, share=False)
+    return LocalRun(queue, Slots((("cpu", "cpu"),), 1), watcher=watcher, log_folder=out)
 
 
 def _ranks_below(agent: int) -> list[int]:
@@ -88,7 +88,7 @@ def test_a_rank_that_is_killed_costs_one_try(write_config: Write, tmp_path: Path
     watcher = _Watcher(kill)
     (trial,) = expand(load_config(write_config()))
     run = _launch(trial, tmp_path / "o", watcher)
-    (outcome,) = run.run().values()
+    (outcome,) = run.run(StopFlag()).values()
     assert killed
     assert outcome.state == "done", (outcome, (tmp_path / "o" / "workers.log").read_text()[-3000:])
     assert any("its process died" in message and "going on" in message for message in watcher.messages)
@@ -102,7 +102,7 @@ def test_a_stop_reaches_all_ranks_and_one_process_may_go_on(write_config: Write,
     stop = StopFlag()
     watcher = _Watcher(lambda step: stop.request(signal.SIGTERM) if step >= 2 else None)
     (trial,) = expand(load_config(write_config()))
-    (outcome,) = _launch(trial, tmp_path / "o", watcher, stop=stop).run().values()
+    (outcome,) = _launch(trial, tmp_path / "o", watcher).run(stop).values()
     assert outcome.state == "interrupted"
     assert 2 <= read_json(tmp_path / "o" / trial.name / "status.json").get("step", 2) < 6
     from focalbench.experiment.trial import run_trial
@@ -110,13 +110,13 @@ def test_a_stop_reaches_all_ranks_and_one_process_may_go_on(write_config: Write,
     result = run_trial(
         trial, tmp_path / "o" / trial.name, device="cpu", stop=StopFlag(), progress=lambda step, steps, values: None
     )
-    assert result["step"] == 6
+    assert result.step == 6
 
 
 def test_a_fault_of_all_ranks_is_reported_once_and_not_tried_again(write_config: Write, tmp_path: Path) -> None:
     (trial,) = expand(load_config(write_config("sweep: {list: [{name: bad, loss.alpha: [0.1, 0.2]}]}")))
     watcher = _Watcher(lambda step: None)
-    (outcome,) = _launch(trial, tmp_path / "o", watcher).run().values()
+    (outcome,) = _launch(trial, tmp_path / "o", watcher).run(StopFlag()).values()
     assert (outcome.state, outcome.exit_code) == ("failed", 2)
     assert "alpha" in str(outcome.error)
     assert len(watcher.messages) == 1

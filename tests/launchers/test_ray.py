@@ -211,19 +211,20 @@ def test_after_a_death_without_retries_left_fail_fast_withdraws_what_no_node_has
 ) -> None:
     from focalbench.config.sweep import expand
     from focalbench.launchers.job import Job
-    from focalbench.launchers.ledger import Ledger
+    from focalbench.launchers.job_queue import JobQueue
     from focalbench.launchers.ray import RayRun, Share, _Placement
 
     killed: list[str] = []
     monkeypatch.setattr(ray, "kill", killed.append)
-    jobs = [Job(t, tmp_path / t.name, ("cpu",), 1) for t in expand(load_config(write_config(_SWEEP)))]
+    trials = expand(load_config(write_config(_SWEEP)))
+    jobs = [Job(trial=t, folder=tmp_path / t.name, devices=("cpu",), threads=1) for t in trials]
     watcher = console.SweepDisplay(4)
-    ledger = Ledger(jobs, retries=0, watcher=watcher, on_change=lambda: None, fail_fast=True)
-    run = RayRun(ledger, Share(("cpu",), 0), stop=StopFlag(), watcher=watcher, log_folder=tmp_path)
+    queue = JobQueue(jobs, retries=0, watcher=watcher, on_change=lambda: None, fail_fast=True)
+    run = RayRun(queue, Share(("cpu",), 0), watcher=watcher, log_folder=tmp_path)
     running = _Placement(jobs[0], "first", host="here")
     run._placements = {"running": running, "waiting": _Placement(jobs[1], "second")}
-    run._take(running, {"event": "died", "how": "its process died"})
-    assert ledger.halted
+    run._take(running, {"event": "died", "how": "its process died"}, StopFlag())
+    assert queue.halted
     assert killed == ["second"]
     assert list(run._placements) == ["running"]
 
@@ -234,7 +235,7 @@ def test_a_node_that_does_not_see_the_sweeps_folder_says_so(write_config: Write,
     from focalbench.launchers.ray import Trainer
 
     (trial,) = expand(load_config(write_config()))
-    job = Job(trial, tmp_path / "not-there" / trial.name, ("cpu",), 1)
+    job = Job(trial=trial, folder=tmp_path / "not-there" / trial.name, devices=("cpu",), threads=1)
     placed, finished = Trainer().train(job.to_json(), str(tmp_path), {})
     assert placed == {"event": "placed", "host": socket.gethostname()}
     assert (finished["state"], finished["exit_code"]) == ("failed", 2)

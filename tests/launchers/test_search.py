@@ -101,7 +101,7 @@ def _search(
     config: ExperimentConfig, out: Path, training: _Training, watcher: _Watcher | None = None
 ) -> tuple[Trial, ...]:
     SweepFolder(out).open(config.name, ())
-    return run_search(config, out, training, alone=True, watcher=watcher or _Watcher())
+    return run_search(config, SweepFolder(out), training, alone=True, watcher=watcher or _Watcher())
 
 
 def _states(trials: Sequence[Trial], out: Path) -> dict[str, set[str]]:
@@ -120,7 +120,7 @@ def test_all_arms_are_trained_with_all_seeds_and_again_nothing(write_config: Wri
     assert sorted(name for name, _ in training.trained) == sorted(trial.name for trial in trials)
     assert [row["name"] for row in SweepFolder(tmp_path).listed()] == [trial.name for trial in trials]
     again = _Training(tmp_path)
-    assert _search(config, tmp_path, again) == trials == proposed_trials(config, tmp_path)
+    assert _search(config, tmp_path, again) == trials == proposed_trials(config, SweepFolder(tmp_path))
     assert again.trained == []
 
 
@@ -251,6 +251,6 @@ def test_typical_trials_span_the_ranges(write_config: Write) -> None:
 
 def test_names_of_other_arms_do_not_depend_on_how_far_the_search_is(write_config: Write, tmp_path: Path) -> None:
     config = _config(write_config, blocks="list: [{name: ce, loss: {name: ce}}, {optim.lr: 0.1}],", seeds="[0]")
-    before: Any = {trial.hash: trial.name for trial in proposed_trials(config, tmp_path)}
+    before: Any = {trial.hash: trial.name for trial in proposed_trials(config, SweepFolder(tmp_path))}
     after = {trial.hash: trial.name for trial in _search(config, tmp_path, _Training(tmp_path))}
     assert before.items() < after.items()

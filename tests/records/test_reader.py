@@ -40,7 +40,7 @@ def test_order_is_that_of_the_sweep_and_missing_trials_are_listed(write_trial: W
     (tmp_path / "runs/a/sweep.json").write_text(json.dumps({"trials": rows}))
     trials = read_trials([tmp_path / "runs/a"])
     assert [trial.arm for trial in trials] == ["first", "second", "new"]
-    assert trials[2].state == "not started"
+    assert trials[2].state == "new"
     assert not trials[2].counts
     assert [trial.arm for trial in read_trials([tmp_path / "runs/a/z"])] == ["first"]
 
@@ -48,12 +48,12 @@ def test_order_is_that_of_the_sweep_and_missing_trials_are_listed(write_trial: W
 @pytest.mark.parametrize(
     ("paths", "states"),
     [
-        (["runs/a"], {"a": "done", "b": "done", "c": "not started"}),
-        (["runs/a", "runs/a"], {"a": "done", "b": "done", "c": "not started"}),
-        (["runs/a", "runs/a/b"], {"a": "done", "b": "done", "c": "not started"}),
-        (["runs/a/b", "runs/a"], {"a": "done", "b": "done", "c": "not started"}),
-        (["runs", "runs/a"], {"a": "done", "b": "done", "c": "not started"}),
-        (["link", "runs"], {"a": "done", "b": "done", "c": "not started"}),
+        (["runs/a"], {"a": "done", "b": "done", "c": "new"}),
+        (["runs/a", "runs/a"], {"a": "done", "b": "done", "c": "new"}),
+        (["runs/a", "runs/a/b"], {"a": "done", "b": "done", "c": "new"}),
+        (["runs/a/b", "runs/a"], {"a": "done", "b": "done", "c": "new"}),
+        (["runs", "runs/a"], {"a": "done", "b": "done", "c": "new"}),
+        (["link", "runs"], {"a": "done", "b": "done", "c": "new"}),
         (["runs/a/a", "runs/a/b"], {"a": "done", "b": "done"}),
     ],
 )
@@ -73,7 +73,7 @@ def test_the_trials_still_to_come_are_listed_beside_the_first(write_trial: Write
     write_trial("runs/a/a", arm="a", result={"config_hash": "aaaaaaaa"})
     rows = [{"name": letter, "arm": letter, "seed": 0, "hash": 8 * letter} for letter in "abc"]
     (tmp_path / "runs/a/sweep.json").write_text(json.dumps({"trials": rows}))
-    assert [trial.state for trial in read_trials([tmp_path / "runs/a"])] == ["done", "not started", "not started"]
+    assert [trial.state for trial in read_trials([tmp_path / "runs/a"])] == ["done", "new", "new"]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_an_undefined_result_is_not_replaced_by_an_older_logged_value(write_tria
     (path / "result.json").write_text((path / "result.json").read_text().replace("null", "NaN"))
     (trial,) = read_trials([path])
     assert trial.value("val/mAP") is None
-    assert math.isnan(trial.result["val/mAP"])
+    assert math.isnan(trial.result.mean_ap)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The books of a sweep: what is done stays done when it grows, moves or is renamed."""
+"""The folder of a sweep: what is done stays done when it grows, moves or is renamed."""
 
 import csv
 import json
@@ -10,6 +10,7 @@ import pytest
 from focalbench.config.load import load_config
 from focalbench.config.sweep import Trial, expand
 from focalbench.errors import BusyError, DataError, StorageError
+from focalbench.records.reader import read_trials
 from focalbench.records.state import TrialState
 from focalbench.records.sweep import SweepFolder
 from focalbench.records.sweep_lock import hold_sweep
@@ -24,7 +25,14 @@ def _trials(path: Path) -> tuple[Trial, ...]:
 def _finish(out: Path, trial: Trial, mean_ap: float | None) -> None:
     folder = out / trial.name
     folder.mkdir(parents=True)
-    result = {"trial": trial.name, "arm": trial.arm, "val/mAP": mean_ap, "val/mAP_best": mean_ap, "step": 6}
+    result = {
+        "trial": trial.name,
+        "arm": trial.arm,
+        "seed": trial.seed,
+        "val/mAP": mean_ap,
+        "val/mAP_best": mean_ap,
+        "step": 6,
+    }
     result |= {"protocol": "voc07", "AP": {"cat": mean_ap, "dog": None}, "wall_s": 1}
     write_json(folder / "result.json", result)
     TrialFolder(folder).write_status(trial, TrialState.DONE)
@@ -106,7 +114,7 @@ def test_done_without_its_result_is_to_be_done_again(write_config: Callable[...,
     (trial,) = _trials(write_config())
     _finish(tmp_path, trial, 0.5)
     (tmp_path / trial.name / "result.json").unlink()
-    assert TrialFolder(tmp_path / trial.name).state() == "interrupted"
+    assert TrialFolder(tmp_path / trial.name).state() == "unreadable"
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]"])
@@ -115,9 +123,9 @@ def test_a_damaged_result_is_made_again(write_config: Callable[..., Path], tmp_p
     SweepFolder(tmp_path).open("tiny", trials)
     _finish(tmp_path, trials[0], 0.5)
     (tmp_path / trials[0].name / "result.json").write_text(content)
-    assert TrialFolder(tmp_path / trials[0].name).state() == "interrupted"
+    assert TrialFolder(tmp_path / trials[0].name).state() == "unreadable"
     SweepFolder(tmp_path).write_results()
-    assert (tmp_path / "results.csv").read_text().endswith(",interrupted\n")
+    assert (tmp_path / "results.csv").read_text().endswith(",unreadable\n")
 
 
 def test_a_result_of_another_version_leaves_cells_empty(write_config: Callable[..., Path], tmp_path: Path) -> None:
@@ -153,3 +161,32 @@ def test_a_foreign_sweep_file_is_refused(write_config: Callable[..., Path], tmp_
     (tmp_path / "sweep.json").write_text(content)
     with pytest.raises(DataError, match=r"sweep\.json"):
         SweepFolder(tmp_path).open("tiny", _trials(write_config()))
+
+
+def test_the_folder_of_an_older_version_is_read_and_not_trained_into(
+    write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    trials = _trials(write_config())
+    SweepFolder(tmp_path).open("tiny", trials)
+    _finish(tmp_path, trials[0], 0.5)
+    document = json.loads((tmp_path / "sweep.json").read_text())
+    del document["identity"]  # version 0.1.0 wrote none, and hashed the place of the data too
+    write_json(tmp_path / "sweep.json", document)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
+    with pytest.raises(DataError, match=r"sweep\.json: .* another version .*--out.*--fresh") as refused:
+        SweepFolder(tmp_path).open("tiny", trials)
+    assert "\n" not in str(refused.value)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.json")} == before
+    (found,) = read_trials([tmp_path])
+    assert (found.state, found.value("mAP")) == ("done", 0.5)
+
+
+def test_unknown_files_are_left_alone(write_config: Callable[..., Path], tmp_path: Path) -> None:
+    trials = _trials(write_config())
+    (tmp_path / trials[0].name).mkdir()
+    mine = [tmp_path / "notes.md", tmp_path / trials[0].name / "notes.md"]
+    for path in mine:
+        path.write_text("mine")
+    SweepFolder(tmp_path).open("tiny", trials)
+    SweepFolder(tmp_path).write_results()
+    assert [path.read_text() for path in mine] == ["mine", "mine"]

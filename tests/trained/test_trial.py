@@ -18,11 +18,11 @@ from PIL import Image
 from focalbench.config.load import load_config
 from focalbench.config.sweep import expand
 from focalbench.errors import CheckpointError, ConfigError, DataError, FocalbenchError
-from focalbench.experiment import export as export_module
 from focalbench.experiment.trial import run_trial
 from focalbench.models import MODELS
 from focalbench.runtime import StopFlag
 from focalbench.storage import to_json
+from focalbench.trained import export as export_module
 from focalbench.trained.export import export_onnx
 from focalbench.trained.inference import find_images, predict_image
 from focalbench.trained.trial import TrainedTrial, load_trained
@@ -75,7 +75,7 @@ def test_the_average_is_what_was_evaluated(write_config: Write, tmp_path: Path) 
     assert not torch.equal(weight, checkpoint["model"][name])
     data = trial.data()
     found = score(trial.detect(data), data.ground_truth(), trial.classes, "voc07")
-    assert found.mean_ap == trial.result["val/mAP"]
+    assert found.mean_ap == trial.result.mean_ap
 
 
 def test_counted_parameters_come_from_the_checkpoint(write_config: Write, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_class_that_the_network_does_not_know_is_refused(loaded: TrainedTrial)
             DataError,
             "step 4.*unfinished",
         ),
-        (lambda f: (f / "status.json").unlink(), DataError, "not finished"),
+        (lambda f: [(f / name).unlink() for name in ("status.json", "result.json")], DataError, "not finished"),
         (lambda f: (f / "config.yaml").unlink(), DataError, "is not a trial"),
         (lambda f: (f / "config.yaml").write_text("name: [\n"), ConfigError, "config.yaml:"),
         (lambda f: shutil.rmtree(f / "checkpoints"), CheckpointError, "no whole checkpoint"),
