@@ -20,15 +20,15 @@ Imports = dict[str, int]
 def import_graph(package: Path) -> dict[str, Imports]:
     """Return what each module below the folder ``package`` imports of the others, by dotted names.
 
-    ``from a import b`` is an import of a.b where that is a module, else of a. A submodule also loads its parent packages,
-    which does not count: they may import it.
+    ``from a import b`` is an import of a.b where that is a module, else of a. That loading a submodule loads its parent
+    packages does not count: they may import it.
     """
     files = {_module_name(path, package): path for path in sorted(package.rglob("*.py"))}
     return {module: _imports(module, path, set(files)) for module, path in files.items()}
 
 
 def circles(graph: dict[str, Imports]) -> list[list[str]]:
-    """Return the import circles, each as its modules from one back to itself; without their last imports none is left."""
+    """Return the import circles, each as its modules from one back to itself: one for each import that has to go."""
     left = {module: set(imports) for module, imports in graph.items()}
     found = []
     while True:
