@@ -162,7 +162,7 @@ def predict(
     trained = _load(trial, device, unfinished)
     from focalbench.errors import DataError
     from focalbench.experiment.inference import find_images, predict_image
-    from focalbench.report.pictures import PictureFolder
+    from focalbench.report.prediction_files import PictureFolder
 
     paths, faults = find_images(images)
     folder = PictureFolder(out, inputs=paths)

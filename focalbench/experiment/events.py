@@ -19,12 +19,12 @@ from focalbench.errors import DataError
 from focalbench.experiment.batches import PlainImages
 from focalbench.experiment.live_figures import LiveLossFigures
 from focalbench.experiment.trial_files import CHECKPOINTS, DETECTIONS_FILE, write_status
+from focalbench.figures.detections import draw_detections
 from focalbench.losses.oracle import diagnose_stuck
 from focalbench.metrics.voc import precision_recall
 from focalbench.ranks import alone
 from focalbench.runtime import StopFlag, rng_state
 from focalbench.storage import START_ANEW, read_arrays, write_atomically
-from focalbench.tracking.drawing import draw_detections
 from focalbench.tracking.tracker import MatchedScores, Tracker
 from focalbench.training.checkpoint import save_best, save_checkpoint
 from focalbench.training.evaluate import DetectionSettings, Evaluation, detect, detect_batch, score

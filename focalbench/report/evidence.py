@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from focalbench.analysis.arms import Arm
 from focalbench.analysis.comparison import Comparison
-from focalbench.analysis.test_set_noise import UnusableDetectionsError
-from focalbench.report.figures import (
+from focalbench.analysis.image_resampling import UnusableDetectionsError
+from focalbench.report.curves import (
     MAX_DRAWN,
     LineStyle,
     Picture,
@@ -24,13 +24,13 @@ from focalbench.report.figures import (
     plot_learning_curves,
     plot_precision_recall,
 )
-from focalbench.report.pictures_of_arms import (
+from focalbench.report.evaluation_set import EvaluationImages, FoundObjects, UnavailableImagesError, read_found_objects
+from focalbench.report.photographs import (
     NUM_FALSE_POSITIVES,
     ImageAcrossArms,
     false_positive_crops,
     images_across_arms,
 )
-from focalbench.report.test_set import FoundObjects, TestImages, UnavailableImagesError, read_found_objects
 
 MAX_CLASSES_DRAWN = 24
 _LOSS_FIGURES = {
@@ -181,7 +181,7 @@ def _add_photographs(evidence: Evidence, drawn: Sequence[Arm], found: Mapping[st
     trial = next(arm for arm in drawn if arm.label == first_label).trials[evidence.image_seeds[first_label]]
     images = None
     try:
-        images = TestImages(trial, first)
+        images = EvaluationImages(trial, first)
         evidence.images = images_across_arms(same, images)
     except UnavailableImagesError as fault:
         evidence.images_reason = str(fault)

@@ -18,9 +18,9 @@ from focalbench.analysis.published import PUBLISHED_FIGURES, ReproductionCard, r
 from focalbench.analysis.runs import CONFIG_FILE, NOT_STARTED, TrialRecord
 from focalbench.analysis.statistics import MIN_SEEDS, summarise, t_interval
 from focalbench.analysis.swept_keys import SweptGrid, swept_grids
+from focalbench.report.curves import Picture, plot_swept_line
 from focalbench.report.evidence import Evidence, gather_evidence
 from focalbench.report.facts import as_text, class_names, ended_at, environment, run_facts
-from focalbench.report.figures import Picture, plot_swept_line
 from focalbench.report.formats import number, p_value, signed
 
 _INTERVAL_WIDTH, _INTERVAL_MARGIN = 200.0, 8.0

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from focalbench.analysis.box_kinds import what_is_annotated
+from focalbench.analysis.image_resampling import UnusableDetectionsError, read_detections
 from focalbench.analysis.runs import TrialRecord
-from focalbench.analysis.surroundings import what_is_annotated
-from focalbench.analysis.test_set_noise import UnusableDetectionsError, read_detections
 from focalbench.data.images import decode, open_image
 from focalbench.data.scanning import list_samples, scan_sample
 from focalbench.data.synthetic import generate_image
@@ -156,10 +156,8 @@ def read_found_objects(folder: Path) -> FoundObjects:
 _NO_TRUTH = FlatGroundTruth(np.zeros(0, int), np.zeros(0, int), np.zeros((0, 4)), np.zeros(0, bool))
 
 
-class TestImages:
+class EvaluationImages:
     """The pixels of test images, by their number in detections.npz."""
-
-    __test__ = False  # not a test, whatever its name begins with
 
     def __init__(self, trial: TrialRecord, found: FoundObjects) -> None:
         """Finds the files of the test set that ``trial`` was evaluated on, opening its lists only.

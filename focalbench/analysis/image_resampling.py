@@ -28,7 +28,7 @@ _TRUTH = ("gt_image", "gt_label", "gt_box", "gt_difficult")
 
 
 @dataclass(frozen=True)
-class TestSetNoise:
+class ResamplingNoise:
     """Spread of a difference over resampled test sets.
 
     Attributes:
@@ -37,8 +37,6 @@ class TestSetNoise:
         num_images: images of the test set.
         num_resamples: how often it was resampled.
     """
-
-    __test__ = False  # not a test, whatever its name begins with
 
     sd: float
     ci: tuple[float, float]
@@ -52,7 +50,7 @@ class UnusableDetectionsError(DataError):
 
 def measure_test_set_noise(
     baseline: Arm, arms: Mapping[str, tuple[Arm, Sequence[int]]], metric: str, warnings: list[str]
-) -> dict[str, TestSetNoise]:
+) -> dict[str, ResamplingNoise]:
     """Test-set noise of each arm's difference to the baseline.
 
     Args:
@@ -68,7 +66,7 @@ def measure_test_set_noise(
     if interpolation is None or not (metric == "val/mAP" or metric.startswith("AP/")) or not arms:
         return {}
     scores: dict[Path, NDArray[np.float64]] = {}
-    noise: dict[str, TestSetNoise] = {}
+    noise: dict[str, ResamplingNoise] = {}
     try:
         truth = read_detections(next(iter(baseline.trials.values())).folder)
     except UnusableDetectionsError as fault:
@@ -88,12 +86,12 @@ def measure_test_set_noise(
     return noise
 
 
-def _summary(differences: NDArray[np.float64], num_images: int) -> TestSetNoise:
+def _summary(differences: NDArray[np.float64], num_images: int) -> ResamplingNoise:
     defined = differences[np.isfinite(differences)]
     if len(defined) < 2:
         raise UnusableDetectionsError("the metric is undefined on the resampled test sets")
     low, high = np.quantile(defined, [0.025, 0.975])
-    return TestSetNoise(float(defined.std(ddof=1)), (float(low), float(high)), num_images, len(defined))
+    return ResamplingNoise(float(defined.std(ddof=1)), (float(low), float(high)), num_images, len(defined))
 
 
 def read_detections(folder: Path) -> dict[str, NDArray[Any]]:

@@ -22,8 +22,8 @@ from focalbench.analysis.arms import Arm
 from focalbench.analysis.runs import as_number
 from focalbench.analysis.statistics import t_interval
 from focalbench.analysis.swept_keys import SweptGrid
-from focalbench.report.plots import new_figure
-from focalbench.report.test_set import RECALL_GRID
+from focalbench.figures import new_figure
+from focalbench.report.evaluation_set import RECALL_GRID
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

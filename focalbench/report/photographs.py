@@ -11,11 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from focalbench.analysis.surroundings import crop_around
-from focalbench.report.figures import Picture
-from focalbench.report.plots import draw_tile
-from focalbench.report.test_set import FalsePositive, FoundObjects, TestImages, UnavailableImagesError
-from focalbench.tracking.drawing import draw_detections
+from focalbench.figures.detections import crop_around, draw_detections, draw_tile
+from focalbench.report.curves import Picture
+from focalbench.report.evaluation_set import EvaluationImages, FalsePositive, FoundObjects, UnavailableImagesError
 
 NUM_IMAGES = 4
 NUM_FALSE_POSITIVES = 6
@@ -35,7 +33,7 @@ class ImageAcrossArms:
     by_arm: dict[str, Picture]
 
 
-def images_across_arms(found: Mapping[str, FoundObjects], images: TestImages) -> list[ImageAcrossArms]:
+def images_across_arms(found: Mapping[str, FoundObjects], images: EvaluationImages) -> list[ImageAcrossArms]:
     """The first images of the test set that hold an object, drawn for every arm; not chosen by any result.
 
     Raises:
@@ -52,7 +50,7 @@ def images_across_arms(found: Mapping[str, FoundObjects], images: TestImages) ->
 
 
 def false_positive_crops(
-    false_positives: list[FalsePositive], found: FoundObjects, images: TestImages
+    false_positives: list[FalsePositive], found: FoundObjects, images: EvaluationImages
 ) -> list[Picture | None]:
     """A crop around each false positive; None where its image cannot be read."""
     return [_crop(one, found, images) for one in false_positives]
@@ -87,7 +85,7 @@ def _drawn(photograph: NDArray[np.uint8], number: int, found: FoundObjects, labe
     return Picture(embed_photograph(pixels), alt, pixels.shape[1], pixels.shape[0])
 
 
-def _crop(one: FalsePositive, found: FoundObjects, images: TestImages) -> Picture | None:
+def _crop(one: FalsePositive, found: FoundObjects, images: EvaluationImages) -> Picture | None:
     try:
         photograph = images.pixels(one.image)
     except UnavailableImagesError:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from focalbench.errors import StorageError
+from focalbench.figures.detections import draw_detections
 from focalbench.storage import storage_faults, write_atomically
-from focalbench.tracking.drawing import draw_detections
 
 if TYPE_CHECKING:
     from focalbench.experiment.inference import ImagePrediction

@@ -1,4 +1,7 @@
-"""Figures 1 and 4 of the focal loss paper (arXiv:1708.02002) with a network's own anchors on them."""
+"""Draws how a network's loss is spread over its elements: figures 1 and 4 of the focal loss paper, figure 2 of GHM's.
+
+The numbers come from ``metrics.loss_histogram``. arXiv:1708.02002 (focal loss), arXiv:1811.05181 (GHM).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from focalbench.figures import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,4 +96,34 @@ def loss_distribution_figure(
     draw_loss_against_probability(above, below, positives_by_p, negatives_by_p)
     draw_cumulative_loss(second, positives, "positives")
     draw_cumulative_loss(third, negatives, "negatives")
+    return figure
+
+
+def plot_loss_against_probability(positives: NDArray[np.int64], negatives: NDArray[np.int64], title: str) -> Figure:
+    """The paper's figure 1 with the network's elements by p_t, (B,) each, in bins of equal width."""
+    figure, (above, below) = new_figure(rows=2, width=7, height=3)
+    draw_loss_against_probability(above, below, positives, negatives)
+    figure.suptitle(title)
+    return figure
+
+
+def plot_cumulative_loss(positives: Curves, negatives: Curves, title: str) -> Figure:
+    """The paper's figure 4: positives to the left, negatives to the right."""
+    figure, (left, right) = new_figure(2, width=5.2)
+    draw_cumulative_loss(left, positives, "positives")
+    draw_cumulative_loss(right, negatives, "negatives")
+    figure.suptitle(title)
+    return figure
+
+
+def plot_gradient_norms(positives: NDArray[np.int64], negatives: NDArray[np.int64], title: str) -> Figure:
+    """GHM's figure 2: elements by gradient norm 1 - p_t, (B,) each, in bins of equal width, on a log scale."""
+    figure, (axes,) = new_figure(width=7)
+    edges = np.linspace(0, 1, len(positives) + 1)
+    total = max(int(positives.sum() + negatives.sum()), 1)
+    for counts, color, name in ((negatives, NEGATIVE_COLOR, "negatives"), (positives, POSITIVE_COLOR, "positives")):
+        axes.stairs(counts / total, edges, color=color, label=name, linewidth=1.8)
+    axes.set(yscale="log", xlim=(0, 1), xlabel="gradient norm $1 - p_t$ (0 easy, 1 hard)", ylabel="share of elements")
+    axes.set_title(title)
+    axes.legend(frameon=False)
     return figure
