@@ -13,7 +13,7 @@ from focalbench.launchers.job import Job, Outcome
 
 
 class Watcher(Protocol):
-    """Who shows the progress; ``focalbench.console.SweepDisplay`` is one."""
+    """Who shows the progress; ``focalbench.progress.SweepDisplay`` is one."""
 
     def trial_started(self, name: str) -> None: ...
     def trial_progress(self, name: str, step: int, steps: int, values: Mapping[str, float | None]) -> None: ...

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from focalbench import console
 from focalbench.config.load import load_config
 from focalbench.errors import ConfigError
 from focalbench.launchers.session import open_launcher
+from focalbench.progress import SweepDisplay
 from focalbench.records.metrics import read_metrics
 from focalbench.runtime import StopFlag
 
@@ -217,7 +217,7 @@ def test_after_a_death_without_retries_left_fail_fast_withdraws_what_no_node_has
     killed: list[str] = []
     monkeypatch.setattr(ray, "kill", killed.append)
     jobs = [Job(t, tmp_path / t.name, ("cpu",), 1) for t in expand(load_config(write_config(_SWEEP)))]
-    watcher = console.SweepDisplay(4)
+    watcher = SweepDisplay(4)
     ledger = Ledger(jobs, retries=0, watcher=watcher, on_change=lambda: None, fail_fast=True)
     run = RayRun(ledger, Share(("cpu",), 0), stop=StopFlag(), watcher=watcher, log_folder=tmp_path)
     running = _Placement(jobs[0], "first", host="here")
