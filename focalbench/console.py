@@ -25,7 +25,7 @@ _LEAST_NAME = 12  # columns that are left for the first one before words of the 
 
 
 def print_text(text: str) -> None:
-    """``text`` as a result, on stdout.
+    """Prints ``text`` as a result, on stdout.
 
     Raises:
         StorageError: when stdout is a file on a full disk.
@@ -54,13 +54,13 @@ def _sink(stream: TextIO) -> None:
 
 
 def print_json(document: object) -> None:
-    """``document`` as one JSON document on stdout; NaN and infinities become null."""
+    """Prints ``document`` as one JSON document on stdout; NaN and infinities become null."""
     text = json.dumps(_without_nan(document), indent=2, ensure_ascii=not takes_unicode(), allow_nan=False)
     print_text(text)
 
 
 def takes_unicode() -> bool:
-    """Whether stdout can show every character: elsewhere names have to be escaped, or they would become ``?``."""
+    """Says whether stdout can show every character: elsewhere names have to be escaped, or they would become ``?``."""
     return (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
 
 
@@ -73,17 +73,17 @@ def _without_nan(value: Any) -> Any:
 
 
 def info(message: str) -> None:
-    """A line of the log, on stderr."""
+    """Prints a line of the log, on stderr."""
     _log(message)
 
 
 def warn(message: str) -> None:
-    """A warning, on stderr."""
+    """Prints a warning, on stderr."""
     _log(message, "warning: ", "33")
 
 
 def error(message: str) -> None:
-    """What went wrong, on stderr."""
+    """Prints what went wrong, on stderr."""
     _log(message, "error: ", "1;31")
 
 
@@ -94,14 +94,14 @@ def _log(message: str, label: str = "", colour: str = "") -> None:
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether ``stream`` goes to a terminal that takes colours; $NO_COLOR and TERM=dumb say that it does not."""
+    """Says whether ``stream`` is a terminal that takes colours; with $NO_COLOR or TERM=dumb none does."""
     return bool(stream.isatty()) and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
 
 
 def print_table(
     columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None, note: str | None = None
 ) -> None:
-    """A table on stdout; columns whose cells are all numbers stand to the right.
+    """Prints a table on stdout; columns whose cells are all numbers stand to the right.
 
     Args:
         columns: headings.
@@ -195,7 +195,7 @@ def _name_in_lines(name: str, width: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time in words short enough for a table: 42 s, 3 min 5 s, 2 h 10 min."""
+    """Writes a time short enough for a table: 42 s, 3 min 5 s, 2 h 10 min."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"

@@ -43,11 +43,13 @@ class _TrialProgress:
 
     @property
     def fraction_here(self) -> float:
-        """The share of the training done since this trial was started or resumed."""
+        """The share of the training that was done since this trial was started or resumed."""
         return (self.step - (self.first_step or 0)) / self.steps if self.steps else 0.0
 
     def work_done(self, to_the_end: bool) -> float:
-        """``fraction_here`` of a trial that has ended; the last step of one that came to its end need not be known."""
+        """Returns ``fraction_here`` of a trial that has ended; of one that came to its end, the last step need not be
+        known.
+        """
         if not to_the_end:
             return self.fraction_here
         return 1 - (self.first_step or 0) / self.steps if self.steps else 1.0
@@ -58,7 +60,7 @@ class _TrialProgress:
 
 
 class SweepDisplay:
-    """Progress on stderr: a row for each running trial and one for the sweep; plain lines without a terminal.
+    """Shows progress on stderr: a row for each running trial and one for the sweep; plain lines without a terminal.
 
     Use it as a context manager, or call ``close`` at the end.
     """
@@ -99,21 +101,23 @@ class SweepDisplay:
         self.close()
 
     def message(self, text: str) -> None:
-        """A line of the log, above the rows."""
+        """Prints a line of the log, above the rows."""
         if self._live is not None:
             self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             info(text)
 
     def trial_started(self, name: str) -> None:
-        """A trial begins, or goes on from its checkpoint."""
+        """Notes that a trial begins, or resumes from its checkpoint."""
         self._begun.pop(name, None)
         self._running[name] = _TrialProgress(time.monotonic())
         if self._live is None:
             self.message(f"{name}: started")
 
     def trial_progress(self, name: str, step: int, steps: int, values: Mapping[str, float | None]) -> None:
-        """A trial has reached ``step`` of ``steps``; ``values`` are the newest metrics, by their TensorBoard tags."""
+        """Notes that a trial has reached ``step`` of ``steps``; ``values`` are the newest metrics, by their TensorBoard
+        tags.
+        """
         now = time.monotonic()
         trial = self._running.setdefault(name, _TrialProgress(now))
         evaluated = any(tag.startswith("val/") for tag in values)
@@ -125,8 +129,8 @@ class SweepDisplay:
             self.message(f"{name}: step {step} of {steps}{_values_text(trial.values, ', ')}{rest}{self._sweep_rest()}")
 
     def trial_finished(self, name: str, state: str, values: Mapping[str, float | None]) -> None:
-        """A trial has ended as ``state`` (done, failed, interrupted, ...) or, paused before, is stopped; ``values`` are
-        its results.
+        """Notes that a trial has ended as ``state`` (done, failed, interrupted, ...) or, paused before, is stopped;
+        ``values`` are its results.
         """
         trial = self._running.pop(name, None)
         if trial is not None:
@@ -145,13 +149,14 @@ class SweepDisplay:
         self.message(f"{name}: {state}{_values_text(known, ', ')} ({self._sweep_text()})")
 
     def close(self) -> None:
-        """Take the rows off the terminal; safe to call twice."""
+        """Takes the rows off the terminal; may be called twice."""
         if self._live is not None:
             self._live.stop()
             self._live = None
 
     def seconds_left(self) -> float | None:
-        """Time to the end of the sweep at the pace since this display was made; None before there is a pace.
+        """Returns the time to the end of the sweep at the pace since this display was made; None before there is a
+        pace.
 
         Not less than the slowest running trial needs: towards the end fewer run side by side than before.
         """
@@ -217,7 +222,7 @@ def _values_text(values: Mapping[str, float], lead: str) -> str:
 
 
 class DownloadDisplay:
-    """How far a download is, on stderr: a bar for each file, or a plain line at every tenth of it. A context manager.
+    """Shows on stderr how far a download is: a bar for each file, or a plain line at every tenth of it.
 
     Calling it is a ``focalbench.data.download.Progress``.
     """

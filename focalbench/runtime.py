@@ -315,7 +315,7 @@ def free_memory() -> int | None:
 
 
 def peak_memory_mb() -> float:
-    """Return the largest resident memory of this process so far, MiB."""
+    """Returns the largest resident memory of this process so far, MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1024 if os.uname().sysname != "Darwin" else peak / 2**20
 

@@ -1,4 +1,4 @@
-"""Import circles of the package, those inside functions and under TYPE_CHECKING included: exit 1 if there is one.
+"""Finds import circles of the package, imports inside functions and under TYPE_CHECKING included.
 
 python scripts/import_circles.py
 """
@@ -18,7 +18,7 @@ Imports = dict[str, int]
 
 
 def import_graph(package: Path) -> dict[str, Imports]:
-    """Return what each module below the folder ``package`` imports of the others, by dotted names.
+    """Returns what each module below the folder ``package`` imports of the others, by dotted names.
 
     ``from a import b`` is an import of a.b where that is a module, else of a. That loading a submodule loads its parent
     packages does not count: they may import it.
@@ -28,7 +28,7 @@ def import_graph(package: Path) -> dict[str, Imports]:
 
 
 def circles(graph: dict[str, Imports]) -> list[list[str]]:
-    """Return the import circles, each as its modules from one back to itself: one for each import that has to go."""
+    """Returns the import circles, each as its modules from one back to itself: one for each import that has to go."""
     left = {module: set(imports) for module, imports in graph.items()}
     found = []
     while True:
@@ -42,7 +42,7 @@ def circles(graph: dict[str, Imports]) -> list[list[str]]:
 
 
 def describe(circle: list[str], graph: dict[str, Imports], package: Path) -> str:
-    """Return the circle as ``a -> b -> a`` and, below, FILE:LINE of each of its imports."""
+    """Returns the circle as ``a -> b -> a`` and, below, FILE:LINE of each of its imports."""
     lines = [" -> ".join(circle)]
     for module, imported in pairwise(circle):
         lines.append(f"    {_file(module, package)}:{graph[module][imported]} imports {imported}")
@@ -80,7 +80,7 @@ def _names(tree: ast.Module, parent: str) -> Iterator[tuple[str, int]]:
 
 
 def main() -> int:
-    """Print the circles of focalbench; the exit status is 1 if there is one."""
+    """Prints the circles of focalbench; the exit status is 1 if there is one."""
     package = Path(__file__).parent.parent / "focalbench"
     graph = import_graph(package)
     found = circles(graph)

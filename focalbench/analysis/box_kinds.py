@@ -20,7 +20,7 @@ FITTING_IOU, NEAR_IOU = 0.5, 0.1
 def what_is_annotated(
     label: int, iou: NDArray[np.float64], labels: NDArray[np.integer], difficult: NDArray[np.bool_]
 ) -> tuple[str, int]:
-    """A key of ``KINDS`` for a box, and the object that it is owed to, -1 for ``nothing``.
+    """Returns a key of ``KINDS`` for a box, and the object that it is owed to, -1 for ``nothing``.
 
     Args:
         label: the class that is claimed.

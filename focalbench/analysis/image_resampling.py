@@ -1,4 +1,5 @@
-"""How much of a difference is owed to which images happen to be in the test set: a paired bootstrap over test images.
+"""Measures how much of a difference is owed to which images happen to be in the test set: a paired bootstrap over
+images.
 
 It answers another question than the seeds do. The seeds say whether another training would find the difference again;
 this says how far the difference would move on another test set of the same kind and size. Both arms are scored on the
@@ -29,7 +30,7 @@ _TRUTH = ("gt_image", "gt_label", "gt_box", "gt_difficult")
 
 @dataclass(frozen=True)
 class ResamplingNoise:
-    """Spread of a difference over resampled test sets.
+    """Says how far a difference spreads over resampled test sets.
 
     Attributes:
         sd: standard deviation of the difference.
@@ -51,7 +52,7 @@ class UnusableDetectionsError(DataError):
 def measure_test_set_noise(
     baseline: Arm, arms: Mapping[str, tuple[Arm, Sequence[int]]], metric: str, warnings: list[str]
 ) -> dict[str, ResamplingNoise]:
-    """Test-set noise of each arm's difference to the baseline.
+    """Measures the test-set noise of each arm's difference to the baseline.
 
     Args:
         baseline: the arm compared with.
@@ -95,7 +96,7 @@ def _summary(differences: NDArray[np.float64], num_images: int) -> ResamplingNoi
 
 
 def read_detections(folder: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a trial's detections.npz (``experiment.events.save_detections``), read without torch.
+    """Reads the arrays of a trial's detections.npz (``experiment.events.save_detections``), without torch.
 
     Raises:
         UnusableDetectionsError: a file that is missing, damaged or of another version, or names no images or classes.

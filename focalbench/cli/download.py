@@ -10,7 +10,7 @@ import typer
 
 
 class Dataset(StrEnum):
-    """What can be downloaded."""
+    """Names what can be downloaded."""
 
     VOC2007 = "voc2007"
     VOC2012 = "voc2012"

@@ -1,4 +1,4 @@
-"""Pictures, drawn without a display: boxes on photographs, loss distributions, and matplotlib's figures as files."""
+"""Draws pictures without a display: boxes on photographs, loss distributions; makes files of matplotlib's figures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def new_figure(columns: int = 1, rows: int = 1, *, width: float = 6.0, height: float = 4.2) -> tuple[Figure, list]:
-    """A figure and its axes, row by row; rows share their x axis. Sizes in inches, of one of them."""
+    """Returns a figure and its axes, row by row; rows share their x axis. Sizes are inches of one of the axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
@@ -37,7 +37,7 @@ def save_figure(figure: Figure, path: Path, *, dpi: int = 120) -> None:
 
 
 def figure_pixels(figure: Figure) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 pixels of a matplotlib figure, without a display and without pyplot's global state."""
+    """Returns (H, W, 3) uint8 pixels of a matplotlib figure, without a display and without pyplot's global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)

@@ -36,7 +36,8 @@ def draw_detections(
     truth_difficult: NDArray[np.bool_] | None = None,
     score_thresh: float = 0.3,
 ) -> NDArray[np.uint8]:
-    """A copy of ``image`` with boxes, class names and scores; small images are enlarged by a whole factor first.
+    """Returns a copy of ``image`` with boxes, class names and scores; small images are enlarged by a whole factor
+    first.
 
     Predictions are orange with name and score above the box, objects blue with the name below, difficult ones gray.
     A line at the bottom says which is which and from what score on predictions are drawn.
@@ -137,7 +138,8 @@ def _with_legend(picture: Image.Image, *, truth: bool, score_thresh: float, scal
 def crop_around(
     box: NDArray[np.float64], truth_boxes: NDArray[np.float64], pixels: NDArray[np.uint8]
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.float64]]:
-    """The part of a photograph around a box, and the box and the annotated boxes in view, in pixels of that part.
+    """Returns the part of a photograph around a box, with the box and the annotated boxes in view in pixels of that
+    part.
 
     Args:
         box: (4,) xyxy pixels of the photograph, 0-based and continuous.
@@ -155,7 +157,7 @@ def crop_around(
 
 
 def draw_crops(crops: Sequence[tuple[NDArray[np.uint8], NDArray, NDArray, str]], columns: int = 6) -> NDArray[np.uint8]:
-    """Crops as a grid of tiles with a caption each; the box in question orange, annotated objects blue.
+    """Draws crops as a grid of tiles with a caption each; the box in question orange, annotated objects blue.
 
     Args:
         crops: pixels (H, W, 3) uint8, box (4,) and truth boxes (G, 4), xyxy pixels of the crop, 0-based, and the
@@ -179,7 +181,7 @@ def draw_crops(crops: Sequence[tuple[NDArray[np.uint8], NDArray, NDArray, str]],
 
 
 def draw_tile(pixels: NDArray[np.uint8], box: NDArray, truth_boxes: NDArray) -> Image.Image:
-    """One crop with its box orange and annotated objects blue, enlarged or shrunk to fit a square."""
+    """Draws one crop with its box orange and annotated objects blue, enlarged or shrunk to fit a square."""
     factor = _TILE / max(pixels.shape[:2])
     width, height = max(1, round(pixels.shape[1] * factor)), max(1, round(pixels.shape[0] * factor))
     tile = Image.new("RGB", (_TILE, _TILE), (235, 235, 235))

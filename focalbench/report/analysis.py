@@ -1,4 +1,6 @@
-"""``focalbench analyze``: a trained network's loss distribution, hard tail, calibration and errors, as files."""
+"""Does what ``focalbench analyze`` does: writes a trained network's loss distribution, hard tail, calibration and
+errors as files.
+"""
 
 from __future__ import annotations
 
@@ -141,7 +143,7 @@ def _errors_document(split: ErrorsByCause, interpolation: str) -> dict[str, Any]
 
 
 def plot_reliability(found: Reliability, title: str) -> Figure:
-    """Reliability diagram: precision of the detections in each bin of score, and below how many there are."""
+    """Draws the reliability diagram: precision of the detections in each bin of score, and below how many there are."""
     figure, (above, below) = new_figure(rows=2, width=5.4, height=3.2)
     width = np.diff(found.edges)
     above.bar(found.edges[:-1], np.nan_to_num(found.precision), width, align="edge", color="#3b528b", edgecolor="white")
@@ -157,7 +159,7 @@ def plot_reliability(found: Reliability, title: str) -> Figure:
 
 
 def plot_errors(cost: Mapping[str, float], title: str) -> Figure:
-    """What each cause of error costs, in points of mAP."""
+    """Draws what each cause of error costs, in points of mAP."""
     figure, (axes,) = new_figure(width=6.4, height=3.4)
     names = list(cost)[::-1]
     values = [100 * cost[name] for name in names]

@@ -1,4 +1,4 @@
-"""The sections below the tables: curves, photographs, false positives, loss figures; what is missing is said why."""
+"""Makes the sections below the tables: curves, photographs, false positives, loss figures; says why one is missing."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _MAX_PNG_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class FalsePositiveRow:
-    """A false positive in words, with its crop where the image can be read."""
+    """Describes a false positive in words, with its crop where the image can be read."""
 
     image_id: str
     claimed: str
@@ -59,7 +59,7 @@ class FalsePositiveRow:
 
 @dataclass(frozen=True)
 class ArmFalsePositives:
-    """The surest false positives of one trial."""
+    """Lists the false positives of one trial that have the highest scores."""
 
     label: str
     seed: int
@@ -68,7 +68,7 @@ class ArmFalsePositives:
 
 @dataclass(frozen=True)
 class LossFigures:
-    """What ``analyze`` drew for one trial."""
+    """Holds what ``analyze`` drew for one trial."""
 
     trial: str
     label: str
@@ -77,7 +77,7 @@ class LossFigures:
 
 @dataclass
 class Evidence:
-    """Everything drawn; lists stay empty where a reason is given.
+    """Holds everything drawn; lists stay empty where a reason is given.
 
     Attributes:
         styles: label -> how it is drawn, in the order of the legend.

@@ -18,7 +18,7 @@ def run_facts(
     classes: Sequence[str],
     objects_per_class: Mapping[str, int],
 ) -> list[tuple[str, str]]:
-    """(term, words): data, protocol, detector, length, dates; empty ones are left out.
+    """Returns (term, words) on data, protocol, detector, length and dates; what is not known is left out.
 
     Args:
         finished: trials that count.
@@ -83,7 +83,7 @@ def _length_words(trial: TrialRecord) -> str:
 
 
 def class_names(finished: Sequence[TrialRecord]) -> list[str]:
-    """Every class that a trial names, in the order of their labels."""
+    """Returns every class that a trial names, in the order of their labels."""
     names: dict[str, None] = {}
     for trial in finished:
         listed, per_class = trial.result.get("classes"), trial.result.get("AP")
@@ -93,7 +93,7 @@ def class_names(finished: Sequence[TrialRecord]) -> list[str]:
 
 
 def environment(finished: Sequence[TrialRecord]) -> list[tuple[str, str]]:
-    """(key, values) of what the trials ran on."""
+    """Returns (key, values) of what the trials ran on."""
     found = [e for trial in finished if isinstance(e := trial.result.get("environment"), dict)]
     keys = dict.fromkeys(str(key) for environment in found for key in environment)
     return [(key, "; ".join(dict.fromkeys(as_text(e[key]) for e in found if key in e))) for key in keys]
@@ -124,7 +124,7 @@ def _joined(*parts: Any) -> str:
 
 
 def as_text(value: Any) -> str:
-    """A value of a configuration as a table shows it."""
+    """Returns a value of a configuration as a table shows it."""
     if isinstance(value, str):
         return value
     if isinstance(value, list | tuple) and not any(isinstance(item, list | dict) for item in value):

@@ -1,4 +1,4 @@
-"""Everything the page says, as plain records; the template only lays it out."""
+"""Gathers everything the page says, as plain records; the template only lays it out."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _VERDICT_ORDER = ("better", "higher", "worse", "lower", "no difference shown")
 
 @dataclass(frozen=True)
 class Interval:
-    """A confidence interval drawn in a box 200 wide; None where the end is unknown."""
+    """Places a confidence interval in a box 200 wide; None where an end is unknown."""
 
     zero: float
     point: float
@@ -43,7 +43,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class VerdictRow:
-    """One arm in the verdict table; texts are ready to print, empty for the baseline."""
+    """Holds one arm's row of the verdict table; texts are ready to print, empty for the baseline."""
 
     label: str
     verdict: str
@@ -58,7 +58,7 @@ class VerdictRow:
 
 @dataclass(frozen=True)
 class HeatCell:
-    """One cell of a heat map."""
+    """Holds one cell of a heat map."""
 
     mean: str
     uncertainty: str
@@ -68,7 +68,7 @@ class HeatCell:
 
 @dataclass(frozen=True)
 class SweptPicture:
-    """Swept keys as a line along the first, or as a heat map: rows of (value, cells), columns in ``columns``."""
+    """Shows swept keys as a line along the first, or as a heat map: rows of (value, cells), columns in ``columns``."""
 
     title: str
     keys: tuple[str, ...]
@@ -79,7 +79,7 @@ class SweptPicture:
 
 @dataclass(frozen=True)
 class TrialRow:
-    """A trial in the list of all trials."""
+    """Holds a trial's row of the list of all trials."""
 
     name: str
     arm: str
@@ -93,7 +93,7 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class Page:
-    """The content of a report; see the template for what each part is titled."""
+    """Holds the content of a report; the template says what each part is titled."""
 
     title: str
     created: str

@@ -1,4 +1,4 @@
-"""Photographs on the page: the same test images across arms with what each arm found, and the worst false positives."""
+"""Draws photographs for the page: the same test images with what each arm found, and the worst false positives."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SHORT_SIDE = 384  # pixels of every drawn photograph: names and scores have one
 
 @dataclass(frozen=True)
 class ImageAcrossArms:
-    """One test image with the detections of each arm.
+    """Holds one test image with the detections of each arm.
 
     Attributes:
         image_id: its name.
@@ -34,7 +34,7 @@ class ImageAcrossArms:
 
 
 def images_across_arms(found: Mapping[str, FoundObjects], images: EvaluationImages) -> list[ImageAcrossArms]:
-    """The first images of the test set that hold an object, drawn for every arm; not chosen by any result.
+    """Draws the first images of the test set that hold an object, for every arm; not chosen by any result.
 
     Raises:
         UnavailableImagesError: an image that is gone or broken.
@@ -52,12 +52,12 @@ def images_across_arms(found: Mapping[str, FoundObjects], images: EvaluationImag
 def false_positive_crops(
     false_positives: list[FalsePositive], found: FoundObjects, images: EvaluationImages
 ) -> list[Picture | None]:
-    """A crop around each false positive; None where its image cannot be read."""
+    """Returns a crop around each false positive; None where its image cannot be read."""
     return [_crop(one, found, images) for one in false_positives]
 
 
 def embed_photograph(pixels: NDArray[np.uint8]) -> str:
-    """A JPEG in a data URI."""
+    """Returns the pixels as a JPEG in a data URI."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="JPEG", quality=82)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""Drawn predictions as files that never take the place of anything but earlier drawings."""
+"""Writes drawn predictions to files that never take the place of anything but earlier drawings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MAX_NAMES = 10_000
 
 
 class PictureFolder:
-    """Where pictures go: NAME.jpg for each image, NAME-2.jpg where that name is taken by something else.
+    """Writes pictures to a folder: NAME.jpg for each image, NAME-2.jpg where something else has that name.
 
     Args:
         folder: made with the first picture.
