@@ -222,7 +222,7 @@ def _values_text(values: Mapping[str, float], lead: str) -> str:
 
 
 class DownloadDisplay:
-    """Shows on stderr how far a download is: a bar for each file, or a plain line at every tenth of it.
+    """Shows on stderr how far a download is: a bar for each file, or a line at every tenth of it. A context manager.
 
     Calling it is a ``focalbench.data.download.Progress``.
     """
