@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import resource
 import signal
 import sys
 import threading
@@ -33,7 +34,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?")
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """torch's names for those of the configuration."""
-_STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")  # SLURM sends SIGUSR1 ahead of the time limit
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # SLURM sends SIGUSR1 ahead of the time limit
 
 
 def prepare_process() -> None:
@@ -121,12 +122,13 @@ def set_threads(num_threads: int) -> None:
 
 def num_cores() -> int:
     """Cores this process may use: containers and SLURM grant fewer than the machine has."""
+    # macOS cannot tell them apart.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def has_gpu_driver() -> bool:
     """Whether a GPU could be there at all, told from the driver's device files without loading torch."""
-    return os.name == "nt" or any(os.path.exists(path) for path in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))
+    return any(os.path.exists(path) for path in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))
 
 
 def resolve_device(name: str) -> torch.device:
@@ -288,12 +290,12 @@ def stop_on_signals(flag: StopFlag) -> Iterator[StopFlag]:
     def handler(signum: int, frame: FrameType | None) -> None:
         flag.request(signum)
 
-    before = {name: signal.signal(getattr(signal, name), handler) for name in _STOP_SIGNALS if hasattr(signal, name)}
+    before = {signum: signal.signal(signum, handler) for signum in _STOP_SIGNALS}
     try:
         yield flag
     finally:
-        for name, old in before.items():
-            signal.signal(getattr(signal, name), old)
+        for signum, old in before.items():
+            signal.signal(signum, old)
 
 
 def free_memory() -> int | None:
@@ -313,11 +315,7 @@ def free_memory() -> int | None:
 
 
 def peak_memory_mb() -> float:
-    """Largest resident memory of this process so far, MiB; 0 where the system does not tell."""
-    try:
-        import resource
-    except ImportError:
-        return 0.0
+    """Returns the largest resident memory of this process so far, MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1024 if os.uname().sysname != "Darwin" else peak / 2**20
 

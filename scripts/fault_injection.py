@@ -18,6 +18,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "faults"))  # where injection is
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the focalbench beside this script
 
 from injection import kills, verdicts

@@ -17,6 +17,7 @@ from focalbench.analysis.arms import (
     set_stopped_apart,
     unknown_facts,
 )
+from focalbench.analysis.image_resampling import ResamplingNoise, measure_test_set_noise
 from focalbench.analysis.statistics import (
     MIN_SEEDS,
     VERDICT_LEVEL,
@@ -28,7 +29,6 @@ from focalbench.analysis.statistics import (
     summarise,
     verdict,
 )
-from focalbench.analysis.test_set_noise import TestSetNoise, measure_test_set_noise
 from focalbench.errors import ConfigError, DataError
 from focalbench.records.reader import TrialRecord
 from focalbench.records.result import metric_name
@@ -80,7 +80,7 @@ class ArmComparison:
     seeds: tuple[int, ...]
     paired: PairedDifference | None
     p_corrected: float
-    noise: TestSetNoise | None
+    noise: ResamplingNoise | None
     not_comparable: tuple[str, ...]
     verdict: str
 
@@ -250,7 +250,7 @@ def _one_comparison(
     seeds: Sequence[int],
     pair: PairedDifference | None,
     corrected: dict[str, float],
-    noise: dict[str, TestSetNoise],
+    noise: dict[str, ResamplingNoise],
     blocked: Sequence[str],
     direction: Direction,
 ) -> ArmComparison:

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from focalbench.analysis.surroundings import FITTING_IOU, KINDS, crop_around, what_is_annotated
+from focalbench.analysis.box_kinds import FITTING_IOU, KINDS, what_is_annotated
 from focalbench.data.dataset import DetectionData
 from focalbench.data.images import BrokenImage, decode, open_image, quiet_decoding
+from focalbench.figures.detections import crop_around
 from focalbench.metrics.assignment import pair_iou
 from focalbench.metrics.loss_histogram import focal_loss_of_margin
 

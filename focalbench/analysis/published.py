@@ -82,7 +82,7 @@ PUBLISHED_CURVES = (
     ),
     PublishedCurve(
         "softmax focal loss by gamma, YOLOv2 416 px",
-        "second note (pytorch-yolo2): VOC07+12 -> VOC07 test, single runs, no seeds",
+        "YOLOv2 note (pytorch-yolo2, docs/references.md): VOC07+12 -> VOC07 test, single runs, no seeds",
         ({"loss.name": "softmax_focal"} | _YOLOV2_CLASSES,),
         "loss.gamma",
         "VOC07 mAP",
@@ -90,7 +90,7 @@ PUBLISHED_CURVES = (
     ),
     PublishedCurve(
         "softmax focal loss by gamma, YOLOv2 544 px",
-        "second note (pytorch-yolo2): VOC07+12 -> VOC07 test, single runs, no seeds",
+        "YOLOv2 note (pytorch-yolo2, docs/references.md): VOC07+12 -> VOC07 test, single runs, no seeds",
         ({"loss.name": "softmax_focal"} | _YOLOV2_CLASSES,),
         "loss.gamma",
         "VOC07 mAP",

@@ -46,7 +46,7 @@ def _root(
 
 
 def main() -> None:
-    """The command ``focalbench``.
+    """Runs the command ``focalbench``: says what is wrong in a few lines, and exits with the code that fits.
 
     Exit codes: 0 done, 1 a fault in focalbench, 2 the user's input, 3 some trials failed, 130 / 143 stopped by
     a signal.

@@ -52,7 +52,7 @@ def anchors(
     overrides: Overrides = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """Prior boxes for YOLOv2 (k-means with 1 - IoU), and which objects RetinaNet's anchors miss.
+    """Choose prior boxes for YOLOv2 (k-means with 1 - IoU), and show which objects RetinaNet's anchors miss.
 
     -s model.backbone=tiny, -s model.anchor_scale=2 and the like choose the RetinaNet.
     """

@@ -23,7 +23,7 @@ def loss(
     repeats: Annotated[int, typer.Option(min=1, help="Rounds; every contestant runs once in each.")] = 9,
     as_json: Json = False,
 ) -> None:
-    """Focal loss, forward and backward: against a MMDetection-style operation, torchvision's and a plain copy."""
+    """Time focal loss, forward and backward: against a MMDetection-style operation, torchvision's and a plain copy."""
     from focalbench.benchmarks.loss import SIZES, bench_loss
     from focalbench.errors import ConfigError
 
@@ -114,7 +114,7 @@ def evaluate(
     repeats: Annotated[int, typer.Option(min=1, help="Rounds; every evaluator runs once in each.")] = 3,
     as_json: Json = False,
 ) -> None:
-    """VOC mAP at the size of VOC07 test: against the classic loop (bit for bit) and faster-coco-eval."""
+    """Time VOC mAP at the size of VOC07 test: against the classic loop (bit for bit) and faster-coco-eval."""
     from focalbench.benchmarks.evaluate import bench_evaluate
 
     result = bench_evaluate(repeats=repeats)
@@ -151,7 +151,7 @@ def step(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """A training step: against torchvision's RetinaNet, and the whole training against a static batch."""
+    """Time a training step: against torchvision's RetinaNet, and the whole training against a static batch."""
     from focalbench.benchmarks.step import bench_growth, bench_step
     from focalbench.errors import ConfigError
 
@@ -230,7 +230,7 @@ def sweep(
     scaling: Annotated[bool, typer.Option("--scaling", help="Only the sweep, of 1, 2, 4 and 8 trials.")] = False,
     as_json: Json = False,
 ) -> None:
-    """A sweep against separate runs that decode their images: whole runs, process start and imports included."""
+    """Time a sweep against separate runs that decode their images: whole runs, process start and imports included."""
     from focalbench import console
     from focalbench.benchmarks.sweep import bench_sweep, bench_trials
 

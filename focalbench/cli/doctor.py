@@ -14,7 +14,7 @@ import typer
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report.
+    """Holds one line of the report.
 
     Attributes:
         name: what was looked at.

@@ -10,7 +10,7 @@ import typer
 
 
 class Dataset(StrEnum):
-    """What can be downloaded."""
+    """Names what can be downloaded."""
 
     VOC2007 = "voc2007"
     VOC2012 = "voc2012"
@@ -29,9 +29,10 @@ def download(
     """Fetch Pascal VOC from its mirrors, check it and unpack it; the same command again goes on where it stopped."""
     from focalbench import console
     from focalbench.data import download as archives
+    from focalbench.progress import DownloadDisplay
 
     try:
-        with console.DownloadDisplay() as display:
+        with DownloadDisplay() as display:
             devkit = archives.download(dataset.value, folder, progress=display)
     except KeyboardInterrupt:
         console.error("stopped; the same command again goes on from here")

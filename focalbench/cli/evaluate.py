@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ProtocolChoice(enum.StrEnum):
-    """What mAP means; ``all`` shows every protocol and the variants of public tools."""
+    """Chooses what mAP means; ``all`` shows every protocol and the variants of public tools."""
 
     voc07 = "voc07"
     voc12 = "voc12"
@@ -162,7 +162,7 @@ def predict(
 
     trained = _load(trial, device, unfinished)
     from focalbench.errors import DataError
-    from focalbench.report.pictures import PictureFolder
+    from focalbench.report.prediction_files import PictureFolder
     from focalbench.trained.inference import find_images, predict_image
 
     paths, faults = find_images(images)
@@ -223,7 +223,7 @@ def analyze(
     unfinished: UnfinishedOption = False,
     as_json: AsJson = False,
 ) -> None:
-    """Where the loss of a trained trial comes from: figures 1 and 4 of the paper, hard tail, calibration."""
+    """Show where the loss of a trained trial comes from: figures 1 and 4 of the paper, hard tail, calibration."""
     from focalbench import console
 
     trained = _load(trial, device, unfinished)

@@ -139,7 +139,7 @@ def _choose_splits(root: Path) -> tuple[str, str]:
 
 
 def canvas(widths: Sequence[int], heights: Sequence[int], area: int) -> tuple[int, int]:
-    """(height, width) of the canvas: the images' median aspect on about ``area`` pixels, in multiples of 16."""
+    """Returns the canvas (height, width): the images' median aspect on about ``area`` pixels, in multiples of 16."""
     aspect = min(3.0, max(1 / 3, median(width / height for width, height in zip(widths, heights, strict=True))))
     height = max(64, round(math.sqrt(area / aspect) / 16) * 16)
     width = max(64, round(height * aspect / 16) * 16)
@@ -147,7 +147,7 @@ def canvas(widths: Sequence[int], heights: Sequence[int], area: int) -> tuple[in
 
 
 def configuration(fit: _Fit) -> str:
-    """The YAML text."""
+    """Returns the text of the configuration, as YAML."""
     widths = [record.width for record in fit.train_records]
     heights = [record.height for record in fit.train_records]
     size = canvas(widths, heights, GPU_AREA if fit.has_gpu else CPU_AREA)

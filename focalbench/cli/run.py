@@ -104,11 +104,12 @@ def _train(
     """Runs the session with a display on stderr."""
     from focalbench import console
     from focalbench.launchers.session import SessionOptions, run_session
+    from focalbench.progress import SweepDisplay
 
-    displays: list[console.SweepDisplay] = []
+    displays: list[SweepDisplay] = []
 
-    def make_display(num_trials: int, num_done: int, num_left_out: int) -> console.SweepDisplay:
-        displays.append(console.SweepDisplay(num_trials, num_done, num_left_out))
+    def make_display(num_trials: int, num_done: int, num_left_out: int) -> SweepDisplay:
+        displays.append(SweepDisplay(num_trials, num_done, num_left_out))
         return displays[0]
 
     options = SessionOptions(config.run.device, fresh, retry_failed, fail_fast)

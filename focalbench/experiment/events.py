@@ -14,6 +14,7 @@ from focalbench.config.sweep import Trial
 from focalbench.data.dataset import DetectionData
 from focalbench.experiment.batches import PlainImages
 from focalbench.experiment.live_figures import LiveLossFigures
+from focalbench.figures.detections import draw_detections
 from focalbench.losses.oracle import diagnose_stuck
 from focalbench.metrics.voc import precision_recall
 from focalbench.ranks import alone
@@ -22,7 +23,6 @@ from focalbench.records.state import TrialState
 from focalbench.records.trial import TrialFolder
 from focalbench.runtime import StopFlag, rng_state
 from focalbench.tags import BEST_MEAN_AP, CLASS_AP, MEAN_AP
-from focalbench.tracking.drawing import draw_detections
 from focalbench.tracking.tracker import MatchedScores, Tracker
 from focalbench.training.checkpoint import save_best, save_checkpoint
 from focalbench.training.evaluate import DetectionSettings, Evaluation, detect, detect_batch, score

@@ -11,9 +11,9 @@ from torch import nn
 from focalbench.data.dataset import DetectionData
 from focalbench.experiment.batches import PlainImages
 from focalbench.experiment.margins import count_margins
+from focalbench.figures import figure_pixels
+from focalbench.figures.loss_distribution import loss_distribution_figure
 from focalbench.metrics.loss_histogram import MarginHistogram, figure_4_curves, probability_counts
-from focalbench.tracking.drawing import figure_pixels
-from focalbench.tracking.loss_figures import loss_distribution_figure
 from focalbench.tracking.tracker import Tracker
 
 TAG = "val/loss_distribution"

@@ -23,7 +23,7 @@ _STOP_GRACE_S = 120.0
 
 
 class Watcher(Protocol):
-    """Who shows the progress; ``focalbench.console.SweepDisplay`` is one."""
+    """Who shows the progress; ``focalbench.progress.SweepDisplay`` is one."""
 
     def trial_started(self, name: str) -> None: ...
     def trial_progress(self, name: str, step: int, steps: int, values: Mapping[str, float | None]) -> None: ...

@@ -11,10 +11,11 @@ rate of 1e-3 makes the steps of 2.4e-3 here.
   has IoU > ``ignore_iou`` with an object.
 - ``cls``: softmax cross entropy over the K classes at responsible boxes, times ``class_scale``.
 
-These have darknet's gradients. ``apply_to`` puts the loss under test in the place of ``cls`` (``class``, the note's
-experiment: no background there, so alpha cannot balance it against objects), of ``obj`` (``objectness``), or of both.
-On objectness it is a binary problem over all boxes, background included, and brings its own balance: ``object_scale``
-and ``noobject_scale`` have no part in it, and only a loss that asks for ``quality`` sees the IoU.
+These have darknet's gradients. ``apply_to`` puts the loss under test in the place of ``cls`` (``class``, as the
+YOLOv2 note of docs/references.md does: no background there, so alpha cannot balance it against objects), of ``obj``
+(``objectness``), or of both. On objectness it is a binary problem over all boxes, background included, and brings its
+own balance: ``object_scale`` and ``noobject_scale`` have no part in it, and only a loss that asks for ``quality`` sees
+the IoU.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which detection takes which object, as the usual VOC evaluators decide it, for all images and classes at once.
+"""Decides which detection takes which object, as the usual VOC evaluators do, for all images and classes at once.
 
 Each detection takes the object of its class and image that it overlaps most. Beyond the threshold the first (highest
 scored) claimant of an object is a true positive and later ones are false; a difficult object makes its claimants
@@ -21,7 +21,7 @@ _TABLE_LIMIT = 1 << 24  # entries of the (image, class) lookup table; beyond it 
 
 @dataclass(frozen=True)
 class MatchRules:
-    """The usual evaluators' rules by default; the other values are variants of public tools, each of which moves mAP.
+    """Holds the usual evaluators' rules by default; other values are variants of public tools, each of which moves mAP.
 
     Attributes:
         equal_is_hit: an IoU equal to the threshold counts as a hit, as in the devkit's VOCevaldet.
@@ -38,7 +38,7 @@ class MatchRules:
 
 @dataclass(frozen=True)
 class Assignment:
-    """What became of every detection.
+    """Says what became of every detection.
 
     Attributes:
         order: (D,) detections by class, within it by falling score, ties in input order.
@@ -58,7 +58,7 @@ class Assignment:
 def assign_detections(
     det: FlatDetections, gt: FlatGroundTruth, *, num_classes: int, iou_thresh: float, rules: MatchRules
 ) -> Assignment:
-    """True, false or ignored, for every detection."""
+    """Decides of every detection whether it is true, false or ignored."""
     score = det.score if rules.score_digits is None else np.round(det.score, rules.score_digits)
     order = order_by_class_and_score(det.label, score, num_classes)
     per_class = np.bincount(det.label, minlength=num_classes)
@@ -76,7 +76,7 @@ def assign_detections(
 
 
 def order_by_class_and_score(label: IntArray, score: FloatArray, num_classes: int) -> NDArray[np.intp]:
-    """(D,) indices sorted by class, then by falling score; ties keep the input order."""
+    """Returns (D,) indices sorted by class, then by falling score; ties keep the input order."""
     num = len(label)
     index_bits = max(num - 1, 0).bit_length()
     if score.dtype == np.float32 and (num_classes - 1).bit_length() + 32 + index_bits <= 64:
@@ -100,7 +100,7 @@ def order_by_class_and_score(label: IntArray, score: FloatArray, num_classes: in
 def best_overlaps(
     det: FlatDetections, gt: FlatGroundTruth, *, num_classes: int, pixel_offset: float = 1.0
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
-    """The object each detection overlaps most, among those of its image and class.
+    """Finds the object that each detection overlaps most, among those of its image and class.
 
     Returns:
         Detections that have such an object (C,), that object (C,) and their IoU (C,); the first object of equal IoUs.
@@ -120,7 +120,7 @@ def best_overlaps(
 def pairs_in_image_and_class(
     det: FlatDetections, gt: FlatGroundTruth, num_classes: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
-    """Every (detection, object) pair that shares image and class, detection by detection, objects in input order.
+    """Returns every (detection, object) pair of one image and class, detection by detection, objects in input order.
 
     Returns:
         The detections that have at least one (C,), the first pair of each (C,); detection and object of each pair (P,).
@@ -142,7 +142,9 @@ def pairs_in_image_and_class(
 
 
 def pair_iou(a: NDArray[Any], b: NDArray[Any], pixel_offset: float) -> NDArray[np.float64]:
-    """IoU of rows (P, 4) with rows (P, 4), in float64 and the devkit's order of operations; 0 where both are empty."""
+    """Returns the IoU of rows (P, 4) with rows (P, 4), float64, in the devkit's order of operations; 0 where both are
+    empty.
+    """
     ax1, ay1, ax2, ay2 = np.ascontiguousarray(a.T, dtype=np.float64)
     bx1, by1, bx2, by2 = np.ascontiguousarray(b.T, dtype=np.float64)
     width = np.maximum(np.minimum(ax2, bx2) - np.maximum(ax1, bx1) + pixel_offset, 0.0)

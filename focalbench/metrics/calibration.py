@@ -1,4 +1,4 @@
-"""Does a score of 0.8 mean that 8 of 10 boxes are right? Reliability diagram and detection calibration error."""
+"""Measures whether a score of 0.8 means that 8 of 10 boxes are right: reliability diagram, calibration error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from focalbench.metrics.flat import BoolArray, FloatArray, check_detections, che
 
 @dataclass(frozen=True)
 class Reliability:
-    """A reliability diagram: B bins of equal width over the score.
+    """Holds a reliability diagram: B bins of equal width over the score.
 
     Attributes:
         edges: (B + 1,) float64, from 0 to 1.
@@ -40,7 +40,7 @@ def reliability(
     iou_thresh: float = 0.5,
     num_bins: int = 20,
 ) -> Reliability:
-    """The reliability diagram of a detector, all classes together.
+    """Returns the reliability diagram of a detector, all classes together.
 
     Right means a true positive of VOC's matching at ``iou_thresh``; claims on difficult objects are left out. D-ECE
     depends on the score threshold under which detections were dropped: compare it only between equal thresholds.
@@ -59,7 +59,7 @@ def reliability(
 
 
 def bin_reliability(score: FloatArray, is_right: BoolArray, *, num_bins: int = 20) -> Reliability:
-    """The diagram of scores (D,) in [0, 1] and whether each was right (D,)."""
+    """Returns the diagram of scores (D,) in [0, 1] and whether each was right (D,)."""
     edges = np.linspace(0.0, 1.0, num_bins + 1)
     index = np.minimum((score * num_bins).astype(np.int64), num_bins - 1)  # a score of 1 belongs to the last bin
     count = np.bincount(index, minlength=num_bins)

@@ -1,4 +1,4 @@
-"""COCO average precision of VOC-shaped detections, by faster-coco-eval (equal to pycocotools to 6 digits).
+"""Computes COCO average precision of VOC-shaped detections, by faster-coco-eval (equal to pycocotools to 6 digits).
 
 Boxes go over as COCO's continuous x, y, width, height: VOC's inclusive (x1, y1, x2, y2) covers [x1 - 1, x2) by
 [y1 - 1, y2), so areas and overlaps equal those of the VOC metrics. A difficult object becomes a crowd (``iscrowd``), as
@@ -22,7 +22,7 @@ _ALL_AREAS, _SMALL, _MEDIUM, _LARGE = range(4)  # COCO's area ranges: all, below
 
 
 class CocoAveragePrecision(TypedDict):
-    """COCO's figures, each in [0, 1] or nan where nothing is there to be found.
+    """Holds COCO's figures, each in [0, 1] or nan where nothing is there to be found.
 
     ``ap``: (K,) float64, mean over IoU .50:.95; ``map``: its mean over classes; ``map_50``, ``map_75``: at one IoU;
     ``map_small``, ``map_medium``, ``map_large``: by the object's area in original pixels.
@@ -40,7 +40,7 @@ class CocoAveragePrecision(TypedDict):
 def coco_average_precision(
     detections: Mapping[str, Any], ground_truth: Mapping[str, Any], *, num_classes: int, max_detections: int = 100
 ) -> CocoAveragePrecision:
-    """COCO AP: mean over 10 IoU thresholds (.50 to .95) of the precision at 101 recalls.
+    """Computes COCO AP: the mean over 10 IoU thresholds (.50 to .95) of the precision at 101 recalls.
 
     Args:
         detections: ``image``, ``label``, ``score``, ``box`` (see the package).
@@ -65,7 +65,7 @@ def coco_average_precision(
 
 
 def coco_data_set(gt: FlatGroundTruth, images: NDArray[Any], num_classes: int) -> dict[str, Any]:
-    """The ground truth as a COCO data set (categories 1..K), for COCO's tools."""
+    """Returns the ground truth as a COCO data set (categories 1..K), for COCO's tools."""
     xywh = _to_xywh(gt.box)
     area = xywh[:, 2] * xywh[:, 3]
     rows = zip(gt.image.tolist(), gt.label.tolist(), xywh.tolist(), area.tolist(), gt.difficult.tolist(), strict=True)
@@ -82,7 +82,7 @@ def coco_data_set(gt: FlatGroundTruth, images: NDArray[Any], num_classes: int) -
 
 
 def coco_results(det: FlatDetections) -> list[dict[str, Any]]:
-    """The detections as a COCO result list."""
+    """Returns the detections as a COCO result list."""
     rows = zip(
         det.image.tolist(),
         det.label.tolist(),

@@ -1,4 +1,4 @@
-"""Flat detections and ground truth, checked once at the door of every metric."""
+"""Checks flat arrays of detections and ground truth before a metric uses them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BoolArray = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class FlatDetections:
-    """Boxes that a detector claims, over all images.
+    """Holds the boxes that a detector claims, over all images.
 
     Attributes:
         image: (D,) integer image ids; ids without ground truth are images without objects.
@@ -33,7 +33,7 @@ class FlatDetections:
 
 @dataclass(frozen=True)
 class FlatGroundTruth:
-    """Annotated objects, over all images.
+    """Holds the annotated objects of all images.
 
     Attributes:
         image: (M,) integer image ids.
@@ -49,7 +49,7 @@ class FlatGroundTruth:
 
 
 def check_detections(detections: Mapping[str, Any], num_classes: int) -> FlatDetections:
-    """The detections as arrays of one length.
+    """Returns the detections as arrays of one length.
 
     Raises:
         ValueError: a missing key, lengths that differ, labels outside 0..K-1, non-finite scores or boxes.
@@ -69,7 +69,7 @@ def check_detections(detections: Mapping[str, Any], num_classes: int) -> FlatDet
 
 
 def check_ground_truth(ground_truth: Mapping[str, Any], num_classes: int) -> FlatGroundTruth:
-    """The ground truth as arrays of one length.
+    """Returns the ground truth as arrays of one length.
 
     Raises:
         ValueError: a missing key, lengths that differ, labels outside 0..K-1, non-finite boxes, flags not 0 or 1.

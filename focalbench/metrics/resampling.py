@@ -1,4 +1,4 @@
-"""AP on resampled test sets, without matching again: how much of a figure is owed to which images were in the set.
+"""Computes AP on resampled test sets, without matching again: it varies with which images are in the set.
 
 Matching happens within an image, so drawing an image twice repeats its true and false positives; only the counts along
 the curve change. All resamples are computed at once from one assignment and one weight for each image.
@@ -18,7 +18,7 @@ from focalbench.metrics.voc import RECALL_STEPS, Interpolation
 
 
 def draw_image_weights(num_images: int, num_resamples: int, *, seed: int = 0) -> NDArray[np.int64]:
-    """(B, num_images): how often each image is drawn in each of B bootstrap samples of the test set."""
+    """Returns (B, num_images): how often each image is drawn in each of B bootstrap samples of the test set."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(num_images, np.full(num_images, 1 / num_images), size=num_resamples)
 
@@ -32,7 +32,8 @@ def resampled_average_precision(
     iou_thresh: float = 0.5,
     interpolation: Interpolation = "11point",
 ) -> NDArray[np.float64]:
-    """(B, K) float64: AP of every class on each resampled test set; nan where the sample has no object of the class.
+    """Returns (B, K) float64: AP of every class on each resampled test set; nan where a sample has no object of the
+    class.
 
     Args:
         detections: as in ``voc_average_precision``; ``image`` must lie in 0..num_images-1.

@@ -1,4 +1,4 @@
-"""Where the missing AP went: each false detection and each missed object gets one cause, as TIDE defines them.
+"""Says where the missing AP went: each false detection and each missed object gets one cause, as TIDE defines them.
 
 With the foreground threshold .5 and the background threshold .1, a detection that is no true positive is
 
@@ -41,7 +41,7 @@ CAUSES: tuple[Cause, ...] = ("classification", "localisation", "both", "duplicat
 
 @dataclass(frozen=True)
 class ErrorsByCause:
-    """What each cause costs.
+    """Holds what each cause costs.
 
     Attributes:
         map: the detector's mAP.

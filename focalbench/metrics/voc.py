@@ -1,4 +1,4 @@
-"""Pascal VOC average precision, bit for bit what the usual per-class loop gives, vectorised over images and classes.
+"""Computes Pascal VOC average precision, bit for bit as the usual loop does, vectorised over images and classes.
 
 Scores sorted, each detection takes its highest-IoU object, inclusive pixels (+1), IoU strictly above the threshold; a
 claim on a difficult object is neither true nor false, and difficult objects leave the count; a second claim is false.
@@ -24,7 +24,7 @@ RECALL_STEPS = np.arange(0.0, 1.1, 0.1)
 
 
 class AveragePrecision(TypedDict):
-    """``ap``: (K,) float64 in [0, 1], nan for a class without countable objects; ``map``: mean of the others."""
+    """Holds ``ap``: (K,) float64 in [0, 1], nan for a class without countable objects; ``map``: mean of the others."""
 
     ap: NDArray[np.float64]
     map: float
@@ -32,7 +32,7 @@ class AveragePrecision(TypedDict):
 
 @dataclasses.dataclass(frozen=True)
 class PrecisionRecall:
-    """The curve of one class: one point for each detection that counts, best first.
+    """Holds the curve of one class: one point for each detection that counts, best first.
 
     Attributes:
         recall: (D',) float64 in [0, 1]; nan where the class has no countable object.
@@ -58,7 +58,7 @@ def voc_average_precision(
     interpolation: Interpolation = "11point",
     rules: MatchRules | None = None,
 ) -> AveragePrecision:
-    """VOC average precision of every class, and their mean.
+    """Computes the VOC average precision of every class, and their mean.
 
     Args:
         detections: ``image``, ``label``, ``score``, ``box`` (see the package); images without ground truth are fine.
@@ -92,7 +92,7 @@ def precision_recall(
     iou_thresh: float = 0.5,
     rules: MatchRules | None = None,
 ) -> tuple[PrecisionRecall, ...]:
-    """The precision-recall curve of every class, for plots; arguments as in ``voc_average_precision``."""
+    """Returns the precision-recall curve of every class, for plots; arguments as in ``voc_average_precision``."""
     det, assignment = _assign(detections, ground_truth, num_classes, iou_thresh, rules)
     curves = []
     for k in range(num_classes):
@@ -110,7 +110,7 @@ def precision_recall(
 def voc_variants(
     detections: Mapping[str, Any], ground_truth: Mapping[str, Any], *, num_classes: int, iou_thresh: float = 0.5
 ) -> dict[str, AveragePrecision]:
-    """The same detections under both VOC protocols and under the variants met in public tools, name -> result.
+    """Scores the same detections by both VOC protocols and by the variants of public tools, name -> result.
 
     The first two rows are the protocols; each further row changes one rule of the first.
     """
@@ -136,7 +136,7 @@ def voc_variants(
 
 
 def mean_defined(ap: NDArray[np.float64]) -> float:
-    """Mean of the values that are not nan; nan if there is none."""
+    """Returns the mean of the values that are not nan; nan if there is none."""
     defined = ap[~np.isnan(ap)]
     return float(defined.mean()) if len(defined) else float("nan")
 
@@ -144,7 +144,7 @@ def mean_defined(ap: NDArray[np.float64]) -> float:
 def average_precision(
     tp_recall: NDArray[np.float64], tp_precision: NDArray[np.float64], interpolation: Interpolation
 ) -> float:
-    """AP from the curve's points at true positives only: elsewhere recall stands still and precision falls.
+    """Returns the AP from the curve's points at true positives: elsewhere recall stands still and precision falls.
 
     Args:
         tp_recall: (T,) float64, rising, in (0, 1].
@@ -168,7 +168,9 @@ def average_precision(
 
 
 def assignment_ap(assignment: Assignment, interpolation: Interpolation) -> NDArray[np.float64]:
-    """(K,) float64 AP of every class from a finished assignment; nan for a class without countable objects."""
+    """Returns (K,) float64, the AP of every class from a finished assignment; nan where a class has no countable
+    objects.
+    """
     order, start = assignment.order, assignment.class_start
     is_tp, is_ignored = assignment.is_tp[order], assignment.is_ignored[order]
     tp_position = np.flatnonzero(is_tp)

@@ -1,1 +1,3 @@
-"""What a person reads: figures, pictures and pages made from results. Only ``analysis.py`` opens a trained network."""
+"""Writes what a person reads: figures, pictures and pages made from results. Only ``analysis.py`` opens a trained
+network.
+"""

@@ -1,17 +1,29 @@
-"""``focalbench analyze``: a trained network's loss distribution, hard tail, calibration and errors, as files."""
+"""Does what ``focalbench analyze`` does: writes a trained network's loss distribution, hard tail, calibration and
+errors as files.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from focalbench.analysis.box_kinds import KINDS
 from focalbench.analysis.hard_tail import Crop, crop_regions
 from focalbench.analysis.loss_distribution import LossDistribution, class_loss, figures, measure
-from focalbench.analysis.surroundings import KINDS
+from focalbench.figures import new_figure, save_figure
+from focalbench.figures.detections import draw_crops
+from focalbench.figures.loss_distribution import (
+    NEGATIVE_COLOR,
+    POSITIVE_COLOR,
+    plot_cumulative_loss,
+    plot_gradient_norms,
+    plot_loss_against_probability,
+)
 from focalbench.metrics.calibration import Reliability, reliability
 from focalbench.metrics.loss_histogram import (
     MarginHistogram,
@@ -22,10 +34,11 @@ from focalbench.metrics.loss_histogram import (
 )
 from focalbench.metrics.tide import ErrorsByCause, errors_by_cause
 from focalbench.metrics.voc import INTERPOLATIONS
-from focalbench.report import plots
 from focalbench.storage import storage_faults, write_json
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from focalbench.data.dataset import DetectionData
     from focalbench.trained.trial import TrainedTrial
 
@@ -61,10 +74,10 @@ def write_analysis(trained: TrainedTrial, data: DetectionData, folder: Path, *, 
         "calibration": _calibration_document(calibration),
     }
     _write_loss_figures(found.histogram, trained.name, folder)
-    plots.save_figure(plots.plot_reliability(calibration, trained.name), folder / "calibration.png")
+    save_figure(plot_reliability(calibration, trained.name), folder / "calibration.png")
     crops = [_captioned(crop, trained.classes) for crop in crop_regions(data, found.tail.regions)]
     with storage_faults(folder):
-        Image.fromarray(plots.draw_crops(crops)).save(folder / "hard_negatives.png")
+        Image.fromarray(draw_crops(crops)).save(folder / "hard_negatives.png")
     if errors:
         document["errors"] = _errors(found, truth, trained, folder)
     write_json(folder / NUMBERS_FILE, document)
@@ -84,11 +97,11 @@ def _audit(trained: TrainedTrial, data: DetectionData, found: LossDistribution) 
 def _write_loss_figures(histogram: MarginHistogram, title: str, folder: Path) -> None:
     positives, negatives = histogram.positives, histogram.negatives
     by_p = probability_counts(positives), probability_counts(negatives)
-    plots.save_figure(plots.plot_loss_against_probability(*by_p, title), folder / "loss_against_p_t.png")
+    save_figure(plot_loss_against_probability(*by_p, title), folder / "loss_against_p_t.png")
     curves = figure_4_curves(positives), figure_4_curves(negatives)
-    plots.save_figure(plots.plot_cumulative_loss(*curves, title), folder / "cumulative_loss.png")
+    save_figure(plot_cumulative_loss(*curves, title), folder / "cumulative_loss.png")
     norms = gradient_norm_counts(positives), gradient_norm_counts(negatives)
-    plots.save_figure(plots.plot_gradient_norms(*norms, title), folder / "gradient_norms.png")
+    save_figure(plot_gradient_norms(*norms, title), folder / "gradient_norms.png")
 
 
 def _captioned(crop: Crop, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
@@ -113,8 +126,8 @@ def _errors(found: LossDistribution, truth: dict[str, Any], trained: TrainedTria
     split = errors_by_cause(found.detections, truth, num_classes=len(trained.classes), interpolation=interpolation)
     if not math.isfinite(split.map):  # nothing to find: nothing to draw
         return _errors_document(split, interpolation)
-    plots.save_figure(
-        plots.plot_errors({str(cause): cost for cause, cost in split.cost.items()}, trained.name), folder / "errors.png"
+    save_figure(
+        plot_errors({str(cause): cost for cause, cost in split.cost.items()}, trained.name), folder / "errors.png"
     )
     return _errors_document(split, interpolation)
 
@@ -127,3 +140,31 @@ def _errors_document(split: ErrorsByCause, interpolation: str) -> dict[str, Any]
         "cost_of_false_positives": split.cost_of_false_positives,
         "cost_of_false_negatives": split.cost_of_false_negatives,
     }
+
+
+def plot_reliability(found: Reliability, title: str) -> Figure:
+    """Draws the reliability diagram: precision of the detections in each bin of score, and below how many there are."""
+    figure, (above, below) = new_figure(rows=2, width=5.4, height=3.2)
+    width = np.diff(found.edges)
+    above.bar(found.edges[:-1], np.nan_to_num(found.precision), width, align="edge", color="#3b528b", edgecolor="white")
+    above.plot([0, 1], [0, 1], color=POSITIVE_COLOR, linestyle="--", label="score = precision")
+    above.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="precision")
+    above.legend(loc="upper left", frameon=False)
+    below.stairs(found.count, found.edges, color=NEGATIVE_COLOR, fill=True, alpha=0.5)
+    below.set(xlabel="score", ylabel="detections", ylim=(0, None))
+    below.set_yscale("symlog", linthresh=1)
+    d_ece = "undefined" if math.isnan(found.d_ece) else f"{found.d_ece:.3f}"
+    figure.suptitle(f"{title}\nD-ECE {d_ece}")
+    return figure
+
+
+def plot_errors(cost: Mapping[str, float], title: str) -> Figure:
+    """Draws what each cause of error costs, in points of mAP."""
+    figure, (axes,) = new_figure(width=6.4, height=3.4)
+    names = list(cost)[::-1]
+    values = [100 * cost[name] for name in names]
+    bars = axes.barh(names, values, color="#3b528b")
+    axes.bar_label(bars, [f"{value:.1f}" for value in values], padding=3)
+    axes.set(xlabel="mAP gained if only this were mended, points", xlim=(min(0, *values), max(*values, 1) * 1.15))
+    axes.set_title(title)
+    return figure

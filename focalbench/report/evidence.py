@@ -1,4 +1,4 @@
-"""The sections below the tables: curves, photographs, false positives, loss figures; what is missing is said why."""
+"""Makes the sections below the tables: curves, photographs, false positives, loss figures; says why one is missing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from focalbench.analysis.arms import Arm
 from focalbench.analysis.comparison import Comparison
 from focalbench.records.detections import UnusableDetectionsError
 from focalbench.records.trial import TrialFolder
-from focalbench.report.figures import (
+from focalbench.report.curves import (
     MAX_DRAWN,
     LineStyle,
     Picture,
@@ -25,13 +25,13 @@ from focalbench.report.figures import (
     plot_learning_curves,
     plot_precision_recall,
 )
-from focalbench.report.pictures_of_arms import (
+from focalbench.report.evaluation_set import EvaluationImages, FoundObjects, UnavailableImagesError, read_found_objects
+from focalbench.report.photographs import (
     NUM_FALSE_POSITIVES,
     ImageAcrossArms,
     false_positive_crops,
     images_across_arms,
 )
-from focalbench.report.test_set import FoundObjects, TestImages, UnavailableImagesError, read_found_objects
 from focalbench.tags import CLASS_AP, MEAN_AP, TRAIN_LOSS
 
 MAX_CLASSES_DRAWN = 24
@@ -50,7 +50,7 @@ _MAX_PNG_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class FalsePositiveRow:
-    """A false positive in words, with its crop where the image can be read."""
+    """Describes a false positive in words, with its crop where the image can be read."""
 
     image_id: str
     claimed: str
@@ -61,7 +61,7 @@ class FalsePositiveRow:
 
 @dataclass(frozen=True)
 class ArmFalsePositives:
-    """The surest false positives of one trial."""
+    """Lists the false positives of one trial that have the highest scores."""
 
     label: str
     seed: int
@@ -70,7 +70,7 @@ class ArmFalsePositives:
 
 @dataclass(frozen=True)
 class LossFigures:
-    """What ``analyze`` drew for one trial."""
+    """Holds what ``analyze`` drew for one trial."""
 
     trial: str
     label: str
@@ -79,7 +79,7 @@ class LossFigures:
 
 @dataclass
 class Evidence:
-    """Everything drawn; lists stay empty where a reason is given.
+    """Holds everything drawn; lists stay empty where a reason is given.
 
     Attributes:
         styles: label -> how it is drawn, in the order of the legend.
@@ -183,7 +183,7 @@ def _add_photographs(evidence: Evidence, drawn: Sequence[Arm], found: Mapping[st
     trial = next(arm for arm in drawn if arm.label == first_label).trials[evidence.image_seeds[first_label]]
     images = None
     try:
-        images = TestImages(trial, first)
+        images = EvaluationImages(trial, first)
         evidence.images = images_across_arms(same, images)
     except UnavailableImagesError as fault:
         evidence.images_reason = str(fault)

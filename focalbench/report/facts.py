@@ -16,7 +16,7 @@ def run_facts(
     classes: Sequence[str],
     objects_per_class: Mapping[str, int],
 ) -> list[tuple[str, str]]:
-    """(term, words): data, protocol, detector, length, dates; empty ones are left out.
+    """Returns (term, words) on data, protocol, detector, length and dates; what is not known is left out.
 
     Args:
         finished: trials that count.
@@ -81,7 +81,7 @@ def _length_words(trial: TrialRecord) -> str:
 
 
 def class_names(finished: Sequence[TrialRecord]) -> list[str]:
-    """Every class that a trial names, in the order of their labels."""
+    """Returns every class that a trial names, in the order of their labels."""
     names: dict[str, None] = {}
     for trial in finished:
         names |= dict.fromkeys([*(trial.result.classes or ()), *trial.result.class_ap])
@@ -119,7 +119,7 @@ def _joined(*parts: Any) -> str:
 
 
 def as_text(value: Any) -> str:
-    """A value of a configuration as a table shows it."""
+    """Returns a value of a configuration as a table shows it."""
     if isinstance(value, str):
         return value
     if isinstance(value, list | tuple) and not any(isinstance(item, list | dict) for item in value):

@@ -1,4 +1,4 @@
-"""Numbers as people read them, the same in the terminal and on the page; nan is a dash."""
+"""Writes numbers as people read them, the same in the terminal and on the page; nan is a dash."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import math
 
 
 def number(value: float) -> str:
-    """Four decimals, five digits from 10 on."""
+    """Writes four decimals, and five digits from 10 on."""
     if math.isnan(value):
         return "-"
     return f"{value:.4f}" if abs(value) < 10 else f"{value:.5g}"
 
 
 def signed(value: float) -> str:
-    """:func:`number` with its sign."""
+    """Writes what :func:`number` does, with a sign."""
     if math.isnan(value):
         return "-"
     return f"{value:+.4f}" if abs(value) < 10 else f"{value:+.5g}"
 
 
 def p_value(value: float) -> str:
-    """Four decimals without the leading zero, as tables of statistics have it."""
+    """Writes four decimals without the leading zero, as tables of statistics have it."""
     if math.isnan(value):
         return "-"
     return "<.0001" if value < 0.0001 else f"{value:.4f}".removeprefix("0")

@@ -1,4 +1,4 @@
-"""``focalbench report``: runs as one HTML file that needs nothing beside it, neither network nor script.
+"""Does what ``focalbench report`` does: writes runs as one HTML file that needs neither network nor script.
 
 Names, paths and reasons come from files that anyone may have written: the template escapes everything, and the page's
 content policy forbids scripts and requests even if something slipped through.
@@ -50,7 +50,7 @@ def write_report(paths: Sequence[Path], output: Path, *, baseline: str | None = 
 
 
 def render_page(page: Page) -> str:
-    """The page as HTML."""
+    """Returns the page as HTML."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -63,7 +63,7 @@ def render_page(page: Page) -> str:
 
 
 def breakable(name: str) -> Markup:
-    """``name``, escaped, with places where a narrow column may break it: ``gamma=1,`` ``alpha=0.5``."""
+    """Returns ``name``, escaped, with places where a narrow column may break it: ``gamma=1,`` ``alpha=0.5``."""
     text = str(escape(name))
     for mark in (",", "_", "/"):
         text = text.replace(mark, f"{mark}<wbr>")

@@ -1,4 +1,4 @@
-"""Everything the page says, as plain records; the template only lays it out."""
+"""Gathers everything the page says, as plain records; the template only lays it out."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from focalbench.analysis.swept_keys import SweptGrid, swept_grids
 from focalbench.records.reader import TrialRecord
 from focalbench.records.state import TrialState
 from focalbench.records.trial import TrialFolder
+from focalbench.report.curves import Picture, plot_swept_line
 from focalbench.report.evidence import Evidence, gather_evidence
 from focalbench.report.facts import as_text, class_names, ended_at, environment, run_facts
-from focalbench.report.figures import Picture, plot_swept_line
 from focalbench.report.formats import number, p_value, signed
 from focalbench.tags import CLASS_AP, MEAN_AP
 
@@ -35,7 +35,7 @@ _VERDICT_ORDER = ("better", "higher", "worse", "lower", "no difference shown")
 
 @dataclass(frozen=True)
 class Interval:
-    """A confidence interval drawn in a box 200 wide; None where the end is unknown."""
+    """Places a confidence interval in a box 200 wide; None where an end is unknown."""
 
     zero: float
     point: float
@@ -46,7 +46,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class VerdictRow:
-    """One arm in the verdict table; texts are ready to print, empty for the baseline."""
+    """Holds one arm's row of the verdict table; texts are ready to print, empty for the baseline."""
 
     label: str
     verdict: str
@@ -61,7 +61,7 @@ class VerdictRow:
 
 @dataclass(frozen=True)
 class HeatCell:
-    """One cell of a heat map."""
+    """Holds one cell of a heat map."""
 
     mean: str
     uncertainty: str
@@ -71,7 +71,7 @@ class HeatCell:
 
 @dataclass(frozen=True)
 class SweptPicture:
-    """Swept keys as a line along the first, or as a heat map: rows of (value, cells), columns in ``columns``."""
+    """Shows swept keys as a line along the first, or as a heat map: rows of (value, cells), columns in ``columns``."""
 
     title: str
     keys: tuple[str, ...]
@@ -82,7 +82,7 @@ class SweptPicture:
 
 @dataclass(frozen=True)
 class TrialRow:
-    """A trial in the list of all trials."""
+    """Holds a trial's row of the list of all trials."""
 
     name: str
     arm: str
@@ -96,7 +96,7 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class Page:
-    """The content of a report; see the template for what each part is titled."""
+    """Holds the content of a report; the template says what each part is titled."""
 
     title: str
     created: str

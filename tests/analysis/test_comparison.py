@@ -120,6 +120,8 @@ def test_arms_without_a_common_seed_are_not_compared(write_trial: Write, tmp_pat
         ({"result": {"data_fingerprint": ["aa", "cc"]}}, "data_fingerprint (aa, cc against aa, bb)"),
         ({"result": {"protocol": "voc12"}}, "protocol (voc12 against voc07)"),
         ({"result": {"split": ["2012/val"]}}, "split (2012/val against 2007/test)"),
+        ({"result": {"split": ["x" * 60]}}, f"split ({'x' * 60} against 2007/test)"),
+        ({"result": {"split": ["x" * 61]}}, f"split ({'x' * 57}... against 2007/test)"),
         ({"result": {"classes": ["cat"]}}, "classes (cat against cat, dog)"),
         (
             {"result": {"steps": 75}, "settings": {"optim": {"epochs": 3, "batch_size": 4}}},

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from focalbench.analysis.box_kinds import KINDS
 from focalbench.analysis.hard_tail import Candidates, HardTail
-from focalbench.analysis.surroundings import KINDS
 from focalbench.metrics.loss_histogram import focal_loss_of_margin
 
 

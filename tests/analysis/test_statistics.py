@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from simulate_false_alarms import simulate_sweeps
 
-from focalbench.analysis.simulation import simulate_sweeps
 from focalbench.analysis.statistics import (
     MIN_SEEDS,
     VERDICT_LEVEL,

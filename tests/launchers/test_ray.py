@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from focalbench import console
 from focalbench.config.load import load_config
 from focalbench.errors import ConfigError
 from focalbench.launchers.session import open_launcher
+from focalbench.progress import SweepDisplay
 from focalbench.records.metrics import read_metrics
 from focalbench.runtime import StopFlag
 
@@ -218,7 +218,7 @@ def test_after_a_death_without_retries_left_fail_fast_withdraws_what_no_node_has
     monkeypatch.setattr(ray, "kill", killed.append)
     trials = expand(load_config(write_config(_SWEEP)))
     jobs = [Job(trial=t, folder=tmp_path / t.name, devices=("cpu",), threads=1) for t in trials]
-    watcher = console.SweepDisplay(4)
+    watcher = SweepDisplay(4)
     queue = JobQueue(jobs, retries=0, watcher=watcher, on_change=lambda: None, fail_fast=True)
     run = RayRun(queue, Share(("cpu",), 0), watcher=watcher, log_folder=tmp_path)
     running = _Placement(jobs[0], "first", host="here")

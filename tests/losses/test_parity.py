@@ -62,7 +62,7 @@ def mmcv_mean() -> Tensor:
     return sigmoid_elements().sum() / 4
 
 
-def first_note() -> Tensor:
+def softmax_note() -> Tensor:
     """Softmax, background FIRST; a single alpha sits on the background and 1 - alpha on every class; mean over rows."""
     logits = torch.cat([BACKGROUND_LOGIT, LOGITS], 1)
     alpha = torch.full((CLASSES + 1,), 1 - ALPHA, dtype=torch.float64)
@@ -70,7 +70,7 @@ def first_note() -> Tensor:
     return softmax_rows(logits, (LABELS + 1) % (CLASSES + 1), alpha).mean()
 
 
-def second_note() -> Tensor:
+def yolov2_note() -> Tensor:
     """Softmax over the classes alone, for anchors that hold an object; alpha 1; mean over rows."""
     return softmax_rows(LOGITS[:2], LABELS[:2], torch.ones(CLASSES, dtype=torch.float64)).mean()
 
@@ -100,11 +100,11 @@ ROWS = {
         lambda: FocalLoss()(LOGITS, LABELS, avg_factor=NUM_POSITIVES),
     ),
     "mmcv, mean": (mmcv_mean, lambda: ours(reduction="sum") / 4),
-    "first note": (
-        first_note,
+    "softmax note": (
+        softmax_note,
         lambda: softmax_focal_loss(with_background(), LABELS, alpha=ALPHA, alpha_on="background", reduction="mean"),
     ),
-    "second note": (second_note, lambda: softmax_focal_loss(LOGITS[:2], LABELS[:2], reduction="mean")),
+    "YOLOv2 note": (yolov2_note, lambda: softmax_focal_loss(LOGITS[:2], LABELS[:2], reduction="mean")),
     "focalbench, sigmoid": (mmdetection_avg_factor, lambda: ours(reduction="mean", avg_factor=NUM_POSITIVES)),
     "focalbench, softmax": (
         lambda: softmax_rows(with_background(), LABELS, torch.tensor([0.25, 0.25, 0.25, 0.75]).double()).sum() / 2,

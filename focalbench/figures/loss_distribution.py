@@ -1,4 +1,7 @@
-"""Figures 1 and 4 of the focal loss paper (arXiv:1708.02002) with a network's own anchors on them."""
+"""Draws how a network's loss is spread over its elements: figures 1 and 4 of the focal loss paper, figure 2 of GHM's.
+
+The numbers come from ``metrics.loss_histogram``. arXiv:1708.02002 (focal loss), arXiv:1811.05181 (GHM).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from focalbench.figures import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,14 +28,14 @@ Curves = Mapping[float, tuple[NDArray[np.float64], NDArray[np.float64]]]
 
 
 def gamma_color(gamma: float) -> str:
-    """The same colour for a gamma in every figure."""
+    """Returns the colour that stands for a gamma in every figure."""
     return GAMMA_COLORS.get(gamma, OWN_COLOR)
 
 
 def draw_loss_against_probability(
     above: Axes, below: Axes, positives: NDArray[np.int64], negatives: NDArray[np.int64]
 ) -> None:
-    """Figure 1: focal loss against p_t above, and below it where the network's elements lie.
+    """Draws figure 1: focal loss against p_t above, and below it where the network's elements lie.
 
     Args:
         above, below: axes one upon the other.
@@ -53,7 +58,7 @@ def draw_loss_against_probability(
 
 
 def draw_cumulative_loss(axes: Axes, curves: Curves, group: str) -> None:
-    """Figure 4 for one group: share of the loss that the easiest share of elements holds."""
+    """Draws figure 4 for one group: the share of the loss that the easiest share of elements holds."""
     for gamma, (fraction, share) in curves.items():
         fraction, share = _thinned(fraction, share)
         axes.plot(fraction, share, color=gamma_color(gamma), label=f"γ = {gamma:g}")
@@ -79,7 +84,7 @@ def _thinned(
 def loss_distribution_figure(
     positives_by_p: NDArray[np.int64], negatives_by_p: NDArray[np.int64], positives: Curves, negatives: Curves
 ) -> Figure:
-    """Figure 1 and both halves of figure 4 side by side."""
+    """Draws figure 1 and both halves of figure 4 side by side."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13.5, 4), dpi=80)
@@ -91,4 +96,34 @@ def loss_distribution_figure(
     draw_loss_against_probability(above, below, positives_by_p, negatives_by_p)
     draw_cumulative_loss(second, positives, "positives")
     draw_cumulative_loss(third, negatives, "negatives")
+    return figure
+
+
+def plot_loss_against_probability(positives: NDArray[np.int64], negatives: NDArray[np.int64], title: str) -> Figure:
+    """Draws the paper's figure 1 with the network's elements by p_t, (B,) each, in bins of equal width."""
+    figure, (above, below) = new_figure(rows=2, width=7, height=3)
+    draw_loss_against_probability(above, below, positives, negatives)
+    figure.suptitle(title)
+    return figure
+
+
+def plot_cumulative_loss(positives: Curves, negatives: Curves, title: str) -> Figure:
+    """Draws the paper's figure 4: positives to the left, negatives to the right."""
+    figure, (left, right) = new_figure(2, width=5.2)
+    draw_cumulative_loss(left, positives, "positives")
+    draw_cumulative_loss(right, negatives, "negatives")
+    figure.suptitle(title)
+    return figure
+
+
+def plot_gradient_norms(positives: NDArray[np.int64], negatives: NDArray[np.int64], title: str) -> Figure:
+    """Draws GHM's figure 2: elements by gradient norm 1 - p_t, (B,) each, in bins of equal width, on a log scale."""
+    figure, (axes,) = new_figure(width=7)
+    edges = np.linspace(0, 1, len(positives) + 1)
+    total = max(int(positives.sum() + negatives.sum()), 1)
+    for counts, color, name in ((negatives, NEGATIVE_COLOR, "negatives"), (positives, POSITIVE_COLOR, "positives")):
+        axes.stairs(counts / total, edges, color=color, label=name, linewidth=1.8)
+    axes.set(yscale="log", xlim=(0, 1), xlabel="gradient norm $1 - p_t$ (0 easy, 1 hard)", ylabel="share of elements")
+    axes.set_title(title)
+    axes.legend(frameon=False)
     return figure

@@ -1,4 +1,4 @@
-"""Photographs on the page: the same test images across arms with what each arm found, and the worst false positives."""
+"""Draws photographs for the page: the same test images with what each arm found, and the worst false positives."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from focalbench.analysis.surroundings import crop_around
-from focalbench.report.figures import Picture
-from focalbench.report.plots import draw_tile
-from focalbench.report.test_set import FalsePositive, FoundObjects, TestImages, UnavailableImagesError
-from focalbench.tracking.drawing import draw_detections
+from focalbench.figures.detections import crop_around, draw_detections, draw_tile
+from focalbench.report.curves import Picture
+from focalbench.report.evaluation_set import EvaluationImages, FalsePositive, FoundObjects, UnavailableImagesError
 
 NUM_IMAGES = 4
 NUM_FALSE_POSITIVES = 6
@@ -24,7 +22,7 @@ _SHORT_SIDE = 384  # pixels of every drawn photograph: names and scores have one
 
 @dataclass(frozen=True)
 class ImageAcrossArms:
-    """One test image with the detections of each arm.
+    """Holds one test image with the detections of each arm.
 
     Attributes:
         image_id: its name.
@@ -35,8 +33,8 @@ class ImageAcrossArms:
     by_arm: dict[str, Picture]
 
 
-def images_across_arms(found: Mapping[str, FoundObjects], images: TestImages) -> list[ImageAcrossArms]:
-    """The first images of the test set that hold an object, drawn for every arm; not chosen by any result.
+def images_across_arms(found: Mapping[str, FoundObjects], images: EvaluationImages) -> list[ImageAcrossArms]:
+    """Draws the first images of the test set that hold an object, for every arm; not chosen by any result.
 
     Raises:
         UnavailableImagesError: an image that is gone or broken.
@@ -52,14 +50,14 @@ def images_across_arms(found: Mapping[str, FoundObjects], images: TestImages) ->
 
 
 def false_positive_crops(
-    false_positives: list[FalsePositive], found: FoundObjects, images: TestImages
+    false_positives: list[FalsePositive], found: FoundObjects, images: EvaluationImages
 ) -> list[Picture | None]:
-    """A crop around each false positive; None where its image cannot be read."""
+    """Returns a crop around each false positive; None where its image cannot be read."""
     return [_crop(one, found, images) for one in false_positives]
 
 
 def embed_photograph(pixels: NDArray[np.uint8]) -> str:
-    """A JPEG in a data URI."""
+    """Returns the pixels as a JPEG in a data URI."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="JPEG", quality=82)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -87,7 +85,7 @@ def _drawn(photograph: NDArray[np.uint8], number: int, found: FoundObjects, labe
     return Picture(embed_photograph(pixels), alt, pixels.shape[1], pixels.shape[0])
 
 
-def _crop(one: FalsePositive, found: FoundObjects, images: TestImages) -> Picture | None:
+def _crop(one: FalsePositive, found: FoundObjects, images: EvaluationImages) -> Picture | None:
     try:
         photograph = images.pixels(one.image)
     except UnavailableImagesError:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _HOOK = Path(__file__).parent / "hook"
-_CHECKOUT = Path(__file__).parents[2]  # the focalbench that is tried lies beside this script
+_CHECKOUT = Path(__file__).parents[3]  # whose focalbench is tried
 _LARGEST_READ = 64 * 2**20
 
 

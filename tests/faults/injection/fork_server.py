@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-SCRIPTS = Path(__file__).parents[1]
+_FAULTS = Path(__file__).parents[1]
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}$")
 
 
@@ -68,7 +68,7 @@ class ForkServer:
     """The caller's end; a context manager. Jobs run one after the other."""
 
     def __init__(self, environment: Mapping[str, str], folder: Path) -> None:
-        paths = [str(SCRIPTS), *filter(None, [environment.get("PYTHONPATH")])]
+        paths = [str(_FAULTS), *filter(None, [environment.get("PYTHONPATH")])]
         self._log = folder / "fork_server.log"
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(

@@ -1,15 +1,17 @@
-"""Boxes are where they belong, legible on small pictures, and the caller's picture stays as it was."""
+"""Boxes and crops are where they belong, legible on small pictures, and the caller's picture stays as it was."""
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from focalbench.tracking.drawing import (
+from focalbench.figures import figure_pixels
+from focalbench.figures.detections import (
     IGNORED_COLOR,
     PREDICTION_COLOR,
     TRUTH_COLOR,
+    crop_around,
+    draw_crops,
     draw_detections,
-    figure_pixels,
 )
 
 EMPTY = {"boxes": np.zeros((0, 4)), "labels": np.zeros(0, dtype=int), "scores": np.zeros(0)}
@@ -89,3 +91,33 @@ def test_a_figure_becomes_its_pixels():
     pixels = figure_pixels(figure)
     assert pixels.shape == (50, 100, 3)
     assert (pixels == (255, 0, 0)).all()
+
+
+def test_a_crop_shows_the_box_with_its_surroundings() -> None:
+    pixels = np.arange(60 * 80 * 3, dtype=np.uint8).reshape(60, 80, 3)
+    truth = np.array([[30.0, 20, 50, 40], [0, 0, 5, 5], [38, 10, 80, 14]])
+    view, box, in_view = crop_around(np.array([30.0, 20, 50, 30]), truth, pixels)
+    np.testing.assert_array_equal(view, pixels[10:40, 20:60])  # half the longer side, 10 pixels
+    assert box.tolist() == [10, 10, 30, 20]
+    assert in_view.tolist() == [[10, 10, 30, 30], [18, 0, 60, 4]]
+
+
+@pytest.mark.parametrize("box", [[-5.0, -5, 2, 2], [78, 58, 90, 90], [200, 200, 210, 210], [3, 3, 3, 3]])
+def test_a_crop_at_the_edge_or_beyond_is_a_picture(box: list[float]) -> None:
+    view, _, in_view = crop_around(np.array(box), np.zeros((0, 4)), np.zeros((60, 80, 3), np.uint8))
+    assert min(view.shape) > 0
+    assert in_view.shape == (0, 4)
+
+
+def test_a_crop_is_drawn_with_its_boxes() -> None:
+    crop = (
+        np.zeros((90, 45, 3), np.uint8),
+        np.array([5, 5, 30, 60]),
+        np.array([[10, 20, 40, 80]]),
+        "RBC 0.71\nnothing",
+    )
+    sheet = draw_crops([crop] * 7, columns=3)
+    assert sheet.shape[1] > sheet.shape[0] / 2
+    colors = {tuple(color) for color in sheet.reshape(-1, 3).tolist()}
+    assert {TRUTH_COLOR, PREDICTION_COLOR} <= colors
+    assert draw_crops([]).shape[2] == 3

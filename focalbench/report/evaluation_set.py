@@ -1,4 +1,4 @@
-"""What trials found on the test set, from their detections.npz, and the test images where they can be read."""
+"""Reads what trials found on the test set, from their detections.npz, and the test images where they can be read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from focalbench.analysis.surroundings import what_is_annotated
+from focalbench.analysis.box_kinds import what_is_annotated
 from focalbench.data.images import decode, open_image
 from focalbench.data.scanning import list_samples, scan_sample
 from focalbench.data.synthetic import generate_image
@@ -34,7 +34,7 @@ class UnavailableImagesError(DataError):
 
 @dataclass(frozen=True)
 class FalsePositive:
-    """A detection that is wrong.
+    """Holds a detection that is wrong.
 
     Attributes:
         image: index of the image.
@@ -53,7 +53,7 @@ class FalsePositive:
 
 @dataclass(frozen=True)
 class FoundObjects:
-    """One trial's detections on its test set.
+    """Holds one trial's detections on its test set and the annotated objects.
 
     Attributes:
         detections, truth: checked flat arrays, VOC pixels.
@@ -68,14 +68,16 @@ class FoundObjects:
 
     @cached_property
     def assignment(self) -> Assignment:
-        """VOC's true and false positives at IoU .5."""
+        """Which detections are true and which are false positives by VOC's rules, at IoU .5."""
         return assign_detections(
             self.detections, self.truth, num_classes=len(self.classes), iou_thresh=_HIT_IOU, rules=MatchRules()
         )
 
     @cached_property
     def precision(self) -> NDArray[np.float64]:
-        """(K, 101) best precision at or beyond each recall of ``RECALL_GRID``; nan rows for classes without objects."""
+        """Returns the (K, 101) best precision at or beyond each recall of ``RECALL_GRID``; nan rows for classes without
+        objects.
+        """
         curves = precision_recall(vars(self.detections), vars(self.truth), num_classes=len(self.classes))
         table = np.zeros((len(curves), len(RECALL_GRID)))
         for row, curve in zip(table, curves, strict=True):
@@ -87,7 +89,8 @@ class FoundObjects:
         return table
 
     def equal_share_score(self) -> float:
-        """The score from which on there are as many detections as the test set holds objects; 0 where there are fewer.
+        """Returns the score from which on there are as many detections as the test set holds objects; 0 where there are
+        fewer.
 
         Losses differ in the scale of their scores; at one threshold for all, one arm would show nothing and another
         everything.
@@ -98,7 +101,7 @@ class FoundObjects:
         return float(np.sort(self.detections.score)[-wanted])
 
     def worst_false_positives(self, count: int) -> list[FalsePositive]:
-        """The ``count`` surest detections that are false, surest first."""
+        """Returns the ``count`` false detections with the highest scores, highest first."""
         false = np.flatnonzero(~self.assignment.is_tp & ~self.assignment.is_ignored)
         rows = false[np.argsort(-self.detections.score[false], kind="stable")[:count]]
         found = self.detections
@@ -134,7 +137,7 @@ class FoundObjects:
 
 
 def read_found_objects(folder: Path) -> FoundObjects:
-    """A trial's detections, checked.
+    """Reads and checks a trial's detections and its test set's objects.
 
     Raises:
         UnusableDetectionsError: a file that is missing, damaged or contradicts itself.
@@ -153,10 +156,8 @@ def read_found_objects(folder: Path) -> FoundObjects:
     return FoundObjects(detections, truth, image_ids, classes)
 
 
-class TestImages:
-    """The pixels of test images, by their number in detections.npz."""
-
-    __test__ = False  # not a test, whatever its name begins with
+class EvaluationImages:
+    """Reads the pixels of test images, by their number in detections.npz."""
 
     def __init__(self, trial: TrialRecord, found: FoundObjects) -> None:
         """Finds the files of the test set that ``trial`` was evaluated on, opening its lists only.
@@ -184,7 +185,7 @@ class TestImages:
             raise UnavailableImagesError(f"{root}: its {', '.join(splits)} holds other images by now")
 
     def pixels(self, index: int) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8, the upright image at its own size.
+        """Returns the (H, W, 3) uint8 pixels of an image, upright, at its own size.
 
         Raises:
             UnavailableImagesError: an image that is gone, broken, or annotated otherwise than when it was evaluated.

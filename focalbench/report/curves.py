@@ -1,4 +1,4 @@
-"""Curves of the page: learning curves, one swept key, AP per class, precision against recall.
+"""Draws the curves of the page: learning curves, one swept key, AP per class, precision against recall.
 
 Names from files never enter a figure as markup: a dollar sign is a dollar sign, and a glyph that the font lacks is a
 box. Most figures carry no legend; the page has one for all of them, in the same colours and dashes.
@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from focalbench.analysis.arms import Arm
 from focalbench.analysis.statistics import t_interval
 from focalbench.analysis.swept_keys import SweptGrid
+from focalbench.figures import new_figure
 from focalbench.records.document import as_number
-from focalbench.report.plots import new_figure
-from focalbench.report.test_set import RECALL_GRID
+from focalbench.report.evaluation_set import RECALL_GRID
 from focalbench.tags import CLASS_AP
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ _WIDTH = 4.6  # inches; shrunk to a phone the text is still read, and a wide win
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture inside the page.
+    """Holds a picture inside the page.
 
     Attributes:
         uri: data URI.
@@ -59,19 +59,19 @@ class Picture:
 
 @dataclass(frozen=True)
 class LineStyle:
-    """How an arm is drawn everywhere; ``dashes`` as SVG's stroke-dasharray, empty for a full line."""
+    """Says how an arm is drawn everywhere; ``dashes`` as SVG's stroke-dasharray, empty for a full line."""
 
     color: str
     dashes: str
 
     def keywords(self) -> dict[str, Any]:
-        """For matplotlib."""
+        """Returns the style as keywords of matplotlib's ``plot``."""
         lengths = tuple(float(length) for length in self.dashes.split())
         return {"color": self.color, "linestyle": (0, lengths) if lengths else "-", "linewidth": 1.7}
 
 
 def line_styles(labels: Sequence[str]) -> dict[str, LineStyle]:
-    """A style for each of at most ``MAX_DRAWN`` arms."""
+    """Returns a style for each of at most ``MAX_DRAWN`` arms, by label."""
     return {
         label: LineStyle(_COLORS[number % len(_COLORS)], _DASHES[number % len(_DASHES)])
         for number, label in enumerate(labels)
@@ -79,7 +79,7 @@ def line_styles(labels: Sequence[str]) -> dict[str, LineStyle]:
 
 
 def embed_figure(figure: Figure, alt: str) -> Picture:
-    """The figure as SVG in a data URI; it loads nothing and runs nothing."""
+    """Returns the figure as SVG in a data URI; it loads nothing and runs nothing."""
     import matplotlib
 
     buffer = io.BytesIO()
@@ -91,14 +91,14 @@ def embed_figure(figure: Figure, alt: str) -> Picture:
 
 
 def plain(name: str) -> str:
-    """A name as a figure's text: no mathematics, no control characters, cut to a readable length."""
+    """Returns a name as a figure's text: no mathematics, no control characters, cut to a readable length."""
     text = "".join(character if character.isprintable() else " " for character in name)
     text = text if len(text) <= _MAX_NAME else text[: _MAX_NAME - 1] + "…"
     return text.replace("$", r"\$")
 
 
 def plot_learning_curves(arms: Sequence[Arm], key: str, words: str, styles: Mapping[str, LineStyle]) -> Picture | None:
-    """A logged number over the steps: mean of the seeds, and one standard deviation as a band; None for one step."""
+    """Draws a logged number over the steps: mean of the seeds, one standard deviation as a band; None for one step."""
     figure, (axes,) = new_figure(width=_WIDTH, height=3.0)
     num_bands = num_steps = 0
     for arm in arms:
@@ -121,7 +121,7 @@ def plot_learning_curves(arms: Sequence[Arm], key: str, words: str, styles: Mapp
 
 
 def plot_swept_line(grid: SweptGrid, metric: str) -> Picture:
-    """The metric along one swept key: mean of the seeds with its 95 % interval by t, and every seed as a dot.
+    """Draws the metric along one swept key: mean of the seeds, its 95 % interval by t, and every seed as a dot.
 
     Where a second key was changed with it, its values stand below those of the first.
     """
@@ -143,7 +143,7 @@ def plot_swept_line(grid: SweptGrid, metric: str) -> Picture:
 
 
 def plot_class_ap(classes: Sequence[str], arms: Sequence[Arm], styles: Mapping[str, LineStyle]) -> Picture:
-    """AP of every class as a row of dots, one an arm, with one standard deviation over the seeds."""
+    """Draws the AP of every class as a row of dots, one an arm, with one standard deviation over the seeds."""
     figure, (axes,) = new_figure(width=_WIDTH, height=max(2.2, 0.9 + 0.34 * len(classes)))
     spread = 0.6 / max(len(arms), 1)
     for number, arm in enumerate(arms):
@@ -162,7 +162,7 @@ def plot_class_ap(classes: Sequence[str], arms: Sequence[Arm], styles: Mapping[s
 def plot_precision_recall(
     curves: Mapping[str, Sequence[NDArray[np.float64]]], title: str, styles: Mapping[str, LineStyle], *, wide: bool
 ) -> Picture:
-    """Precision against recall, mean over the seeds; a wide figure of few arms has their range as a band.
+    """Draws precision against recall, mean over the seeds; a wide figure of few arms has their range as a band.
 
     Args:
         curves: label of the arm -> (101,) precision at each recall, for each seed.
@@ -184,7 +184,7 @@ def plot_precision_recall(
 
 
 def mean_over_classes(precision: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """(101,) mean of the (K, 101) curves of classes that have objects; None where none has."""
+    """Returns the (101,) mean of the (K, 101) curves of classes that have objects; None where none has."""
     defined = precision[~np.isnan(precision[:, 0])]
     return defined.mean(axis=0) if len(defined) else None
 

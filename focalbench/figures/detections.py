@@ -1,16 +1,13 @@
-"""Pictures of detections: truth and predictions drawn on the network's canvas, and matplotlib figures as pixels."""
+"""Draws detections and annotated objects on images, and crops around single boxes as tiles."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 # Blue and orange stay apart for colour-blind eyes and against most photographs.
 TRUTH_COLOR = (0, 170, 255)
@@ -22,6 +19,9 @@ _FONT_SIZE = 13
 _LINE_WIDTH = 2
 _LEGEND_HEIGHT = 22
 _LARGE_SIDE = 720  # pixels of the short side: above this, text and lines grow with the picture
+_CONTEXT = 0.5  # of a box's longer side, shown around it on each side of a crop
+_MIN_SIDE = 8.0  # pixels: a smaller box is cropped as if it had this side
+_TILE, _CAPTION, _GAP = 180, 34, 6  # pixels
 
 
 def draw_detections(
@@ -36,7 +36,8 @@ def draw_detections(
     truth_difficult: NDArray[np.bool_] | None = None,
     score_thresh: float = 0.3,
 ) -> NDArray[np.uint8]:
-    """A copy of ``image`` with boxes, class names and scores; small images are enlarged by a whole factor first.
+    """Returns a copy of ``image`` with boxes, class names and scores; small images are enlarged by a whole factor
+    first.
 
     Predictions are orange with name and score above the box, objects blue with the name below, difficult ones gray.
     A line at the bottom says which is which and from what score on predictions are drawn.
@@ -71,15 +72,6 @@ def draw_detections(
         pen.box(boxes[index] * factor, PREDICTION_COLOR, text, below=False)
     pen.write_labels()
     return _with_legend(picture, truth=truth_boxes is not None, score_thresh=score_thresh, scale=scale)
-
-
-def figure_pixels(figure: Figure) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 pixels of a matplotlib figure, without a display and without pyplot's global state."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 class _Pen:
@@ -141,3 +133,61 @@ def _with_legend(picture: Image.Image, *, truth: bool, score_thresh: float, scal
         draw.text((x + pixels(15), top + pixels(3)), text, fill=(0, 0, 0), font=font)
         x += pixels(15) + int(draw.textlength(text, font=font)) + pixels(18)
     return np.array(canvas)
+
+
+def crop_around(
+    box: NDArray[np.float64], truth_boxes: NDArray[np.float64], pixels: NDArray[np.uint8]
+) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.float64]]:
+    """Returns the part of a photograph around a box, with the box and the annotated boxes in view in pixels of that
+    part.
+
+    Args:
+        box: (4,) xyxy pixels of the photograph, 0-based and continuous.
+        truth_boxes: (G, 4) likewise.
+        pixels: (H, W, 3), the photograph.
+    """
+    size = np.array(pixels.shape[1::-1])
+    margin = _CONTEXT * max(float((box[2:] - box[:2]).max()), _MIN_SIDE)
+    low = np.clip(np.floor(box[:2] - margin), 0, size - 1).astype(int)
+    high = np.clip(np.ceil(box[2:] + margin), low + 1, size).astype(int)
+    in_view = (truth_boxes[:, :2] < high).all(axis=1) & (truth_boxes[:, 2:] > low).all(axis=1)
+    origin = np.tile(low, 2)
+    view = pixels[low[1] : high[1], low[0] : high[0]].copy()
+    return view, box - origin, truth_boxes[in_view] - origin
+
+
+def draw_crops(crops: Sequence[tuple[NDArray[np.uint8], NDArray, NDArray, str]], columns: int = 6) -> NDArray[np.uint8]:
+    """Draws crops as a grid of tiles with a caption each; the box in question orange, annotated objects blue.
+
+    Args:
+        crops: pixels (H, W, 3) uint8, box (4,) and truth boxes (G, 4), xyxy pixels of the crop, 0-based, and the
+            caption, two lines at most.
+        columns: tiles in a row.
+
+    Returns:
+        (H', W', 3) uint8; one empty tile when there are no crops.
+    """
+    columns = max(1, min(columns, len(crops)))
+    rows = max(1, math.ceil(len(crops) / columns))
+    size = (columns * (_TILE + _GAP) + _GAP, rows * (_TILE + _CAPTION + _GAP) + _GAP)
+    sheet = Image.new("RGB", size, (255, 255, 255))
+    for number, (pixels, box, truth_boxes, caption) in enumerate(crops):
+        corner = _GAP + number % columns * (_TILE + _GAP), _GAP + number // columns * (_TILE + _CAPTION + _GAP)
+        sheet.paste(draw_tile(pixels, box, truth_boxes), corner)
+        ImageDraw.Draw(sheet).multiline_text(
+            (corner[0], corner[1] + _TILE + 1), caption, fill=(0, 0, 0), font=ImageFont.load_default(11), spacing=1
+        )
+    return np.array(sheet)
+
+
+def draw_tile(pixels: NDArray[np.uint8], box: NDArray, truth_boxes: NDArray) -> Image.Image:
+    """Draws one crop with its box orange and annotated objects blue, enlarged or shrunk to fit a square."""
+    factor = _TILE / max(pixels.shape[:2])
+    width, height = max(1, round(pixels.shape[1] * factor)), max(1, round(pixels.shape[0] * factor))
+    tile = Image.new("RGB", (_TILE, _TILE), (235, 235, 235))
+    tile.paste(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC), (0, 0))
+    draw = ImageDraw.Draw(tile)
+    for rectangle, color in [*((truth, TRUTH_COLOR) for truth in truth_boxes), (box, PREDICTION_COLOR)]:
+        x1, y1, x2, y2 = np.clip(np.asarray(rectangle) * factor, 0, [width - 1, height - 1] * 2).tolist()
+        draw.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=color, width=2)
+    return tile

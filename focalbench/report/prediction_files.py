@@ -1,4 +1,4 @@
-"""Drawn predictions as files that never take the place of anything but earlier drawings."""
+"""Writes drawn predictions to files that never take the place of anything but earlier drawings."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from focalbench.errors import StorageError
+from focalbench.figures.detections import draw_detections
 from focalbench.storage import storage_faults, write_atomically
-from focalbench.tracking.drawing import draw_detections
 
 if TYPE_CHECKING:
     from focalbench.trained.inference import ImagePrediction
@@ -21,7 +21,7 @@ _MAX_NAMES = 10_000
 
 
 class PictureFolder:
-    """Where pictures go: NAME.jpg for each image, NAME-2.jpg where that name is taken by something else.
+    """Writes pictures to a folder: NAME.jpg for each image, NAME-2.jpg where something else has that name.
 
     Args:
         folder: made with the first picture.

@@ -1,4 +1,5 @@
-"""How much of a difference is owed to which images happen to be in the test set: a paired bootstrap over test images.
+"""Measures how much of a difference is owed to which images happen to be in the test set: a paired bootstrap over
+images.
 
 It answers another question than the seeds do. The seeds say whether another training would find the difference again;
 this says how far the difference would move on another test set of the same kind and size. Both arms are scored on the
@@ -24,8 +25,8 @@ NUM_RESAMPLES = 400
 
 
 @dataclass(frozen=True)
-class TestSetNoise:
-    """Spread of a difference over resampled test sets.
+class ResamplingNoise:
+    """Says how far a difference spreads over resampled test sets.
 
     Attributes:
         sd: standard deviation of the difference.
@@ -33,8 +34,6 @@ class TestSetNoise:
         num_images: images of the test set.
         num_resamples: how often it was resampled.
     """
-
-    __test__ = False  # not a test, whatever its name begins with
 
     sd: float
     ci: tuple[float, float]
@@ -44,8 +43,8 @@ class TestSetNoise:
 
 def measure_test_set_noise(
     baseline: Arm, arms: Mapping[str, tuple[Arm, Sequence[int]]], metric: str, warnings: list[str]
-) -> dict[str, TestSetNoise]:
-    """Test-set noise of each arm's difference to the baseline.
+) -> dict[str, ResamplingNoise]:
+    """Measures the test-set noise of each arm's difference to the baseline.
 
     Args:
         baseline: the arm compared with.
@@ -60,7 +59,7 @@ def measure_test_set_noise(
     if interpolation is None or not is_average_precision(metric) or not arms:
         return {}
     scores: dict[Path, NDArray[np.float64]] = {}
-    noise: dict[str, TestSetNoise] = {}
+    noise: dict[str, ResamplingNoise] = {}
     try:
         truth = read_detections(next(iter(baseline.trials.values())).folder)
     except UnusableDetectionsError as fault:
@@ -80,12 +79,12 @@ def measure_test_set_noise(
     return noise
 
 
-def _summary(differences: NDArray[np.float64], num_images: int) -> TestSetNoise:
+def _summary(differences: NDArray[np.float64], num_images: int) -> ResamplingNoise:
     defined = differences[np.isfinite(differences)]
     if len(defined) < 2:
         raise UnusableDetectionsError("the metric is undefined on the resampled test sets")
     low, high = np.quantile(defined, [0.025, 0.975])
-    return TestSetNoise(float(defined.std(ddof=1)), (float(low), float(high)), num_images, len(defined))
+    return ResamplingNoise(float(defined.std(ddof=1)), (float(low), float(high)), num_images, len(defined))
 
 
 def _resampled(
