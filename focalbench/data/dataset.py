@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from focalbench.data.cache import decode_split, fingerprint_split, open_cache
+from focalbench.data.cache import CacheSettings, decode_split, fingerprint_split, open_cache
 from focalbench.data.images import Fit, place, to_canvas
 from focalbench.data.scanning import list_samples, scan_samples
-from focalbench.data.voc import Classes, Record, settle
+from focalbench.data.voc import Classes, Record, make_split
 from focalbench.errors import StorageError
 from focalbench.runtime import StopFlag, free_memory
 from focalbench.structures import Targets
@@ -251,16 +251,16 @@ def load_data(
     listing = list_samples(root, splits)
     if cache == "none":
         scans = [scan for scan, _ in scan_samples(listing.samples, stop=stop)]
-        split = settle(listing, scans, classes)
+        split = make_split(listing, scans, classes)
         files = FileImages(split.records, canvas, fit)
-        fingerprint = fingerprint_split(split, scans)
+        fingerprint = fingerprint_split(split, (scan.digest for scan in scans))
         return DetectionData(files, split.records, split.classes, canvas, fit, fingerprint, cache)
     if cache == "ram":
         _require_memory(len(listing.samples), canvas)
     decoded = (
         decode_split(listing, classes, canvas, fit, stop=stop)
         if cache == "ram"
-        else open_cache(listing, classes, canvas, fit, cache_dir, stop=stop)
+        else open_cache(listing, classes, CacheSettings(canvas, fit, cache_dir), stop=stop)
     )
     records, names = decoded.split.records, decoded.split.classes
     return DetectionData(decoded.images, records, names, canvas, fit, decoded.fingerprint, cache)

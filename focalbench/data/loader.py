@@ -60,7 +60,7 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))
 
 
-class Ahead(Generic[Loaded]):
+class Prefetcher(Generic[Loaded]):
     """``load``, done for the next step on a thread while the caller is busy with this one.
 
     Args:

@@ -49,6 +49,11 @@ class Sample:
     xml: str
 
     @property
+    def key(self) -> tuple[str, str]:
+        """Year and id, which no other image of the data set has."""
+        return self.folder.year, self.image_id
+
+    @property
     def shown_xml(self) -> str:
         """The annotation's name in messages."""
         return f"VOC{self.folder.year}/{self.xml}"
@@ -171,7 +176,7 @@ def scan_sample(sample: Sample, use_pixels: Callable[[bytes, int], Result] | Non
     try:
         data = sample.folder.open(sample.image, MAX_IMAGE_BYTES)
         digest = hashlib.blake2b(data, digest_size=16).digest()
-        scan = reconcile(sample, annotation, read_header(open_image(data)), digest)
+        scan = fit_annotation_to_image(sample, annotation, read_header(open_image(data)), digest)
         return scan, use_pixels(data, scan.orientation) if use_pixels else None
     except (RefusedFile, BrokenImage) as fault:
         error = Fault(fault.kind, sample.shown_image, None, str(fault))
@@ -210,7 +215,7 @@ def scan_samples(
                 future.cancel()
 
 
-def reconcile(sample: Sample, annotation: Annotation, header: Header, digest: bytes) -> Scan:
+def fit_annotation_to_image(sample: Sample, annotation: Annotation, header: Header, digest: bytes) -> Scan:
     """Fits the annotation to the image: orientation, true size, boxes cut to the border."""
     warnings = list(annotation.warnings)
     stored = (header.width, header.height)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from focalbench.data.dataset import DetectionData
-from focalbench.data.loader import Ahead, BatchSchedule, step_generator
+from focalbench.data.loader import BatchSchedule, Prefetcher, step_generator
 from focalbench.data.transforms import Augment, normalise
 from focalbench.structures import Targets
 
@@ -48,7 +48,7 @@ class AugmentedBatches:
         self._size = batch_size // num_ranks
         self._first = rank * self._size
         # On a CPU the cores have the network to compute; a GPU leaves them time to read the next images.
-        self._load = Ahead(self._load_step) if device.type == "cuda" else self._load_step
+        self._load = Prefetcher(self._load_step) if device.type == "cuda" else self._load_step
 
     def __call__(self, step: int) -> tuple[Tensor, Targets]:
         """Normalised, augmented images (B / num_ranks, 3, H, W) and their targets on the training device."""
