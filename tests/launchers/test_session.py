@@ -10,7 +10,7 @@ import torch
 from focalbench.config.load import load_config
 from focalbench.config.sweep import expand
 from focalbench.errors import ConfigError
-from focalbench.launchers.session import SessionOptions, run_session, seed_by_seed
+from focalbench.launchers.session import SessionOptions, check_all_data, run_session, seed_by_seed
 
 
 def test_every_arm_gets_a_seed_before_any_gets_the_next(write_config: Callable[..., Path]) -> None:
@@ -43,3 +43,24 @@ def test_a_search_without_optuna_is_refused_before_the_rest_of_the_sweep_is_trai
     search = "search: {num: 4, params: {loss.gamma: {uniform: [0, 5]}}}"
     path = write_config(f"sweep: {{grid: {{loss.alpha: [0.25, 0.5]}}, {search}}}")
     assert "Optuna is not installed" in _refusal(path, tmp_path / "o")
+
+
+def test_the_check_fills_the_image_caches_of_the_trials_to_train(
+    write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "cache"
+    path = write_config(
+        "sweep: {list: [{data.cache: none}, {data.cache: ram}, {data.image_size: 96}, {data.fit: letterbox}]}"
+    )
+    trials = expand(load_config(path, [f"data.cache_dir={folder}"]))
+
+    def filled() -> list[str]:
+        return sorted(path.name.split("-")[1] for path in folder.glob("*-*x*-*/"))
+
+    nothing = check_all_data(trials, print, to_train=lambda trial: False)
+    assert filled() == []
+    check_all_data(trials[:2], print)
+    assert filled() == []
+    assert check_all_data(trials, print) == nothing
+    assert filled() == ["64x64", "64x64", "96x96", "96x96"]
+    assert set(nothing) == {trial.hash for trial in trials}
