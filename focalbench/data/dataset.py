@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from focalbench.boxes.voc import continuous_from_voc, voc_from_continuous
 from focalbench.data.cache import CacheSettings, decode_split, fingerprint_split, open_cache
 from focalbench.data.images import Fit, place, to_canvas
 from focalbench.data.scanning import list_samples, scan_samples
+from focalbench.data.transforms import normalise
 from focalbench.data.voc import Classes, Record, make_split
 from focalbench.errors import StorageError
 from focalbench.runtime import StopFlag, free_memory
@@ -84,8 +86,7 @@ class DetectionData:
         self._counts = np.array([int(keep.sum()) for keep in kept], np.int64)
         self._starts = np.cumsum(self._counts) - self._counts
         boxes = [record.boxes[keep] for record, keep in zip(self.records, kept, strict=True)]
-        flat = np.concatenate([np.zeros((0, 4), np.float32), *boxes]).astype(np.float64)
-        flat[:, :2] -= 1  # 1-based inclusive to continuous edges
+        flat = continuous_from_voc(np.concatenate([np.zeros((0, 4), np.float32), *boxes]))
         image = np.repeat(np.arange(len(self.records)), self._counts)
         scale, offset = self._scale[image], self._offset[image]
         self._boxes = (flat * np.tile(scale, 2) + np.tile(offset, 2)).astype(np.float32)
@@ -124,6 +125,11 @@ class DetectionData:
             (B, 3, H, W) uint8 in channels-last memory, and :meth:`targets`.
         """
         return self.send(self.load(indices, device), device)
+
+    def normalised(self, indices: Sequence[int], device: torch.device) -> Tensor:
+        """Some images as a network takes them: (B, 3, H, W) float32 on ``device``, in channels-last memory."""
+        images, _ = self.batch(indices, device)
+        return normalise(images).contiguous(memory_format=torch.channels_last)
 
     def load(self, indices: np.ndarray | Sequence[int], device: torch.device | str = "cpu") -> tuple[Tensor, Targets]:
         """The host's part of :meth:`batch`, which may be done ahead, on another thread.
@@ -194,9 +200,7 @@ class DetectionData:
         record = self.records[image_index]
         scale, offset = np.tile(self._scale[image_index], 2), np.tile(self._offset[image_index], 2)
         original = (array.astype(np.float64).reshape(-1, 4) - offset) / scale
-        original = original.clip(0, (record.width, record.height) * 2)
-        original[:, :2] += 1
-        return original.astype(np.float32)
+        return voc_from_continuous(original.clip(0, (record.width, record.height) * 2)).astype(np.float32)
 
 
 def _upload(images: ImageStore, num_images: int, device: torch.device) -> Tensor:

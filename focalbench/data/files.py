@@ -222,23 +222,6 @@ def open_year(root: Path, year: str) -> YearFolder:
     return YearFolder(year, path, real, images, annotations, shadowed, shadowed_annotations)
 
 
-def parse_split(split: str) -> tuple[str, str]:
-    """``2007/trainval`` as (year, name).
-
-    Raises:
-        DataError: if it is not YEAR/SPLIT or would leave the data set.
-    """
-    year, slash, name = split.partition("/")
-    if (
-        not slash
-        or not re.fullmatch(r"[0-9]{1,40}", year)
-        or not re.fullmatch(r"[\w. -]{1,100}", name)
-        or ".." in split
-    ):
-        raise DataError(f"split {shorten(split)!r}: should be YEAR/SPLIT such as 2007/trainval")
-    return year, name
-
-
 def _decode_text(data: bytes) -> str:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16")

@@ -29,12 +29,13 @@ from focalbench.data.files import (
     find_id_fault,
     open_root,
     open_year,
-    parse_split,
     read_list,
     split_line,
 )
 from focalbench.data.images import MAX_IMAGE_BYTES, BrokenImage, Header, open_image, quiet_decoding, read_header
+from focalbench.errors import DataError
 from focalbench.runtime import StopFlag, num_cores
+from focalbench.splits import parse_split
 
 Result = TypeVar("Result")
 
@@ -84,14 +85,17 @@ def list_samples(
         folders: year folders already listed, extended by those opened here.
 
     Raises:
-        DataError: if the root, a year folder or a list is missing or empty.
+        DataError: if a split is not YEAR/SPLIT, or the root, a year folder or a list is missing or empty.
     """
     path = open_root(Path(root))
     folders = {} if folders is None else folders
     listing = Listing()
     seen: set[tuple[str, str]] = set()
     for split in splits:
-        year, name = parse_split(split)
+        try:
+            year, name = parse_split(split)
+        except ValueError as fault:
+            raise DataError(f"split {shorten(split)!r}: {fault}") from None
         folder = folders.get(year) or folders.setdefault(year, open_year(path, year))
         for line in read_list(folder, name):
             image_id = split_line(line, folder)

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,18 +50,15 @@ def test_the_check_fills_the_image_caches_of_the_trials_to_train(
     write_config: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "cache"
-    path = write_config(
-        "sweep: {list: [{data.cache: none}, {data.cache: ram}, {data.image_size: 96}, {data.fit: letterbox}]}"
-    )
-    trials = expand(load_config(path, [f"data.cache_dir={folder}"]))
+    path = write_config("sweep: {list: [{data.fit: warp}, {data.fit: letterbox}, {data.image_size: 96}]}")
 
-    def filled() -> list[str]:
-        return sorted(path.name.split("-")[1] for path in folder.glob("*-*x*-*/"))
+    def read(cache: str, **options: Any) -> list[str]:
+        """The caches that are there once the data of the sweep are checked."""
+        trials = expand(load_config(path, [f"data.cache_dir={folder}", f"data.cache={cache}"]))
+        fingerprints = check_all_data(trials, print, **options)
+        assert set(fingerprints) == {trial.hash for trial in trials}
+        return sorted(path.name.split("-")[-2] for path in folder.glob("*-*x*-*/") if (path / "meta.json").exists())
 
-    nothing = check_all_data(trials, print, to_train=lambda trial: False)
-    assert filled() == []
-    check_all_data(trials[:2], print)
-    assert filled() == []
-    assert check_all_data(trials, print) == nothing
-    assert filled() == ["64x64", "64x64", "96x96", "96x96"]
-    assert set(nothing) == {trial.hash for trial in trials}
+    assert read("disk", to_train=lambda trial: False) == []
+    assert read("none") == read("ram") == []
+    assert read("auto") == ["64x64"] * 4 + ["96x96"] * 2
