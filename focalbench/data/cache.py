@@ -97,7 +97,7 @@ def locate_cache(samples: Sequence[Sample], settings: CacheSettings) -> CachePla
 
 
 def compute_key(samples: Iterable[Sample], *settings: object) -> str:
-    """16 hex digits that change when a file of ``samples`` does, or one of ``settings``, or this reader."""
+    """Returns 16 hex digits that change when a file of ``samples`` does, or one of ``settings``, or this reader."""
     digest = hashlib.blake2b(digest_size=8)
     digest.update(repr((READER_VERSION, settings)).encode())
     for sample in samples:
@@ -126,7 +126,7 @@ def _decode_all(
 
 
 def fingerprint_split(split: VocSplit, image_digests: Iterable[bytes]) -> str:
-    """16 hex digits over image bytes, objects and classes; the same wherever the data set lies.
+    """Hashes image bytes, objects and classes to 16 hex digits, which are the same wherever the data set lies.
 
     Canvas and fit have no part in it: boxes are scored in original pixels, so arms that differ in them are comparable.
     """
@@ -168,7 +168,7 @@ def open_cache(
     workers: int | None = None,
     stop: StopFlag | None = None,
 ) -> DecodedSplit:
-    """The split from its disk cache, which is built first where it is missing, out of date or damaged.
+    """Opens the disk cache of a split, which is built first where it is missing, out of date or damaged.
 
     Args:
         listing: from :func:`focalbench.data.scanning.list_samples`.
@@ -215,7 +215,7 @@ def _label_anew(split: VocSplit, listing: Listing, classes: Classes, stop: StopF
 
 
 def is_cached(place: CachePlace) -> bool:
-    """Whether the cache is there, and whole."""
+    """Tells whether the cache is there, and whole."""
     return _load(place) is not None
 
 

@@ -68,7 +68,7 @@ class CheckReport:
     fingerprints: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The report as a JSON document; beside the contract's keys, counts by kind and the classes."""
+        """Returns the report as a JSON document; beside the contract's keys, counts by kind and the classes."""
         return {
             "errors": [asdict(fault) for fault in self.errors],
             "warnings": [asdict(fault) for fault in self.warnings],
@@ -80,7 +80,7 @@ class CheckReport:
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> CheckReport:
-        """The inverse of :meth:`to_json`; raises KeyError or TypeError where the document is another."""
+        """Inverts :meth:`to_json`; raises KeyError or TypeError where the document is another."""
         return cls(
             errors=tuple(Fault(**fault) for fault in document["errors"]),
             warnings=tuple(Fault(**fault) for fault in document["warnings"]),

@@ -98,7 +98,7 @@ class DetectionData:
         return len(self.records)
 
     def targets(self, indices: np.ndarray | Sequence[int]) -> Targets:
-        """Training targets of some images, on the CPU; difficult objects are left out.
+        """Returns the training targets of some images, on the CPU; difficult objects are left out.
 
         Args:
             indices: (B,) integers in 0..N-1.
@@ -119,7 +119,7 @@ class DetectionData:
         return Targets(torch.from_numpy(boxes), torch.from_numpy(labels))
 
     def batch(self, indices: np.ndarray | Sequence[int], device: torch.device | str = "cpu") -> tuple[Tensor, Targets]:
-        """Some images with their targets, on ``device``.
+        """Returns some images with their targets, on ``device``.
 
         Returns:
             (B, 3, H, W) uint8 in channels-last memory, and :meth:`targets`.
@@ -127,12 +127,12 @@ class DetectionData:
         return self.send(self.load(indices, device), device)
 
     def normalised(self, indices: Sequence[int], device: torch.device) -> Tensor:
-        """Some images as a network takes them: (B, 3, H, W) float32 on ``device``, in channels-last memory."""
+        """Returns some images as a network takes them: (B, 3, H, W) float32 on ``device``, in channels-last memory."""
         images, _ = self.batch(indices, device)
         return normalise(images).contiguous(memory_format=torch.channels_last)
 
     def load(self, indices: np.ndarray | Sequence[int], device: torch.device | str = "cpu") -> tuple[Tensor, Targets]:
-        """The host's part of :meth:`batch`, which may be done ahead, on another thread.
+        """Does the host's part of :meth:`batch`, which may be done ahead, on another thread.
 
         Returns:
             what :meth:`send` takes; for a GPU in pinned memory, which it fetches without making the host wait.
@@ -146,7 +146,7 @@ class DetectionData:
         return source.pin_memory(), Targets(targets.boxes.pin_memory(), targets.labels.pin_memory())
 
     def send(self, loaded: tuple[Tensor, Targets], device: torch.device | str = "cpu") -> tuple[Tensor, Targets]:
-        """The device's part of :meth:`batch`."""
+        """Does the device's part of :meth:`batch`."""
         target = torch.device(device)
         source, targets = loaded
         if target.type == "cpu":
@@ -172,7 +172,7 @@ class DetectionData:
         return self._resident[device]
 
     def ground_truth(self) -> dict[str, np.ndarray]:
-        """All objects, difficult ones included, as flat arrays for the metrics.
+        """Returns all objects, difficult ones included, as flat arrays for the metrics.
 
         Returns:
             ``image`` (G,) int64 index into ``records``, ``label`` (G,) int64, ``box`` (G, 4) float32 in original
@@ -187,7 +187,7 @@ class DetectionData:
         }
 
     def to_original(self, image_index: int, boxes: Tensor | np.ndarray) -> np.ndarray:
-        """Boxes of one image, from the canvas to its original pixels, cut to the image.
+        """Maps boxes of one image from the canvas to its original pixels and cuts them to the image.
 
         Args:
             image_index: which record.

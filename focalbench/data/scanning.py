@@ -194,7 +194,7 @@ def scan_samples(
     workers: int | None = None,
     stop: StopFlag | None = None,
 ) -> Iterator[tuple[Scan, Result | None]]:
-    """:func:`scan_sample` of every sample, in order, by ``workers`` threads (None: one a core).
+    """Reads every sample as :func:`scan_sample` does, in order, by ``workers`` threads (None: one a core).
 
     Threads, because decoding and resizing release the interpreter's lock. At most four images a worker are under way,
     so memory does not grow with the data set.

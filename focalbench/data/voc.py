@@ -83,7 +83,7 @@ def resolve_classes(found: Iterable[str], classes: Classes) -> tuple[str, ...]:
 
 
 def check_class_names(scans: Iterable[Scan], classes: tuple[str, ...]) -> list[Fault]:
-    """Objects whose class is not in ``classes``, each with the nearest name as a hint."""
+    """Finds objects whose class is not in ``classes``, each with the nearest name as a hint."""
     known = set(classes)
     hints: dict[str, str] = {}
     faults = []
@@ -105,7 +105,7 @@ def _hint_at(name: str, classes: Sequence[str]) -> str:
 
 
 def find_case_twins(classes: Sequence[str], scans: Iterable[Scan]) -> list[Fault]:
-    """Names found by ``auto`` that differ from another only in case: the rarer spelling is taken for a slip."""
+    """Finds names under ``auto`` that differ from another only in case: the rarer spelling is taken for a slip."""
     groups: dict[str, list[str]] = {}
     for name in classes:
         groups.setdefault(name.casefold(), []).append(name)
