@@ -79,7 +79,7 @@ class CachePlace:
 
     folder: Path
     settings: CacheSettings
-    samples: Sequence[Sample] = field(repr=False, compare=False)
+    samples: Sequence[Sample] = field(repr=False)
 
     @property
     def layout(self) -> Layout:
@@ -200,8 +200,9 @@ def open_cache(
         found = _load(place)
     if found is None:
         raise StorageError(f"{place.folder}: the image cache was built but cannot be read back")
-    split = _label_anew(found.split, listing, classes, stop)
-    return DecodedSplit(split, found.images, fingerprint_split(split, [found.digests]))
+    stored, images, digests = found
+    split = _label_anew(stored, listing, classes, stop)
+    return DecodedSplit(split, images, fingerprint_split(split, [digests]))
 
 
 def _label_anew(split: VocSplit, listing: Listing, classes: Classes, stop: StopFlag | None) -> VocSplit:
@@ -256,9 +257,10 @@ def build_caches(places: Iterable[CachePlace], stop: StopFlag | None = None) -> 
         InterruptedTrial: as there; what cannot be written is left to whoever opens that cache and has to say so.
     """
     builders = []
+    # Each lock once, or this process would wait for itself; in one order, or two could wait for each other.
+    folders = {os.path.realpath(place.folder): place for place in places}
     with ExitStack() as locks:
-        # In one order, so that two processes never wait for each other; once each, as a lock is no second time its own.
-        for place in sorted(set(places), key=lambda place: os.path.realpath(place.folder)):
+        for _, place in sorted(folders.items()):
             with suppress(OSError):
                 builder = locks.enter_context(build_cache(place, stop))
                 builders += [builder] if builder is not None else []
@@ -285,9 +287,6 @@ class CacheBuilder:
     Written with pwrite, for a write to a memory map of a full disk ends in SIGBUS and would count as this process's
     memory.
 
-    Attributes:
-        place: where the cache comes to lie.
-
     Raises:
         OSError: from every method, when the disk is full.
     """
@@ -307,7 +306,7 @@ class CacheBuilder:
         os.pwrite(self._file.fileno(), np.ascontiguousarray(pixels).data, self._start + index * self._stride)
 
     def finish(self, scans: Sequence[Scan]) -> None:
-        """Adds what ``scans``, one an image and without errors, say; the cache then has its name, for good."""
+        """Adds what ``scans``, one an image and without errors, say, and gives the cache its name."""
         names = tuple(sorted(found_names(scans)))
         split = VocSplit(tuple(make_record(scan, names) for scan in scans), names)
         _save_records(self._building / "records.npz", split, [scan.digest for scan in scans])
@@ -334,17 +333,8 @@ def _save_records(path: Path, split: VocSplit, digests: Sequence[bytes]) -> None
     np.savez(path, allow_pickle=False, **arrays)
 
 
-@dataclass(frozen=True)
-class _StoredSplit:
-    """What a cache holds: ``split`` has the class names that are found in it, ``digests`` are those of all images."""
-
-    split: VocSplit
-    images: np.ndarray
-    digests: bytes
-
-
-def _load(place: CachePlace) -> _StoredSplit | None:
-    """The content of a cache, or None where it is missing or not whole."""
+def _load(place: CachePlace) -> tuple[VocSplit, np.ndarray, bytes] | None:
+    """The split with the class names found in it, its images and their digests; None if missing or not whole."""
     try:
         meta = read_json(place.folder / "meta.json")
         images = np.load(place.folder / "images.npy", mmap_mode="r", allow_pickle=False)
@@ -352,7 +342,7 @@ def _load(place: CachePlace) -> _StoredSplit | None:
         records = _join_records(place.samples, arrays)
         if list(images.shape) != meta["shape"] or len(images) != len(records):
             return None
-        return _StoredSplit(VocSplit(records, tuple(meta["names"])), images, arrays["digests"].tobytes())
+        return VocSplit(records, tuple(meta["names"])), images, arrays["digests"].tobytes()
     except (DataError, OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
         return None
 

@@ -171,9 +171,11 @@ def test_a_stop_leaves_nothing_half_built(photographs, tmp_path, monkeypatch):
     assert folders(tmp_path) == []
 
 
-def test_train_and_val_of_the_same_images_share_a_cache(photographs, tmp_path):
-    photographs.list("val", ["a", "b"])
-    assert check(photographs, CANVASES[0]).errors == ()
+def test_a_cache_asked_for_twice_is_built_once(photographs, tmp_path):
+    photographs.list("val", ["a", "b"])  # as train
+    assert (
+        check(photographs, CANVASES[0], CacheSettings((32, 64), "warp", tmp_path / "x" / ".." / "cache")).errors == ()
+    )
     assert len(folders(tmp_path)) == 1
     assert len(load(photographs)[1]) == 2
 
