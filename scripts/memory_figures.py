@@ -27,7 +27,6 @@ def measure(root: Path, num_images: int, canvas: int) -> dict[str, float]:
     import torch
 
     from focalbench.data.dataset import load_data
-    from focalbench.experiment.batches import PlainImages
     from focalbench.metrics.voc import voc_average_precision
     from focalbench.models import MODELS
     from focalbench.training.evaluate import DetectionSettings, detect
@@ -39,7 +38,7 @@ def measure(root: Path, num_images: int, canvas: int) -> dict[str, float]:
     peaks["cache"] = sampler.take()
     # Every image yields as many detections as an evaluation keeps.
     settings = DetectionSettings(score_thresh=0.0, nms_thresh=0.5, max_detections=100, batch_size=16)
-    found = detect(model, PlainImages(data), settings, device=torch.device("cpu"), precision=torch.float32)
+    found = detect(model, data, settings, device=torch.device("cpu"), precision=torch.float32)
     peaks["detect"] = sampler.take()
     voc_average_precision(found, data.ground_truth(), num_classes=4)
     peaks["score"] = sampler.take()

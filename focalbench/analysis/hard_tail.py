@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from focalbench.analysis.box_kinds import FITTING_IOU, KINDS, what_is_annotated
+from focalbench.boxes.voc import continuous_from_voc
 from focalbench.data.dataset import DetectionData
 from focalbench.data.images import BrokenImage, decode, open_image, quiet_decoding
 from focalbench.figures.detections import crop_around
@@ -210,8 +211,7 @@ def _crop(data: DetectionData, region: Region, objects: NDArray[np.float32]) -> 
     pixels = _original(data, region.image)
     # Boxes are in the annotation's pixels; the file may have another size.
     factor = np.array([pixels.shape[1] / record.width, pixels.shape[0] / record.height] * 2)
-    shift = np.array([1, 1, 0, 0])
-    box, truth = (region.box - shift) * factor, (objects - shift) * factor
+    box, truth = continuous_from_voc(region.box) * factor, continuous_from_voc(objects) * factor
     return Crop(*crop_around(box, truth, pixels), region)
 
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from focalbench.analysis.hard_tail import Candidates, HardTail
 from focalbench.data.dataset import DetectionData
-from focalbench.experiment.batches import PlainImages
 from focalbench.experiment.margins import count_margins, element_margins
 from focalbench.losses.detection import ClassProblem
 from focalbench.metrics.loss_histogram import (
@@ -73,14 +72,14 @@ def measure(
         num_regions: hardest negative regions kept for the audit.
         progress: told (images done, images).
     """
-    images, truth = PlainImages(data), data.ground_truth()
+    truth = data.ground_truth()
     gamma = own_gamma(trained)
     histogram, tail = MarginHistogram.empty(), HardTail(num_regions=num_regions, gamma=gamma)
     parts: list[dict[str, np.ndarray]] = []
     size = trained.settings.batch_size
     for start in range(0, len(data), size):
         indices = range(start, min(start + size, len(data)))
-        outputs, problem = _run(trained, images, data, indices)
+        outputs, problem = _run(trained, data, indices)
         histogram += count_margins(problem, activation_of(trained.criterion))
         for row, index in enumerate(indices):
             hardest = hardest_negatives(trained.model, outputs, problem, activation_of(trained.criterion), row)
@@ -92,11 +91,9 @@ def measure(
     return LossDistribution(histogram, tail, detections)
 
 
-def _run(
-    trained: TrainedTrial, images: PlainImages, data: DetectionData, indices: range
-) -> tuple[HeadOutputs, ClassProblem]:
+def _run(trained: TrainedTrial, data: DetectionData, indices: range) -> tuple[HeadOutputs, ClassProblem]:
     """Outputs of one batch, and what the training would ask its loss about them."""
-    batch = images.images(indices, trained.device)
+    batch = data.normalised(indices, trained.device)
     with torch.autocast(trained.device.type, trained.precision, enabled=trained.precision != torch.float32):
         outputs = trained.model(batch)
     targets = data.targets(indices).to(trained.device)

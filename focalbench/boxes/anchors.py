@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
-    """The anchors of one cell, centred on the origin, one per (size, ratio); the area is size squared.
+    """Returns the anchors of one cell, centred on the origin, one per (size, ratio); the area is size squared.
 
     Args:
         sizes: side lengths in pixels of the square anchors.
@@ -25,7 +25,7 @@ def cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
 
 
 def grid_anchors(cell: Tensor, feature_size: tuple[int, int], stride: tuple[float, float]) -> Tensor:
-    """``cell`` repeated at the centre of every cell of a feature map.
+    """Repeats ``cell`` at the centre of every cell of a feature map.
 
     Args:
         cell: (A, 4) float32 anchors around the origin.
@@ -61,7 +61,7 @@ class AnchorPyramid:
         self._placed: dict[tuple[tuple[tuple[int, int], ...], torch.device], tuple[Tensor, tuple[int, ...]]] = {}
 
     def place(self, feature_sizes: tuple[tuple[int, int], ...], device: torch.device) -> tuple[Tensor, tuple[int, ...]]:
-        """(R, 4) anchors of all levels and how many each has; kept for the next batch of the same size.
+        """Returns (R, 4) anchors of all levels and how many each has; kept for the next batch of the same size.
 
         Args:
             feature_sizes: (height, width) of each level's feature map in cells.
@@ -76,6 +76,6 @@ class AnchorPyramid:
         return self._placed[key]
 
     def on_canvas(self, canvas: tuple[int, int]) -> Tensor:
-        """(R, 4) anchors on a canvas of (H, W) pixels, on the CPU."""
+        """Returns (R, 4) anchors on a canvas of (H, W) pixels, on the CPU."""
         sizes = tuple((-(-canvas[0] // s), -(-canvas[1] // s)) for s in self.strides)
         return self.place(sizes, torch.device("cpu"))[0]

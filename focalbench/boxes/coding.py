@@ -10,7 +10,7 @@ MAX_LOG_RATIO = math.log(1000.0 / 16)
 
 
 def encode_boxes(boxes: Tensor, anchors: Tensor) -> Tensor:
-    """Offsets (dx, dy, dw, dh) that turn ``anchors`` into ``boxes``.
+    """Returns the offsets (dx, dy, dw, dh) that turn ``anchors`` into ``boxes``.
 
     Args:
         boxes: (..., 4) xyxy with positive width and height.
@@ -26,7 +26,7 @@ def encode_boxes(boxes: Tensor, anchors: Tensor) -> Tensor:
 
 
 def decode_boxes(deltas: Tensor, anchors: Tensor) -> Tensor:
-    """The inverse of :func:`encode_boxes`; log-ratios are cut at ``MAX_LOG_RATIO``.
+    """Inverts :func:`encode_boxes`; log-ratios are cut at ``MAX_LOG_RATIO``.
 
     Args:
         deltas: (..., 4) offsets.

@@ -15,7 +15,7 @@ IGNORE = -2
 def match_anchors(
     anchors: Tensor, boxes: Tensor, labels: Tensor, *, pos_iou: float, neg_iou: float, force_best: bool = True
 ) -> Tensor:
-    """The object each anchor is matched to.
+    """Assigns an object, the background or nothing to each anchor.
 
     With ``force_best`` an object's best anchors are positive whatever their IoU (above 0), ties too; such an anchor
     answers for the object that it overlaps most, as in torchvision and detectron2.

@@ -33,7 +33,7 @@ class Priors:
 
 
 def size_iou(sizes: np.ndarray, priors: np.ndarray) -> np.ndarray:
-    """IoU of boxes and priors that share their centre.
+    """Computes the IoU of boxes and priors that share their centre.
 
     Args:
         sizes: (M, 2) positive widths and heights.
@@ -48,7 +48,7 @@ def size_iou(sizes: np.ndarray, priors: np.ndarray) -> np.ndarray:
 
 
 def average_best_iou(sizes: ArrayLike, priors: ArrayLike) -> float:
-    """Mean IoU of the boxes with their best prior: the figure that the clustering maximises."""
+    """Computes the mean IoU of the boxes with their best prior: the figure that the clustering maximises."""
     return float(size_iou(np.asarray(sizes, np.float64), np.asarray(priors, np.float64)).max(1).mean())
 
 

@@ -208,10 +208,12 @@ def _class_table(records: Sequence[Record], classes: Sequence[str]) -> str:
 
 def _small_side(records: Sequence[Record], size: tuple[int, int]) -> float:
     """Shorter side in canvas pixels that nine of ten objects exceed."""
+    from focalbench.boxes.voc import continuous_from_voc
+
     sides = sorted(
-        min((box[2] - box[0] + 1) * size[1] / record.width, (box[3] - box[1] + 1) * size[0] / record.height)
+        min((right - left) * size[1] / record.width, (bottom - top) * size[0] / record.height)
         for record in records
-        for box in record.boxes.tolist()
+        for left, top, right, bottom in continuous_from_voc(record.boxes).tolist()
     )
     return float(sides[len(sides) // 10])
 

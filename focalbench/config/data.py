@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from focalbench.config.base import Fraction, Positive, Section, SeedNumber, key_error
+from focalbench.splits import parse_split
 
 Side = Annotated[int, Field(ge=32, le=4096)]
 
 
 def _split(value: str) -> str:
-    year, slash, name = value.partition("/")
-    if (
-        not slash
-        or not re.fullmatch(r"[0-9]{1,40}", year)
-        or not re.fullmatch(r"[\w. -]{1,100}", name)
-        or ".." in value
-    ):
-        raise ValueError(f"should be YEAR/SPLIT such as 2007/trainval, not {value!r}")
+    try:
+        parse_split(value)
+    except ValueError as fault:
+        raise ValueError(f"{fault}, not {value!r}") from None
     return value
 
 

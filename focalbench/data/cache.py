@@ -2,8 +2,9 @@
 
 A cache is one folder, ``<root name>-<HxW>-<key>``: ``images.npy``, ``records.npz`` and ``meta.json``. It is built in a
 temporary folder beside it and renamed, under a file lock, so that two processes that need it at once build it once
-and nobody ever sees half of it. The key covers the list of images, the sizes and times of change of their files, the
-classes, canvas, fit and this reader's version: a changed data set is another cache.
+and nobody ever sees half of it. The key covers the list of images, the sizes and times of change of their files,
+canvas, fit and this reader's version: a changed data set is another cache. Labels are stored for the split's own class
+names and turned into those of the classes asked for when the cache is opened.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from zipfile import BadZipFile
 
 import numpy as np
@@ -28,12 +29,24 @@ from filelock import FileLock, Timeout
 from focalbench.data.faults import raise_for_faults
 from focalbench.data.images import Fit, to_canvas
 from focalbench.data.scanning import Listing, Sample, Scan, scan_samples
-from focalbench.data.voc import Classes, Record, VocSplit, settle
-from focalbench.errors import StorageError
+from focalbench.data.voc import (
+    Classes,
+    Record,
+    VocSplit,
+    found_names,
+    make_record,
+    make_split,
+    relabel,
+    resolve_classes,
+)
+from focalbench.errors import DataError, StorageError
 from focalbench.runtime import StopFlag, choose_cache_dir
+from focalbench.storage import read_arrays, read_json, sync
 
-READER_VERSION = 2  # raise it when decoding, resizing or repairing changes: older caches are then rebuilt
+READER_VERSION = 3  # raise it when decoding, resizing or repairing changes: older caches are then rebuilt
+Layout = tuple[tuple[int, int], Fit]
 _STALE_SUFFIX = ".partial"
+_ARRAYS = ("sizes", "counts", "boxes", "labels", "difficult", "digests")
 
 
 @dataclass(frozen=True)
@@ -51,8 +64,40 @@ class DecodedSplit:
     fingerprint: str
 
 
+@dataclass(frozen=True)
+class CacheSettings:
+    """What decides how images lie in a cache: the canvas (height, width) and the fit; and the folder of all caches."""
+
+    canvas: tuple[int, int]
+    fit: Fit
+    cache_dir: str | os.PathLike[str] | None = None
+
+
+@dataclass(frozen=True)
+class CachePlace:
+    """The folder of one cache, existing or not, and what belongs in it."""
+
+    folder: Path
+    settings: CacheSettings
+    samples: Sequence[Sample] = field(repr=False)
+
+    @property
+    def layout(self) -> Layout:
+        """Canvas and fit."""
+        return self.settings.canvas, self.settings.fit
+
+
+def locate_cache(samples: Sequence[Sample], settings: CacheSettings) -> CachePlace:
+    """Names the cache that holds ``samples`` as they are on the disk now."""
+    canvas = settings.canvas
+    root = samples[0].folder.path.parent.resolve() if samples else Path("empty")
+    stem = re.sub(r"[^A-Za-z0-9_-]", "_", root.parent.name if root.name == "VOCdevkit" else root.name)[:40]
+    name = f"{stem or 'data'}-{canvas[0]}x{canvas[1]}-{compute_key(samples, canvas, settings.fit)}"
+    return CachePlace(choose_cache_dir(settings.cache_dir) / name, settings, samples)
+
+
 def compute_key(samples: Iterable[Sample], *settings: object) -> str:
-    """16 hex digits that change when a file of ``samples`` does, or one of ``settings``, or this reader."""
+    """Returns 16 hex digits that change when a file of ``samples`` does, or one of ``settings``, or this reader."""
     digest = hashlib.blake2b(digest_size=8)
     digest.update(repr((READER_VERSION, settings)).encode())
     for sample in samples:
@@ -80,14 +125,14 @@ def _decode_all(
     return scans
 
 
-def fingerprint_split(split: VocSplit, scans: Iterable[Scan]) -> str:
-    """16 hex digits over image bytes, objects and classes; the same wherever the data set lies.
+def fingerprint_split(split: VocSplit, image_digests: Iterable[bytes]) -> str:
+    """Hashes image bytes, objects and classes to 16 hex digits, which are the same wherever the data set lies.
 
     Canvas and fit have no part in it: boxes are scored in original pixels, so arms that differ in them are comparable.
     """
     digest = hashlib.blake2b(digest_size=8)
-    for scan in scans:
-        digest.update(scan.digest)
+    for part in image_digests:
+        digest.update(part)
     digest.update(repr(split.classes).encode())
     for record in split.records:
         digest.update(record.boxes.tobytes() + record.labels.tobytes() + record.difficult.tobytes())
@@ -111,28 +156,24 @@ def decode_split(
     """
     images = np.zeros((len(listing.samples), *canvas, 3), np.uint8)
     scans = _decode_all(listing.samples, canvas, fit, workers, stop, images.__setitem__)
-    split = settle(listing, scans, classes)
-    return DecodedSplit(split, images, fingerprint_split(split, scans))
+    split = make_split(listing, scans, classes)
+    return DecodedSplit(split, images, fingerprint_split(split, (scan.digest for scan in scans)))
 
 
 def open_cache(
     listing: Listing,
     classes: Classes,
-    canvas: tuple[int, int],
-    fit: Fit,
-    cache_dir: str | os.PathLike[str] | None = None,
+    settings: CacheSettings,
     *,
     workers: int | None = None,
     stop: StopFlag | None = None,
 ) -> DecodedSplit:
-    """The split from its disk cache, which is built first where it is missing, out of date or damaged.
+    """Opens the disk cache of a split, which is built first where it is missing, out of date or damaged.
 
     Args:
-        listing: from :func:`focalbench.data.voc.list_samples`.
+        listing: from :func:`focalbench.data.scanning.list_samples`.
         classes: as in :func:`focalbench.data.voc.read_records`.
-        canvas: (height, width).
-        fit: how images meet the canvas.
-        cache_dir: see :func:`focalbench.runtime.choose_cache_dir`.
+        settings: the canvas, and where the cache is kept.
         workers: decoding threads; None for one a core.
 
     Raises:
@@ -141,33 +182,93 @@ def open_cache(
         InterruptedTrial: when ``stop`` is set; nothing half-built is left.
     """
     raise_for_faults(listing.errors)
-    folder = choose_cache_dir(cache_dir) / _name_cache(
-        listing, compute_key(listing.samples, classes, canvas, fit), canvas
-    )
-    found = _load(folder, listing)
-    if found is not None:
-        return found
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder, stop):
-            found = _load(folder, listing)
-            if found is None:
-                _build(folder, listing, classes, canvas, fit, workers, stop)
-                found = _load(folder, listing)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise StorageError(
-            f"{folder.parent}: the image cache cannot be written: {reason}; free space there, set FOCALBENCH_CACHE or "
-            "data.cache_dir to another folder, or use data.cache: ram"
-        ) from None
+    place = locate_cache(listing.samples, settings)
+    found = _load(place)
     if found is None:
-        raise StorageError(f"{folder}: the image cache was built but cannot be read back")
-    return found
+        try:
+            with build_cache(place, stop) as builder:
+                if builder is not None:
+                    scans = _decode_all(listing.samples, *place.layout, workers, stop, builder.store)
+                    make_split(listing, scans, classes)  # raises for faults: such a set gets no cache
+                    builder.finish(scans)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise StorageError(
+                f"{place.folder.parent}: the image cache cannot be written: {reason}; free space there, set "
+                "FOCALBENCH_CACHE or data.cache_dir to another folder, or use data.cache: ram"
+            ) from None
+        found = _load(place)
+    if found is None:
+        raise StorageError(f"{place.folder}: the image cache was built but cannot be read back")
+    stored, images, digests = found
+    split = _label_anew(stored, listing, classes, stop)
+    return DecodedSplit(split, images, fingerprint_split(split, [digests]))
+
+
+def _label_anew(split: VocSplit, listing: Listing, classes: Classes, stop: StopFlag | None) -> VocSplit:
+    """The split of a cache with labels for ``classes``; a DataError as of :func:`make_split` where they do not fit."""
+    names = resolve_classes(split.classes, classes)
+    repeated = classes == "auto" and len({name.casefold() for name in names}) < len(names)
+    if repeated or not set(split.classes) <= set(names):
+        # The faults name objects in files, which the cache does not know: the annotations are read again.
+        return make_split(listing, [scan for scan, _ in scan_samples(listing.samples, stop=stop)], classes)
+    return relabel(split, names)
+
+
+def is_cached(place: CachePlace) -> bool:
+    """Tells whether the cache is there, and whole."""
+    return _load(place) is not None
+
+
+@contextmanager
+def build_cache(place: CachePlace, stop: StopFlag | None = None) -> Iterator[CacheBuilder | None]:
+    """Builds a cache beside its place, which it takes when the builder is finished; otherwise nothing is left.
+
+    Only one process builds a cache; another one waits for it, or until it is stopped.
+
+    Yields:
+        what takes the pixels; None where the cache is there, built meanwhile by another process.
+
+    Raises:
+        OSError: if the cache folder cannot be written or the disk is full.
+        InterruptedTrial: when ``stop`` is set while another process builds.
+    """
+    folder = place.folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(folder, stop):
+        if is_cached(place):
+            yield None
+            return
+        for stale in folder.parent.glob(f"{folder.name}*{_STALE_SUFFIX}"):  # of a killed process: the lock is ours
+            shutil.rmtree(stale, ignore_errors=True)
+        building = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", suffix=_STALE_SUFFIX, dir=folder.parent))
+        try:
+            with open(building / "images.npy", "wb") as file:
+                yield CacheBuilder(place, building, file)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+
+
+@contextmanager
+def build_caches(places: Iterable[CachePlace], stop: StopFlag | None = None) -> Iterator[list[CacheBuilder]]:
+    """As :func:`build_cache`, of all ``places`` whose caches are missing and can be written.
+
+    Raises:
+        InterruptedTrial: as there; what cannot be written is left to whoever opens that cache and has to say so.
+    """
+    builders = []
+    # Each lock once, or this process would wait for itself; in one order, or two could wait for each other.
+    folders = {os.path.realpath(place.folder): place for place in places}
+    with ExitStack() as locks:
+        for _, place in sorted(folders.items()):
+            with suppress(OSError):
+                builder = locks.enter_context(build_cache(place, stop))
+                builders += [builder] if builder is not None else []
+        yield builders
 
 
 @contextmanager
 def _locked(folder: Path, stop: StopFlag | None) -> Iterator[None]:
-    """Only one process builds ``folder``; another one waits for it, or until it is stopped."""
     lock = FileLock(f"{folder}.lock")
     while not lock.is_locked:
         if stop is not None:
@@ -180,67 +281,46 @@ def _locked(folder: Path, stop: StopFlag | None) -> Iterator[None]:
         lock.release()
 
 
-def _name_cache(listing: Listing, key: str, canvas: tuple[int, int]) -> str:
-    root = listing.samples[0].folder.path.parent.resolve() if listing.samples else Path("empty")
-    stem = root.parent.name if root.name == "VOCdevkit" else root.name
-    return f"{re.sub(r'[^A-Za-z0-9_-]', '_', stem)[:40] or 'data'}-{canvas[0]}x{canvas[1]}-{key}"
+class CacheBuilder:
+    """Writes one cache: the pixels of its images in any order, then the rest and the name.
+
+    Written with pwrite, for a write to a memory map of a full disk ends in SIGBUS and would count as this process's
+    memory.
+
+    Raises:
+        OSError: from every method, when the disk is full.
+    """
+
+    def __init__(self, place: CachePlace, building: Path, file: BinaryIO) -> None:
+        self.place, self._building, self._file = place, building, file
+        self._shape = (len(place.samples), *place.settings.canvas, 3)
+        header = {"descr": "|u1", "fortran_order": False, "shape": self._shape}
+        np.lib.format.write_array_header_2_0(file, header)
+        self._start, self._stride = file.tell(), int(np.prod(self._shape[1:]))
+        file.flush()
+        if self._shape[0]:  # reserved at once: a full disk is found now, not after minutes
+            os.posix_fallocate(file.fileno(), 0, self._start + self._stride * self._shape[0])
+
+    def store(self, index: int, pixels: np.ndarray) -> None:
+        """Writes the (H, W, 3) pixels of image ``index``."""
+        os.pwrite(self._file.fileno(), np.ascontiguousarray(pixels).data, self._start + index * self._stride)
+
+    def finish(self, scans: Sequence[Scan]) -> None:
+        """Adds what ``scans``, one an image and without errors, say, and gives the cache its name."""
+        names = tuple(sorted(found_names(scans)))
+        split = VocSplit(tuple(make_record(scan, names) for scan in scans), names)
+        _save_records(self._building / "records.npz", split, [scan.digest for scan in scans])
+        meta = {"shape": self._shape, "names": names}
+        (self._building / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+        for written in (*self._building.iterdir(), self._building):  # a file of zeros would have the right shape
+            sync(written)
+        folder = self.place.folder
+        shutil.rmtree(folder, ignore_errors=True)  # a damaged one, or there would be no builder
+        os.replace(self._building, folder)
+        sync(folder.parent)
 
 
-def _build(
-    folder: Path,
-    listing: Listing,
-    classes: Classes,
-    canvas: tuple[int, int],
-    fit: Fit,
-    workers: int | None,
-    stop: StopFlag | None,
-) -> None:
-    """Writes the cache beside its place and renames it; the caller holds the lock."""
-    for stale in folder.parent.glob(
-        f"{folder.name}*{_STALE_SUFFIX}"
-    ):  # left by a process that was killed; the lock is ours
-        shutil.rmtree(stale, ignore_errors=True)
-    building = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", suffix=_STALE_SUFFIX, dir=folder.parent))
-    try:
-        shape = (len(listing.samples), *canvas, 3)
-        with open(building / "images.npy", "wb") as file:
-            np.lib.format.write_array_header_2_0(
-                file, {"descr": "|u1", "fortran_order": False, "shape": shape}
-            )  # fmt: skip
-            start, stride = file.tell(), int(np.prod(shape[1:]))
-            file.flush()
-            # Reserved at once: a full disk is found now, not after minutes. Written with pwrite, for a write to a
-            # memory map of a full disk ends in SIGBUS and would count as this process's memory.
-            if stride * shape[0]:
-                os.posix_fallocate(file.fileno(), 0, start + stride * shape[0])
-
-            def store(index: int, pixels: np.ndarray) -> None:
-                os.pwrite(file.fileno(), np.ascontiguousarray(pixels).data, start + index * stride)
-
-            scans = _decode_all(listing.samples, canvas, fit, workers, stop, store)
-        split = settle(listing, scans, classes)
-        _save_records(building / "records.npz", split)
-        meta = {"shape": shape, "classes": split.classes, "fingerprint": fingerprint_split(split, scans)}
-        (building / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
-        for written in (*building.iterdir(), building):  # a file of zeros would have the right shape
-            _sync(written)
-        shutil.rmtree(folder, ignore_errors=True)  # a damaged one, or _load would have taken it
-        os.replace(building, folder)
-        _sync(folder.parent)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Makes the content of a file, or the names in a folder, survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _save_records(path: Path, split: VocSplit) -> None:
+def _save_records(path: Path, split: VocSplit, digests: Sequence[bytes]) -> None:
     records = split.records
     arrays: dict[str, Any] = {
         "sizes": np.array([(record.width, record.height, record.orientation) for record in records], np.int64),
@@ -248,29 +328,29 @@ def _save_records(path: Path, split: VocSplit) -> None:
         "boxes": np.concatenate([np.zeros((0, 4), np.float32), *(record.boxes for record in records)]),
         "labels": np.concatenate([np.zeros(0, np.int64), *(record.labels for record in records)]),
         "difficult": np.concatenate([np.zeros(0, bool), *(record.difficult for record in records)]),
+        "digests": np.frombuffer(b"".join(digests), np.uint8),
     }
     np.savez(path, allow_pickle=False, **arrays)
 
 
-def _load(folder: Path, listing: Listing) -> DecodedSplit | None:
-    """The cache in ``folder``, or None where it is missing or not whole."""
+def _load(place: CachePlace) -> tuple[VocSplit, np.ndarray, bytes] | None:
+    """The split with the class names found in it, its images and their digests; None if missing or not whole."""
     try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-        # Opened here: np.load leaves a damaged archive open.
-        with open(folder / "records.npz", "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            records = _join_records(listing, {name: arrays[name] for name in arrays.files})
-        if list(images.shape) != meta["shape"] or len(images) != len(listing.samples):
+        meta = read_json(place.folder / "meta.json")
+        images = np.load(place.folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        arrays = read_arrays(place.folder / "records.npz", _ARRAYS)
+        records = _join_records(place.samples, arrays)
+        if list(images.shape) != meta["shape"] or len(images) != len(records):
             return None
-        return DecodedSplit(VocSplit(records, tuple(meta["classes"])), images, str(meta["fingerprint"]))
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
+        return VocSplit(records, tuple(meta["names"])), images, arrays["digests"].tobytes()
+    except (DataError, OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
         return None
 
 
-def _join_records(listing: Listing, arrays: dict[str, np.ndarray]) -> tuple[Record, ...]:
+def _join_records(samples: Sequence[Sample], arrays: dict[str, np.ndarray]) -> tuple[Record, ...]:
     ends = np.cumsum(arrays["counts"])
     records = []
-    for sample, size, count, end in zip(listing.samples, arrays["sizes"], arrays["counts"], ends, strict=True):
+    for sample, size, count, end in zip(samples, arrays["sizes"], arrays["counts"], ends, strict=True):
         part = slice(int(end - count), int(end))
         width, height, orientation = (int(value) for value in size)
         records.append(

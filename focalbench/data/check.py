@@ -7,23 +7,43 @@ without a trace in the files.
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from focalbench.data.cache import compute_key, fingerprint_split
+import numpy as np
+
+from focalbench.data.cache import (
+    CacheBuilder,
+    CachePlace,
+    CacheSettings,
+    Layout,
+    build_caches,
+    compute_key,
+    fingerprint_split,
+    is_cached,
+    locate_cache,
+)
 from focalbench.data.faults import MAX_LINES, Fault, count_kinds, raise_for_faults
 from focalbench.data.files import YearFolder, open_root
-from focalbench.data.images import decode, open_image
-from focalbench.data.scanning import Listing, Scan, list_samples, scan_samples
-from focalbench.data.voc import Classes, VocSplit, check_class_names, choose_classes, find_case_twins, make_record
-from focalbench.errors import DataError
+from focalbench.data.images import decode, open_image, to_canvas
+from focalbench.data.scanning import Listing, Sample, Scan, list_samples, scan_samples
+from focalbench.data.voc import (
+    Classes,
+    VocSplit,
+    check_class_names,
+    find_case_twins,
+    found_names,
+    make_record,
+    resolve_classes,
+)
+from focalbench.errors import DataError, StorageError
 from focalbench.runtime import StopFlag, choose_cache_dir
+from focalbench.storage import read_json, write_json
 
 _CHECK_VERSION = 2
 
@@ -48,7 +68,7 @@ class CheckReport:
     fingerprints: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The report as a JSON document; beside the contract's keys, counts by kind and the classes."""
+        """Returns the report as a JSON document; beside the contract's keys, counts by kind and the classes."""
         return {
             "errors": [asdict(fault) for fault in self.errors],
             "warnings": [asdict(fault) for fault in self.warnings],
@@ -60,7 +80,7 @@ class CheckReport:
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> CheckReport:
-        """The inverse of :meth:`to_json`; raises KeyError or TypeError where the document is another."""
+        """Inverts :meth:`to_json`; raises KeyError or TypeError where the document is another."""
         return cls(
             errors=tuple(Fault(**fault) for fault in document["errors"]),
             warnings=tuple(Fault(**fault) for fault in document["warnings"]),
@@ -83,8 +103,13 @@ def check_data(
     workers: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     stop: StopFlag | None = None,
+    fill: Iterable[CacheSettings] = (),
 ) -> CheckReport:
     """Reads every image and annotation of the splits and reports all faults at once; raises none of them.
+
+    What is read also fills the image caches of ``fill``, so that training finds them ready: each file is read once.
+    Only what is missing is read, and nothing where report and caches are there. A set with errors gets no cache, and
+    a cache that cannot be written is left out: opening it says why.
 
     Args:
         root: the folder that holds VOC2007, ...
@@ -93,6 +118,7 @@ def check_data(
         classes: as in :func:`focalbench.data.voc.read_records`; ``auto`` takes the names found in ``train``.
         workers: threads; None for one a core.
         cache_dir: where reports are kept, None for the usual folder.
+        fill: image caches that train and val shall have.
 
     Raises:
         InterruptedTrial: when ``stop`` is set.
@@ -105,29 +131,73 @@ def check_data(
     asked = (str(Path(root).absolute()), tuple(train), tuple(val), classes)
     key = compute_key(samples, _CHECK_VERSION, asked, lengths, listed)
     kept = choose_cache_dir(cache_dir) / "checks" / f"{key}.json"
-    if not faults:
-        known = _load_report(kept)
-        if known is not None:
-            return known
-    # An image of both sides is read once.
-    scans: dict[tuple[str, str], Scan] = {}
-    unread = {(sample.folder.year, sample.image_id): sample for sample in samples}
-    for scan, _ in scan_samples(list(unread.values()), _try_decoding, workers=workers, stop=stop):
-        scans[scan.sample.folder.year, scan.sample.image_id] = scan
-    sides = {
-        side: [scans[sample.folder.year, sample.image_id] for sample in listing.samples]
-        for side, listing in listings.items()
-    }
-    report = _judge(sides, list(scans.values()), classes, faults, listed)
-    if report.errors:
-        return report
-    report = replace(report, fingerprints=tuple(_fingerprint(used, report.classes) for used in sides.values()))
-    _keep_report(kept, report)
+    wanted = [] if faults else _missing_caches(listings.values(), fill)
+    with build_caches(wanted, stop) as builders:
+        # Loaded only now: a process that had the caches locked may just have written it.
+        report = None if faults else _load_report(kept)
+        if report is not None:
+            samples = [sample for builder in builders for sample in builder.place.samples]
+        scans = _read(samples, builders, workers, stop)
+        if report is None:
+            sides = {side: [scans[sample.key] for sample in listing.samples] for side, listing in listings.items()}
+            report = _judge(sides, list(scans.values()), classes, faults, listed)
+            if not report.errors:
+                marks = tuple(_fingerprint(used, report.classes) for used in sides.values())
+                report = replace(report, fingerprints=marks)
+                _keep_report(kept, report)
+        if not report.errors and not any(scan.errors for scan in scans.values()):
+            _finish(builders, scans)
     return report
 
 
+def _missing_caches(listings: Collection[Listing], fill: Iterable[CacheSettings]) -> list[CachePlace]:
+    places = [locate_cache(listing.samples, settings) for settings in fill for listing in listings if listing.samples]
+    return [place for place in places if not is_cached(place)]
+
+
+def _read(
+    samples: Iterable[Sample], builders: list[CacheBuilder], workers: int | None, stop: StopFlag | None
+) -> dict[tuple[str, str], Scan]:
+    """Reads every file once, by the image's key, and hands the pixels to those ``builders`` that have a place for them.
+
+    A builder whose disk is full is taken from the list.
+    """
+    layouts = {builder.place.layout for builder in builders}
+    places: dict[tuple[str, str], list[tuple[CacheBuilder, int]]] = defaultdict(list)
+    for builder in builders:
+        for index, sample in enumerate(builder.place.samples):
+            places[sample.key].append((builder, index))
+
+    def to_pixels(data: bytes, orientation: int) -> dict[Layout, np.ndarray]:
+        if not layouts:
+            _try_decoding(data, orientation)
+        return {layout: to_canvas(data, orientation, *layout) for layout in layouts}
+
+    scans: dict[tuple[str, str], Scan] = {}
+    unread = {sample.key: sample for sample in samples}  # an image of both sides is read once
+    for scan, pixels in scan_samples(list(unread.values()), to_pixels, workers=workers, stop=stop) if unread else ():
+        scans[scan.sample.key] = scan
+        if pixels is None:
+            continue
+        for builder, index in places[scan.sample.key]:
+            if builder in builders:
+                try:
+                    builder.store(index, pixels[builder.place.layout])
+                except OSError:
+                    builders.remove(builder)
+    return scans
+
+
+def _finish(builders: Iterable[CacheBuilder], scans: dict[tuple[str, str], Scan]) -> None:
+    """Completes the caches; one that the disk cannot take is left out, as ``build_caches`` says."""
+    for builder in builders:
+        with suppress(OSError):
+            builder.finish([scans[sample.key] for sample in builder.place.samples])
+
+
 def _fingerprint(scans: Sequence[Scan], classes: tuple[str, ...]) -> str:
-    return fingerprint_split(VocSplit(tuple(make_record(scan, classes) for scan in scans), classes), scans)
+    split = VocSplit(tuple(make_record(scan, classes) for scan in scans), classes)
+    return fingerprint_split(split, (scan.digest for scan in scans))
 
 
 def _list_sides(
@@ -150,11 +220,11 @@ def _list_sides(
                 faults.append(Fault("bad-split", split, None, str(error)))
                 continue
             for sample in found.samples:
-                if (sample.folder.year, sample.image_id) in seen:
+                if sample.key in seen:
                     reason = f"image {sample.image_id!r} is in another {side} split already: read once"
                     listing.warnings.append(Fault("duplicate-id", split, None, reason))
                     continue
-                seen.add((sample.folder.year, sample.image_id))
+                seen.add(sample.key)
                 listing.samples.append(sample)
             listing.warnings += found.warnings
             faults += found.errors
@@ -178,7 +248,7 @@ def _judge(
     train, val = sides["train"], sides["val"]
     names: tuple[str, ...] = ()
     try:
-        names = choose_classes(train or val, classes)
+        names = resolve_classes(found_names(train or val), classes)
     except DataError as error:
         if scans and not errors:
             errors.append(Fault("no-objects", "train", None, str(error)))
@@ -213,12 +283,12 @@ def _find_empty_classes(side: str, scans: Iterable[Scan], classes: tuple[str, ..
 
 def _find_overlap(train: Sequence[Scan], val: Sequence[Scan]) -> list[Fault]:
     """Images that are in both sides, by id or by the bytes of their file."""
-    ids = {(scan.sample.folder.year, scan.sample.image_id) for scan in train}
+    keys = {scan.sample.key for scan in train}
     owners = {scan.digest: scan.sample.shown_image for scan in train if scan.digest}
     faults = []
     for scan in val:
         shown = scan.sample.shown_image
-        if (scan.sample.folder.year, scan.sample.image_id) in ids:
+        if scan.sample.key in keys:
             reason = "is in train and in val: kept in both, and val/mAP is flattered"
             faults.append(Fault("train-val-overlap", shown, None, reason))
         elif scan.digest in owners:
@@ -230,20 +300,13 @@ def _find_overlap(train: Sequence[Scan], val: Sequence[Scan]) -> list[Fault]:
 
 def _load_report(path: Path) -> CheckReport | None:
     try:
-        return CheckReport.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return CheckReport.from_json(read_json(path))
+    except (DataError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
 def _keep_report(path: Path, report: CheckReport) -> None:
     """Saves the report; a cache folder that cannot be written costs the next check time, not this one its result."""
-    with suppress(OSError):
+    with suppress(OSError, StorageError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-        try:
-            with open(descriptor, "w", encoding="utf-8") as file:
-                json.dump(report.to_json(), file)
-            os.replace(partial, path)
-        except OSError:
-            os.unlink(partial)
-            raise
+        write_json(path, report.to_json())

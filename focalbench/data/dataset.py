@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from focalbench.data.cache import decode_split, fingerprint_split, open_cache
+from focalbench.boxes.voc import continuous_from_voc, voc_from_continuous
+from focalbench.data.cache import CacheSettings, decode_split, fingerprint_split, open_cache
 from focalbench.data.images import Fit, place, to_canvas
 from focalbench.data.scanning import list_samples, scan_samples
-from focalbench.data.voc import Classes, Record, settle
+from focalbench.data.transforms import normalise
+from focalbench.data.voc import Classes, Record, make_split
 from focalbench.errors import StorageError
 from focalbench.runtime import StopFlag, free_memory
 from focalbench.structures import Targets
@@ -84,8 +86,7 @@ class DetectionData:
         self._counts = np.array([int(keep.sum()) for keep in kept], np.int64)
         self._starts = np.cumsum(self._counts) - self._counts
         boxes = [record.boxes[keep] for record, keep in zip(self.records, kept, strict=True)]
-        flat = np.concatenate([np.zeros((0, 4), np.float32), *boxes]).astype(np.float64)
-        flat[:, :2] -= 1  # 1-based inclusive to continuous edges
+        flat = continuous_from_voc(np.concatenate([np.zeros((0, 4), np.float32), *boxes]))
         image = np.repeat(np.arange(len(self.records)), self._counts)
         scale, offset = self._scale[image], self._offset[image]
         self._boxes = (flat * np.tile(scale, 2) + np.tile(offset, 2)).astype(np.float32)
@@ -97,7 +98,7 @@ class DetectionData:
         return len(self.records)
 
     def targets(self, indices: np.ndarray | Sequence[int]) -> Targets:
-        """Training targets of some images, on the CPU; difficult objects are left out.
+        """Returns the training targets of some images, on the CPU; difficult objects are left out.
 
         Args:
             indices: (B,) integers in 0..N-1.
@@ -118,15 +119,20 @@ class DetectionData:
         return Targets(torch.from_numpy(boxes), torch.from_numpy(labels))
 
     def batch(self, indices: np.ndarray | Sequence[int], device: torch.device | str = "cpu") -> tuple[Tensor, Targets]:
-        """Some images with their targets, on ``device``.
+        """Returns some images with their targets, on ``device``.
 
         Returns:
             (B, 3, H, W) uint8 in channels-last memory, and :meth:`targets`.
         """
         return self.send(self.load(indices, device), device)
 
+    def normalised(self, indices: Sequence[int], device: torch.device) -> Tensor:
+        """Returns some images as a network takes them: (B, 3, H, W) float32 on ``device``, in channels-last memory."""
+        images, _ = self.batch(indices, device)
+        return normalise(images).contiguous(memory_format=torch.channels_last)
+
     def load(self, indices: np.ndarray | Sequence[int], device: torch.device | str = "cpu") -> tuple[Tensor, Targets]:
-        """The host's part of :meth:`batch`, which may be done ahead, on another thread.
+        """Does the host's part of :meth:`batch`, which may be done ahead, on another thread.
 
         Returns:
             what :meth:`send` takes; for a GPU in pinned memory, which it fetches without making the host wait.
@@ -140,7 +146,7 @@ class DetectionData:
         return source.pin_memory(), Targets(targets.boxes.pin_memory(), targets.labels.pin_memory())
 
     def send(self, loaded: tuple[Tensor, Targets], device: torch.device | str = "cpu") -> tuple[Tensor, Targets]:
-        """The device's part of :meth:`batch`."""
+        """Does the device's part of :meth:`batch`."""
         target = torch.device(device)
         source, targets = loaded
         if target.type == "cpu":
@@ -166,7 +172,7 @@ class DetectionData:
         return self._resident[device]
 
     def ground_truth(self) -> dict[str, np.ndarray]:
-        """All objects, difficult ones included, as flat arrays for the metrics.
+        """Returns all objects, difficult ones included, as flat arrays for the metrics.
 
         Returns:
             ``image`` (G,) int64 index into ``records``, ``label`` (G,) int64, ``box`` (G, 4) float32 in original
@@ -181,7 +187,7 @@ class DetectionData:
         }
 
     def to_original(self, image_index: int, boxes: Tensor | np.ndarray) -> np.ndarray:
-        """Boxes of one image, from the canvas to its original pixels, cut to the image.
+        """Maps boxes of one image from the canvas to its original pixels and cuts them to the image.
 
         Args:
             image_index: which record.
@@ -194,9 +200,7 @@ class DetectionData:
         record = self.records[image_index]
         scale, offset = np.tile(self._scale[image_index], 2), np.tile(self._offset[image_index], 2)
         original = (array.astype(np.float64).reshape(-1, 4) - offset) / scale
-        original = original.clip(0, (record.width, record.height) * 2)
-        original[:, :2] += 1
-        return original.astype(np.float32)
+        return voc_from_continuous(original.clip(0, (record.width, record.height) * 2)).astype(np.float32)
 
 
 def _upload(images: ImageStore, num_images: int, device: torch.device) -> Tensor:
@@ -251,16 +255,16 @@ def load_data(
     listing = list_samples(root, splits)
     if cache == "none":
         scans = [scan for scan, _ in scan_samples(listing.samples, stop=stop)]
-        split = settle(listing, scans, classes)
+        split = make_split(listing, scans, classes)
         files = FileImages(split.records, canvas, fit)
-        fingerprint = fingerprint_split(split, scans)
+        fingerprint = fingerprint_split(split, (scan.digest for scan in scans))
         return DetectionData(files, split.records, split.classes, canvas, fit, fingerprint, cache)
     if cache == "ram":
         _require_memory(len(listing.samples), canvas)
     decoded = (
         decode_split(listing, classes, canvas, fit, stop=stop)
         if cache == "ram"
-        else open_cache(listing, classes, canvas, fit, cache_dir, stop=stop)
+        else open_cache(listing, classes, CacheSettings(canvas, fit, cache_dir), stop=stop)
     )
     records, names = decoded.split.records, decoded.split.classes
     return DetectionData(decoded.images, records, names, canvas, fit, decoded.fingerprint, cache)

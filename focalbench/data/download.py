@@ -63,7 +63,7 @@ class VocYear:
     archives: tuple[Archive, ...]
 
     def is_complete_in(self, devkit: Path) -> bool:
-        """Whether ``devkit`` holds this year with all its splits."""
+        """Tells whether ``devkit`` holds this year with all its splits."""
         lists = devkit / self.folder / "ImageSets" / "Main"
         return all((lists / f"{split}.txt").is_file() for split in self.splits)
 

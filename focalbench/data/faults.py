@@ -33,18 +33,18 @@ class Fault:
 
 
 def shorten(text: str, limit: int = 300) -> str:
-    """``text`` on one printable line of at most ``limit`` characters: it comes from files nobody vouches for."""
+    """Cuts ``text`` to one printable line of at most ``limit`` characters: it comes from files nobody vouches for."""
     line = "".join(character if character.isprintable() else "?" for character in text)
     return line if len(line) <= limit else f"{line[: limit - 20]}...{line[-17:]}"
 
 
 def count_kinds(faults: Iterable[Fault]) -> dict[str, int]:
-    """Number of faults of each kind, the most frequent first."""
+    """Counts the faults of each kind, the most frequent first."""
     return dict(Counter(fault.kind for fault in faults).most_common())
 
 
-def spread(faults: Sequence[Fault], limit: int) -> list[Fault]:
-    """At most ``limit`` faults: the first of every kind, then the rest in order, so that no kind hides another."""
+def pick_of_every_kind(faults: Sequence[Fault], limit: int) -> list[Fault]:
+    """Picks at most ``limit`` faults: the first of every kind, then others in order, so that no kind hides another."""
     if len(faults) <= limit:
         return list(faults)
     first = {fault.kind: index for index, fault in reversed(list(enumerate(faults)))}
@@ -56,11 +56,11 @@ def spread(faults: Sequence[Fault], limit: int) -> list[Fault]:
 
 
 def summarise(faults: Sequence[Fault], noun: str, limit: int = MAX_LINES) -> list[str]:
-    """The account of ``faults``: one line of counts by kind, then the faults, in ``limit`` lines at most."""
+    """Gives an account of ``faults``: one line of counts by kind, then the faults, in ``limit`` lines at most."""
     kinds = ", ".join(f"{kind} {count}" for kind, count in count_kinds(faults).items())
     head = f"{len(faults)} {noun}{'' if len(faults) == 1 else 's'}: {shorten(kinds, 400)}"
     room = limit - 1 if len(faults) <= limit - 1 else limit - 2
-    lines = [head, *(f"  {fault}" for fault in spread(faults, room))]
+    lines = [head, *(f"  {fault}" for fault in pick_of_every_kind(faults, room))]
     if len(faults) > room:
         lines.append(f"  ... and {len(faults) - room} more: `focalbench data check --json` lists them")
     return lines

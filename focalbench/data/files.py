@@ -67,12 +67,12 @@ class YearFolder:
     shadowed_annotations: frozenset[str] = frozenset()
 
     def open(self, relative: str, max_bytes: int) -> bytes:
-        """The content of the file ``relative`` to the year folder; raises :class:`RefusedFile`."""
+        """Reads the file ``relative`` to the year folder; raises :class:`RefusedFile`."""
         return read_inside(self.real, relative, max_bytes)
 
 
 def normalised(name: str) -> str:
-    """``name`` in Unicode's composed form: archives made on a Mac hold decomposed names, their lists composed ones."""
+    """Composes ``name`` as Unicode says: archives made on a Mac hold decomposed names, their lists composed ones."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -146,7 +146,7 @@ def _status(entry: os.DirEntry[str], folder: Path) -> os.stat_result:
 
 
 def open_root(root: str | Path) -> Path:
-    """The data root as a path, made sure to be a folder.
+    """Turns the data root into a path and makes sure that it is a folder with a year in it.
 
     Raises:
         DataError: if it is missing, unreadable or holds no VOC<year> folder, with a hint where one level too high or
@@ -174,19 +174,19 @@ def _require_years(path: Path) -> Path:
 
 
 def list_years(root: Path) -> list[str]:
-    """The years of the ``VOC<year>`` folders in ``root``, sorted."""
+    """Lists the years of the ``VOC<year>`` folders in ``root``, sorted."""
     folders = (entry.name for entry in root.iterdir() if re.fullmatch(r"VOC[0-9]{1,40}", entry.name) and entry.is_dir())
     return sorted(name[3:] for name in folders)[:100]
 
 
 def list_splits(root: Path, year: str) -> list[str]:
-    """The splits of ``root/VOC<year>``, sorted; per-class lists (``cat_train``) are left out beside the plain list."""
+    """Lists the splits of ``root/VOC<year>``, sorted; per-class lists (``cat_train`` beside ``train``) are left out."""
     names = {path.stem for path in (root / f"VOC{year}" / "ImageSets" / "Main").glob("*.txt")}
     return sorted(name for name in names if not any(name.endswith(f"_{other}") for other in names))
 
 
 def default_splits(root: str | os.PathLike[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What to train and to evaluate on where nobody said: of each year trainval and test, else train and val.
+    """Chooses what to train and to evaluate on where nobody said: of each year trainval and test, else train and val.
 
     Raises:
         DataError: if no year has one of these lists.
@@ -222,23 +222,6 @@ def open_year(root: Path, year: str) -> YearFolder:
     return YearFolder(year, path, real, images, annotations, shadowed, shadowed_annotations)
 
 
-def parse_split(split: str) -> tuple[str, str]:
-    """``2007/trainval`` as (year, name).
-
-    Raises:
-        DataError: if it is not YEAR/SPLIT or would leave the data set.
-    """
-    year, slash, name = split.partition("/")
-    if (
-        not slash
-        or not re.fullmatch(r"[0-9]{1,40}", year)
-        or not re.fullmatch(r"[\w. -]{1,100}", name)
-        or ".." in split
-    ):
-        raise DataError(f"split {shorten(split)!r}: should be YEAR/SPLIT such as 2007/trainval")
-    return year, name
-
-
 def _decode_text(data: bytes) -> str:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16")
@@ -246,7 +229,7 @@ def _decode_text(data: bytes) -> str:
 
 
 def read_list(folder: YearFolder, name: str) -> list[str]:
-    """The lines of ``ImageSets/Main/<name>.txt`` that are not blank, stripped; BOM, CRLF and UTF-16 are understood.
+    """Reads the lines of ``ImageSets/Main/<name>.txt`` that are not blank; BOM, CRLF and UTF-16 are understood.
 
     Raises:
         DataError: if the list is missing (the splits there are get named), is no text, or is empty.
@@ -269,7 +252,7 @@ def read_list(folder: YearFolder, name: str) -> list[str]:
 
 
 def split_line(line: str, folder: YearFolder) -> str:
-    """The image id of a line: per-class lists add a column -1, 0 or 1, which says nothing about which image is meant.
+    """Takes the image id from a line: per-class lists add a column -1, 0 or 1, which is no part of it.
 
     An id may itself end in " 1": the whole line is taken where a file of that name exists.
     """
@@ -280,7 +263,7 @@ def split_line(line: str, folder: YearFolder) -> str:
 
 
 def find_id_fault(image_id: str) -> str | None:
-    """Why ``image_id`` must not become part of a path, or None."""
+    """Says why ``image_id`` must not become part of a path, or returns None."""
     if "/" in image_id or "\\" in image_id or image_id in {".", ".."} or image_id.startswith("../"):
         return "an image id is a bare file name, without folders"
     if len(image_id) > MAX_ID_LENGTH:

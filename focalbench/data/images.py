@@ -120,7 +120,7 @@ def open_image(data: bytes) -> Image.Image:
 
 
 def read_header(image: Image.Image) -> Header:
-    """Stored size and EXIF orientation of an opened image; an orientation that cannot be read counts as upright."""
+    """Reads size and EXIF orientation of an opened image; an orientation that cannot be read counts as upright."""
     orientation = 1
     if "exif" in image.info:
         try:
@@ -145,7 +145,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def decode(image: Image.Image, orientation: int = 1, at_least: tuple[int, int] | None = None) -> Image.Image:
-    """All pixels of an opened image as 8-bit RGB, turned by ``orientation``.
+    """Decodes all pixels of an opened image to 8-bit RGB, turned by ``orientation``.
 
     Args:
         image: from :func:`open_image`; used up.
@@ -182,7 +182,7 @@ class Placement:
 
 
 def place(width: int, height: int, canvas: tuple[int, int], fit: Fit) -> Placement:
-    """How a ``width`` x ``height`` image meets a (height, width) ``canvas``: stretched, or padded at its own aspect."""
+    """Places a ``width`` x ``height`` image on a (height, width) ``canvas``: stretched, or padded at its own aspect."""
     canvas_height, canvas_width = canvas
     if fit == "warp":
         return Placement(canvas_width / width, canvas_height / height, 0, 0)

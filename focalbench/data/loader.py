@@ -47,7 +47,7 @@ class BatchSchedule:
         return self._epochs[epoch]
 
     def indices(self, step: int) -> np.ndarray:
-        """(B,) int64 image indices of ``step`` (0, 1, ...)."""
+        """Returns (B,) int64 image indices of ``step`` (0, 1, ...)."""
         position = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         epochs, places = np.divmod(position, self.num_images)
         parts = [self._permutation(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)]
@@ -55,13 +55,13 @@ class BatchSchedule:
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
-    """A CPU generator for the augmentation of ``step``: the same in every arm of a seed and after every resume."""
+    """Seeds a CPU generator for the augmentation of ``step``: equal in every arm of a seed and after every resume."""
     words = np.random.SeedSequence([seed, _STEP_STREAM, step]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))
 
 
-class Ahead(Generic[Loaded]):
-    """``load``, done for the next step on a thread while the caller is busy with this one.
+class Prefetcher(Generic[Loaded]):
+    """Calls ``load`` for the next step on a thread while the caller is busy with this one.
 
     Args:
         load: a function of the step and nothing else, so that only the time of its call changes.

@@ -15,7 +15,7 @@ _SIZE_STREAM = 3
 
 
 def multiscale_size(step: int, sizes: tuple[int, int], seed: int, *, every: int = 10) -> int:
-    """The side of the square canvas at ``step``: a multiple of 32, drawn evenly and anew every ``every`` steps.
+    """Draws the side of the square canvas at ``step``: a multiple of 32, anew every ``every`` steps.
 
     A pure function, so that a resumed training goes on with the sizes it would have had.
 
@@ -32,7 +32,7 @@ def multiscale_size(step: int, sizes: tuple[int, int], seed: int, *, every: int 
 
 
 def resize_batch(images: Tensor, targets: Targets, size: int) -> tuple[Tensor, Targets]:
-    """The batch on a square canvas of ``size`` pixels, stretched like data.fit: warp.
+    """Stretches the batch to a square canvas of ``size`` pixels, like data.fit: warp.
 
     Args:
         images: (B, 3, H, W) float, on any device.

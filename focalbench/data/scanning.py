@@ -29,12 +29,13 @@ from focalbench.data.files import (
     find_id_fault,
     open_root,
     open_year,
-    parse_split,
     read_list,
     split_line,
 )
 from focalbench.data.images import MAX_IMAGE_BYTES, BrokenImage, Header, open_image, quiet_decoding, read_header
+from focalbench.errors import DataError
 from focalbench.runtime import StopFlag, num_cores
+from focalbench.splits import parse_split
 
 Result = TypeVar("Result")
 
@@ -47,6 +48,11 @@ class Sample:
     image_id: str
     image: str
     xml: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Year and id, which no other image of the data set has."""
+        return self.folder.year, self.image_id
 
     @property
     def shown_xml(self) -> str:
@@ -79,14 +85,17 @@ def list_samples(
         folders: year folders already listed, extended by those opened here.
 
     Raises:
-        DataError: if the root, a year folder or a list is missing or empty.
+        DataError: if a split is not YEAR/SPLIT, or the root, a year folder or a list is missing or empty.
     """
     path = open_root(Path(root))
     folders = {} if folders is None else folders
     listing = Listing()
     seen: set[tuple[str, str]] = set()
     for split in splits:
-        year, name = parse_split(split)
+        try:
+            year, name = parse_split(split)
+        except ValueError as fault:
+            raise DataError(f"split {shorten(split)!r}: {fault}") from None
         folder = folders.get(year) or folders.setdefault(year, open_year(path, year))
         for line in read_list(folder, name):
             image_id = split_line(line, folder)
@@ -171,7 +180,7 @@ def scan_sample(sample: Sample, use_pixels: Callable[[bytes, int], Result] | Non
     try:
         data = sample.folder.open(sample.image, MAX_IMAGE_BYTES)
         digest = hashlib.blake2b(data, digest_size=16).digest()
-        scan = reconcile(sample, annotation, read_header(open_image(data)), digest)
+        scan = fit_annotation_to_image(sample, annotation, read_header(open_image(data)), digest)
         return scan, use_pixels(data, scan.orientation) if use_pixels else None
     except (RefusedFile, BrokenImage) as fault:
         error = Fault(fault.kind, sample.shown_image, None, str(fault))
@@ -185,7 +194,7 @@ def scan_samples(
     workers: int | None = None,
     stop: StopFlag | None = None,
 ) -> Iterator[tuple[Scan, Result | None]]:
-    """:func:`scan_sample` of every sample, in order, by ``workers`` threads (None: one a core).
+    """Reads every sample as :func:`scan_sample` does, in order, by ``workers`` threads (None: one a core).
 
     Threads, because decoding and resizing release the interpreter's lock. At most four images a worker are under way,
     so memory does not grow with the data set.
@@ -210,7 +219,7 @@ def scan_samples(
                 future.cancel()
 
 
-def reconcile(sample: Sample, annotation: Annotation, header: Header, digest: bytes) -> Scan:
+def fit_annotation_to_image(sample: Sample, annotation: Annotation, header: Header, digest: bytes) -> Scan:
     """Fits the annotation to the image: orientation, true size, boxes cut to the border."""
     warnings = list(annotation.warnings)
     stored = (header.width, header.height)

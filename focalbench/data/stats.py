@@ -58,7 +58,7 @@ class SplitStats:
     image_sizes: tuple[tuple[tuple[int, int], int], ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The figures as a JSON document."""
+        """Returns the figures as a JSON document."""
         return {
             "images": self.num_images,
             "images_without_objects": self.num_empty,
@@ -86,7 +86,7 @@ class SplitStats:
 
 
 def measure_records(records: Sequence[Record], classes: Sequence[str]) -> SplitStats:
-    """Counts and sizes over ``records``; difficult objects are counted apart and left out of every other figure."""
+    """Measures counts and sizes over ``records``; difficult objects are counted apart and left out of the rest."""
     counted = [~record.difficult for record in records]
     labels = _join([record.labels[keep] for record, keep in zip(records, counted, strict=True)], np.int64)
     sizes = _join([box_sizes(record.boxes[keep]) for record, keep in zip(records, counted, strict=True)]).reshape(-1, 2)
@@ -112,12 +112,12 @@ def measure_records(records: Sequence[Record], classes: Sequence[str]) -> SplitS
 
 
 def box_sizes(boxes: np.ndarray) -> np.ndarray:
-    """(M, 2) float64 widths and heights in pixels of (M, 4) VOC boxes, both ends included."""
+    """Returns (M, 2) float64 widths and heights in pixels of (M, 4) VOC boxes, both ends included."""
     return (boxes[:, 2:] - boxes[:, :2] + 1).astype(np.float64)
 
 
 def canvas_sizes(records: Sequence[Record], canvas: tuple[int, int]) -> np.ndarray:
-    """(M, 2) float64 widths and heights of all objects that count, on a (height, width) canvas that images fill."""
+    """Returns (M, 2) float64 widths and heights of all objects that count, on a (height, width) canvas, warped."""
     height, width = canvas
     parts = [
         box_sizes(record.boxes[~record.difficult]) * (width / record.width, height / record.height)

@@ -207,7 +207,7 @@ def _annotate(image_id: str, drawn: SyntheticImage) -> str:
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """An RGB PNG file without compression: grain hardly compresses, and trying to costs more time than drawing.
+    """Encodes RGB pixels as PNG without compression: grain hardly compresses, and trying costs more time than drawing.
 
     Args:
         pixels: (H, W, 3) uint8.
@@ -285,7 +285,7 @@ def ensure_synthetic(
     image_size: int = 128,
     seed: int = 0,
 ) -> Path:
-    """The data root of a synthetic set in ``cache_dir``, generated where it is missing; processes may ask at once.
+    """Returns the root of a synthetic set in ``cache_dir``, generated where it is missing; processes may ask at once.
 
     Args:
         cache_dir: e.g. :func:`focalbench.runtime.choose_cache_dir`'s.

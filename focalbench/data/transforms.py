@@ -20,7 +20,7 @@ _LUMA = (0.299, 0.587, 0.114)
 
 
 def normalise(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Pixels with ImageNet's mean taken off, divided by its standard deviation.
+    """Takes ImageNet's mean off the pixels and divides them by its standard deviation.
 
     Args:
         images: (B, 3, H, W) uint8 in any memory format, which is kept.
@@ -55,7 +55,7 @@ class Windows:
     flipped: Tensor
 
     def affine(self, width: int) -> tuple[Tensor, Tensor]:
-        """``canvas' = zoom * canvas + shift``: two (B, 2) float32 tensors; a negative zoom in x mirrors."""
+        """Returns zoom and shift of ``canvas' = zoom * canvas + shift``, (B, 2) float32; negative zoom in x mirrors."""
         zoom = self.filled / self.taken
         shift = self.corner - self.start * zoom
         sign = torch.where(self.flipped, -1.0, 1.0)
@@ -64,7 +64,7 @@ class Windows:
 
 
 class Augment:
-    """Random flip, scale, aspect, position and colour of a batch, and normalisation.
+    """Changes flip, scale, aspect, position and colour of a batch at random, and normalises it.
 
     Everything random is drawn on the CPU from the generator that is passed, and reaches the device in one small copy: a
     step depends on its generator only, and a GPU is never waited for. The number of draws does not depend on what is

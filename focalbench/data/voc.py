@@ -6,7 +6,7 @@ What is repaired and what is refused is stated in :mod:`focalbench.data.scanning
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
@@ -61,8 +61,14 @@ class VocSplit:
     classes: tuple[str, ...]
 
 
-def choose_classes(scans: Iterable[Scan], classes: Classes) -> tuple[str, ...]:
-    """The class names in label order: for ``auto`` the sorted names of ``scans``, which should be the training images.
+def found_names(scans: Iterable[Scan]) -> set[str]:
+    """Collects the class names of the objects that are used."""
+    return {item.name for scan in scans for item in scan.objects}
+
+
+def resolve_classes(found: Iterable[str], classes: Classes) -> tuple[str, ...]:
+    """Turns the setting ``classes`` into class names in label order: for ``auto`` the names ``found`` in the training
+    images, sorted.
 
     Raises:
         DataError: if ``auto`` finds no object.
@@ -71,14 +77,13 @@ def choose_classes(scans: Iterable[Scan], classes: Classes) -> tuple[str, ...]:
         return VOC_CLASSES
     if classes != "auto":
         return tuple(classes)
-    names = sorted({item.name for scan in scans for item in scan.objects})
-    if not names:
+    if not (names := sorted(found)):
         raise DataError("the training images hold no object that can be used: there is nothing to learn")
     return tuple(names)
 
 
 def check_class_names(scans: Iterable[Scan], classes: tuple[str, ...]) -> list[Fault]:
-    """Objects whose class is not in ``classes``, each with the nearest name as a hint."""
+    """Finds objects whose class is not in ``classes``, each with the nearest name as a hint."""
     known = set(classes)
     hints: dict[str, str] = {}
     faults = []
@@ -100,7 +105,7 @@ def _hint_at(name: str, classes: Sequence[str]) -> str:
 
 
 def find_case_twins(classes: Sequence[str], scans: Iterable[Scan]) -> list[Fault]:
-    """Names found by ``auto`` that differ from another only in case: the rarer spelling is taken for a slip."""
+    """Finds names under ``auto`` that differ from another only in case: the rarer spelling is taken for a slip."""
     groups: dict[str, list[str]] = {}
     for name in classes:
         groups.setdefault(name.casefold(), []).append(name)
@@ -122,7 +127,7 @@ def find_case_twins(classes: Sequence[str], scans: Iterable[Scan]) -> list[Fault
 
 
 def make_record(scan: Scan, classes: tuple[str, ...]) -> Record:
-    """The scan as numbers; call it only once its faults are settled."""
+    """Turns a scan without errors, whose class names are all in ``classes``, into numbers."""
     if scan.size is None:
         raise ValueError(f"{scan.sample.shown_image} could not be read")
     index = {name: label for label, name in enumerate(classes)}
@@ -139,17 +144,25 @@ def make_record(scan: Scan, classes: tuple[str, ...]) -> Record:
     )
 
 
-def settle(listing: Listing, scans: Sequence[Scan], classes: Classes) -> VocSplit:
-    """Records of ``scans``, which must be the training images where ``classes`` is ``auto``.
+def make_split(listing: Listing, scans: Sequence[Scan], classes: Classes) -> VocSplit:
+    """Turns ``scans`` into records, if they have no errors; ``classes`` may be ``auto`` for training images only.
 
     Raises:
         DataError: with all faults at once.
     """
     faults = [*listing.errors, *(fault for scan in scans for fault in scan.errors)]
     raise_for_faults(faults)
-    names = choose_classes(scans, classes)
+    names = resolve_classes(found_names(scans), classes)
     raise_for_faults([*check_class_names(scans, names), *(find_case_twins(names, scans) if classes == "auto" else ())])
     return VocSplit(tuple(make_record(scan, names) for scan in scans), names)
+
+
+def relabel(split: VocSplit, classes: tuple[str, ...]) -> VocSplit:
+    """Gives the objects of ``split`` the labels of ``classes``, which must hold all its class names."""
+    if split.classes == classes:
+        return split
+    labels = np.array([classes.index(name) for name in split.classes], np.int64)
+    return VocSplit(tuple(replace(record, labels=labels[record.labels]) for record in split.records), classes)
 
 
 def read_records(root: str | PathLike[str], splits: Sequence[str], classes: Classes = "auto") -> VocSplit:
@@ -165,4 +178,4 @@ def read_records(root: str | PathLike[str], splits: Sequence[str], classes: Clas
         DataError: if anything is missing, broken or not in ``classes``; all faults at once.
     """
     listing = list_samples(root, splits)
-    return settle(listing, [scan for scan, _ in scan_samples(listing.samples)], classes)
+    return make_split(listing, [scan for scan, _ in scan_samples(listing.samples)], classes)

@@ -1,19 +1,15 @@
-"""What training and evaluation ask of the data, put together from a data set, its schedule of batches and its
-augmentation.
-"""
+"""What training asks of the data, put together from a data set, its schedule of batches and its augmentation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from focalbench.data.dataset import DetectionData
-from focalbench.data.loader import Ahead, BatchSchedule, step_generator
-from focalbench.data.transforms import Augment, normalise
+from focalbench.data.loader import BatchSchedule, Prefetcher, step_generator
+from focalbench.data.transforms import Augment
 from focalbench.structures import Targets
 
 # (images, targets, step) to the same at another size.
@@ -48,7 +44,7 @@ class AugmentedBatches:
         self._size = batch_size // num_ranks
         self._first = rank * self._size
         # On a CPU the cores have the network to compute; a GPU leaves them time to read the next images.
-        self._load = Ahead(self._load_step) if device.type == "cuda" else self._load_step
+        self._load = Prefetcher(self._load_step) if device.type == "cuda" else self._load_step
 
     def __call__(self, step: int) -> tuple[Tensor, Targets]:
         """Normalised, augmented images (B / num_ranks, 3, H, W) and their targets on the training device."""
@@ -61,27 +57,3 @@ class AugmentedBatches:
     def _load_step(self, step: int) -> tuple[Tensor, Targets]:
         indices = self._schedule.indices(step)[self._first : self._first + self._size]
         return self._data.load(indices, self._device)
-
-
-class PlainImages:
-    """The images of a data set as they are, with what an evaluation needs to know of them."""
-
-    def __init__(self, data: DetectionData) -> None:
-        self._data = data
-        self.classes = data.classes
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def images(self, indices: Sequence[int], device: torch.device) -> Tensor:
-        """(B, 3, H, W) float, normalised."""
-        images, _ = self._data.batch(np.asarray(indices), device)
-        return normalise(images).contiguous(memory_format=torch.channels_last)
-
-    def to_original(self, image: int, boxes: NDArray) -> NDArray:
-        """Canvas boxes as VOC pixels of the original image."""
-        return self._data.to_original(image, boxes)
-
-    def ground_truth(self) -> dict[str, NDArray]:
-        """Flat arrays image, label, box, difficult."""
-        return self._data.ground_truth()

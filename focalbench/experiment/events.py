@@ -12,7 +12,6 @@ import torch
 
 from focalbench.config.sweep import Trial
 from focalbench.data.dataset import DetectionData
-from focalbench.experiment.batches import PlainImages
 from focalbench.experiment.live_figures import LiveLossFigures
 from focalbench.figures.detections import draw_detections
 from focalbench.losses.oracle import diagnose_stuck
@@ -85,9 +84,8 @@ class TrialEvents:
     def evaluate(self, state: TrainState) -> None:
         """Scores the network; writes numbers, curves, pictures and the detections themselves."""
         model, settings = state.evaluated_model(), self.step_settings
-        images = PlainImages(self.val)
         detections = detect(
-            model, images, self.detection, device=settings.device, precision=settings.precision, stop=self.stop
+            model, self.val, self.detection, device=settings.device, precision=settings.precision, stop=self.stop
         )
         truth = self.val.ground_truth()
         self.last = score(detections, truth, self.val.classes, self.protocol)
@@ -98,7 +96,7 @@ class TrialEvents:
         self.tracker.scalars(state.step, line)
         self._write_curves(state.step, truth)
         with alone():
-            self._write_pictures(state.step, model, images)
+            self._write_pictures(state.step, model)
             self.live_figures.log(self.tracker, state.step, model, state.criterion, state.seconds)
         write_detections(
             self.folder.path,
@@ -127,12 +125,12 @@ class TrialEvents:
         self.tracker.pr_curves(step, hits)
 
     @torch.no_grad()
-    def _write_pictures(self, step: int, model: torch.nn.Module, images: PlainImages) -> None:
+    def _write_pictures(self, step: int, model: torch.nn.Module) -> None:
         """The same first images of the evaluation set in every arm."""
         indices = np.arange(min(_NUM_PICTURES, len(self.val)))
         canvas, truth = self.val.batch(indices, torch.device("cpu"))
         model.eval()
-        batch = images.images(indices.tolist(), self.step_settings.device)
+        batch = self.val.normalised(indices.tolist(), self.step_settings.device)
         found = detect_batch(model, batch, self.detection, self.step_settings.precision)
         for index, detections in enumerate(found):
             valid = truth.labels[index] >= 0
@@ -163,8 +161,7 @@ class FollowerEvents:
     def evaluate(self, state: TrainState) -> None:
         """Detects on this rank's share of the images; the first one scores."""
         model, settings = state.evaluated_model(), self.step_settings
-        images = PlainImages(self.val)
-        detect(model, images, self.detection, device=settings.device, precision=settings.precision, stop=self.stop)
+        detect(model, self.val, self.detection, device=settings.device, precision=settings.precision, stop=self.stop)
 
     def checkpoint(self, state: TrainState) -> None:
         """The first rank saves."""

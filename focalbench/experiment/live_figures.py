@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from focalbench.data.dataset import DetectionData
-from focalbench.experiment.batches import PlainImages
 from focalbench.experiment.margins import count_margins
 from focalbench.figures import figure_pixels
 from focalbench.figures.loss_distribution import loss_distribution_figure
@@ -44,7 +43,7 @@ class LiveLossFigures:
         num_images: int = 32,
         budget: float = 0.02,
     ) -> None:
-        self._data, self._images = data, PlainImages(data)
+        self._data = data
         self._batch_size, self._device, self._precision = batch_size, device, precision
         self._indices = np.unique(np.linspace(0, len(data) - 1, min(num_images, len(data))).round().astype(np.int64))
         self._budget = budget
@@ -74,7 +73,7 @@ class LiveLossFigures:
         histogram = MarginHistogram.empty()
         for start in range(0, len(self._indices), self._batch_size):
             indices = self._indices[start : start + self._batch_size]
-            images = self._images.images(indices.tolist(), self._device)
+            images = self._data.normalised(indices.tolist(), self._device)
             with torch.autocast(self._device.type, self._precision, enabled=self._precision != torch.float32):
                 outputs = model(images)
             targets = self._data.targets(indices).to(self._device)

@@ -7,6 +7,7 @@ from pathlib import Path
 from focalbench.config.data import SyntheticData
 from focalbench.config.paths import data_root
 from focalbench.config.schema import ExperimentConfig
+from focalbench.data.cache import CacheSettings
 from focalbench.data.synthetic import ensure_synthetic
 from focalbench.data.voc import Classes
 from focalbench.runtime import choose_cache_dir
@@ -39,3 +40,10 @@ def canvas_size(config: ExperimentConfig) -> tuple[int, int]:
     """(height, width) of the network's input in pixels."""
     size = config.data.image_size
     return (size, size) if isinstance(size, int) else size
+
+
+def image_cache(config: ExperimentConfig) -> CacheSettings | None:
+    """The disk cache of decoded images that training reads; None where ``data.cache`` asks for no such file."""
+    if config.data.cache in ("none", "ram"):
+        return None
+    return CacheSettings(canvas_size(config), config.data.fit, cache_dir(config))

@@ -14,7 +14,7 @@ from focalbench.config.sweep import Trial
 from focalbench.data.check import check_data, raise_for_errors
 from focalbench.data.faults import summarise
 from focalbench.errors import BusyError, ConfigError
-from focalbench.experiment.locations import cache_dir, class_setting, data_location
+from focalbench.experiment.locations import cache_dir, class_setting, data_location, image_cache
 from focalbench.experiment.search import require_optuna
 from focalbench.launchers.hardware import require_hardware
 from focalbench.launchers.job import Job, Outcome
@@ -102,9 +102,16 @@ def open_launcher(
 
 
 def check_all_data(
-    trials: Sequence[Trial], report: Callable[[str], None], stop: StopFlag | None = None
+    trials: Sequence[Trial],
+    report: Callable[[str], None],
+    stop: StopFlag | None = None,
+    *,
+    to_train: Callable[[Trial], bool] = lambda trial: True,
 ) -> dict[str, list[str]]:
-    """Reads every split that any trial uses, before the first one starts.
+    """Reads every split that any trial uses, before the first one starts, and fills the image caches on the way.
+
+    Args:
+        to_train: whether a trial will need its images.
 
     Returns:
         The fingerprints of its training and evaluation images, by hash of the trial.
@@ -113,22 +120,26 @@ def check_all_data(
         DataError: with all faults at once.
         InterruptedTrial: when ``stop`` is set meanwhile.
     """
-    seen: dict[Any, list[str]] = {}
-    fingerprints = {}
+    sharing: dict[Any, list[Trial]] = {}
     for trial in trials:
-        root, train, val = data_location(trial.config)
-        classes = class_setting(trial.config)
-        key = (root, train, val, classes)
-        if key not in seen:
-            found = check_data(
-                root, train=train, val=val, classes=classes, cache_dir=cache_dir(trial.config), stop=stop
-            )
-            raise_for_errors(found)
-            if found.warnings:
-                for line in summarise(found.warnings, "warning", _WARNING_LINES):
-                    report(line)
-            seen[key] = list(found.fingerprints)
-        fingerprints[trial.hash] = seen[key]
+        sharing.setdefault((*data_location(trial.config), class_setting(trial.config)), []).append(trial)
+    fingerprints: dict[str, list[str]] = {}
+    for (root, train, val, classes), alike in sharing.items():
+        caches = dict.fromkeys(image_cache(trial.config) for trial in alike if to_train(trial))
+        found = check_data(
+            root,
+            train=train,
+            val=val,
+            classes=classes,
+            cache_dir=cache_dir(alike[0].config),
+            stop=stop,
+            fill=[cache for cache in caches if cache is not None],
+        )
+        raise_for_errors(found)
+        if found.warnings:
+            for line in summarise(found.warnings, "warning", _WARNING_LINES):
+                report(line)
+        fingerprints |= {trial.hash: list(found.fingerprints) for trial in alike}
     return fingerprints
 
 
@@ -170,7 +181,12 @@ def run_session(
     stop, sweep = StopFlag(), SweepFolder(out)
     with stop_on_signals(stop):
         _require_parts(config, [*trials, *typical_trials(config)], options.device)
-        fingerprints = check_all_data([*trials, *typical_trials(config)], report, stop)
+        fingerprints = check_all_data(
+            [*trials, *typical_trials(config)],
+            report,
+            stop,
+            to_train=lambda trial: options.fresh or sweep.trial(trial.name).state() is not TrialState.DONE,
+        )
         num_trials = len(trials) + num_search_trials(config)
         with (
             open_launcher(config, options.device, num_trials, out=out, stop=stop) as launch,

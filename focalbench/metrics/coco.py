@@ -15,6 +15,7 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from focalbench.boxes.voc import continuous_from_voc
 from focalbench.metrics.flat import FlatDetections, FlatGroundTruth, FloatArray, check_detections, check_ground_truth
 from focalbench.metrics.voc import mean_defined
 
@@ -124,4 +125,4 @@ def _figures(precision: NDArray[np.float64]) -> CocoAveragePrecision:
 
 def _to_xywh(box: FloatArray) -> NDArray[np.float64]:
     box = box.astype(np.float64)
-    return np.column_stack([box[:, 0] - 1, box[:, 1] - 1, box[:, 2] - box[:, 0] + 1, box[:, 3] - box[:, 1] + 1])
+    return np.column_stack([continuous_from_voc(box)[:, :2], box[:, 2:] - box[:, :2] + 1])

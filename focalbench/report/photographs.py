@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from focalbench.boxes.voc import continuous_from_voc
 from focalbench.figures.detections import crop_around, draw_detections, draw_tile
 from focalbench.report.curves import Picture
 from focalbench.report.evaluation_set import EvaluationImages, FalsePositive, FoundObjects, UnavailableImagesError
@@ -72,10 +73,10 @@ def _drawn(photograph: NDArray[np.uint8], number: int, found: FoundObjects, labe
     pixels = draw_detections(
         shown,
         classes=found.classes,
-        boxes=_continuous(found.detections.box[here]) * factor,
+        boxes=continuous_from_voc(found.detections.box[here]) * factor,
         labels=found.detections.label[here],
         scores=scores,
-        truth_boxes=_continuous(found.truth.box[objects]) * factor,
+        truth_boxes=continuous_from_voc(found.truth.box[objects]) * factor,
         truth_labels=found.truth.label[objects],
         truth_difficult=found.truth.difficult[objects],
         score_thresh=float(threshold),
@@ -91,15 +92,10 @@ def _crop(one: FalsePositive, found: FoundObjects, images: EvaluationImages) -> 
     except UnavailableImagesError:
         return None
     truth = found.truth.box[found.truth.image == one.image]
-    view, box, truth_boxes = crop_around(_continuous(one.box), _continuous(truth), photograph)
+    view, box, truth_boxes = crop_around(continuous_from_voc(one.box), continuous_from_voc(truth), photograph)
     tile = np.array(draw_tile(view, box, truth_boxes))
     alt = f"Crop of {found.image_ids[one.image]} around a detection as {found.classes[one.label]}: {one.kind}"
     return Picture(embed_photograph(tile), alt, tile.shape[1], tile.shape[0])
-
-
-def _continuous(boxes: NDArray[np.floating]) -> NDArray[np.float64]:
-    """VOC's 1-based inclusive pixels as 0-based continuous ones."""
-    return np.asarray(boxes, np.float64) - np.array([1.0, 1, 0, 0])
 
 
 def _resized(photograph: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:

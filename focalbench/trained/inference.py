@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from focalbench.boxes.voc import voc_from_continuous
 from focalbench.data.files import IMAGE_SUFFIXES, RefusedFile, read_inside
 from focalbench.data.images import (
     MAX_IMAGE_BYTES,
@@ -49,7 +50,7 @@ class ImagePrediction:
     @property
     def voc_boxes(self) -> NDArray[np.float32]:
         """(D, 4) as VOC counts: 1-based, inclusive."""
-        return self.boxes + np.array([1, 1, 0, 0], np.float32)
+        return voc_from_continuous(self.boxes).astype(np.float32)
 
 
 def find_images(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:

@@ -22,7 +22,6 @@ from focalbench.data.dataset import DetectionData, load_data
 from focalbench.data.images import Fit
 from focalbench.errors import CheckpointError, ConfigError, DataError, FocalbenchError
 from focalbench.experiment import build
-from focalbench.experiment.batches import PlainImages
 from focalbench.experiment.build_loss import Uncounted, build_criterion
 from focalbench.experiment.locations import cache_dir, canvas_size, data_location
 from focalbench.records.result import TrialResult
@@ -99,7 +98,7 @@ class TrainedTrial:
 
     def detect(self, data: DetectionData) -> FlatArrays:
         """All detections on ``data``, by the settings of the training's own evaluation."""
-        return detect(self.model, PlainImages(data), self.settings, device=self.device, precision=self.precision)
+        return detect(self.model, data, self.settings, device=self.device, precision=self.precision)
 
 
 def load_trained(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from focalbench.data.dataset import DetectionData
 from focalbench.metrics.coco import coco_average_precision
 from focalbench.metrics.voc import INTERPOLATIONS, voc_average_precision
 from focalbench.ranks import any_rank, gather, rank, world_size
@@ -18,28 +19,6 @@ from focalbench.runtime import StopFlag
 from focalbench.structures import Detections
 
 FlatArrays = dict[str, NDArray]
-
-
-class EvaluationImages(Protocol):
-    """Images to evaluate on and what is known about them."""
-
-    classes: tuple[str, ...]
-
-    def __len__(self) -> int:
-        """Number of images."""
-        ...
-
-    def images(self, indices: Sequence[int], device: torch.device) -> Tensor:
-        """(B, 3, H, W) float, normalised, on ``device``."""
-        ...
-
-    def to_original(self, image: int, boxes: NDArray) -> NDArray:
-        """Canvas boxes (D, 4) of one image as VOC pixels (1-based, inclusive) of the original."""
-        ...
-
-    def ground_truth(self) -> FlatArrays:
-        """Flat arrays image, label, box, difficult."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -70,7 +49,7 @@ class Evaluation:
 @torch.no_grad()
 def detect(
     model: nn.Module,
-    data: EvaluationImages,
+    data: DetectionData,
     settings: DetectionSettings,
     *,
     device: torch.device,
@@ -93,7 +72,7 @@ def detect(
         first = start + rank() * settings.batch_size
         indices = range(first, min(first + settings.batch_size, len(data)))
         if indices:
-            found = detect_batch(model, data.images(indices, device), settings, precision)
+            found = detect_batch(model, data.normalised(indices, device), settings, precision)
             parts.append(_flat(data, indices, found))
     model.train(was_training)
     together = _joined(gather(_joined(parts)))
@@ -101,7 +80,7 @@ def detect(
     return {key: values[order] for key, values in together.items()}
 
 
-def _flat(data: EvaluationImages, indices: Sequence[int], found: Sequence[Detections]) -> FlatArrays:
+def _flat(data: DetectionData, indices: Sequence[int], found: Sequence[Detections]) -> FlatArrays:
     """The detections on some images as flat arrays, boxes in pixels of the original images."""
     boxes = [data.to_original(i, one.boxes.cpu().numpy()) for i, one in zip(indices, found, strict=True)]
     return {

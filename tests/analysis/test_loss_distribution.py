@@ -17,7 +17,6 @@ from focalbench.analysis.loss_distribution import (
     measure,
     own_gamma,
 )
-from focalbench.experiment.batches import PlainImages
 from focalbench.experiment.margins import count_margins
 from focalbench.losses import LOSSES
 from focalbench.losses.base import Counts
@@ -41,7 +40,7 @@ def _problem(loaded: TrainedTrial) -> ClassProblem:
     data = loaded.data()
     indices = range(len(data))
     with torch.no_grad():
-        outputs = loaded.model(PlainImages(data).images(indices, torch.device("cpu")))
+        outputs = loaded.model(data.normalised(indices, torch.device("cpu")))
     return loaded.criterion.class_problem(outputs, data.targets(indices))
 
 
@@ -142,7 +141,7 @@ def test_an_object_without_a_label_is_found_as_nothing_annotated(loaded: Trained
     )
     data = dataclasses.replace(data, records=(empty, *data.records[1:]))
     with torch.no_grad():
-        outputs = loaded.model(PlainImages(data).images([0], torch.device("cpu")))
+        outputs = loaded.model(data.normalised([0], torch.device("cpu")))
         outputs.cls_logits[0, 17, 2] = 9.0
     problem = loaded.criterion.class_problem(outputs, data.targets([0]))
     hardest = hardest_negatives(loaded.model, outputs, problem, "sigmoid", 0)

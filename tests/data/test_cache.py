@@ -41,7 +41,7 @@ def test_all_modes_hold_the_same_pixels_and_fingerprint(small):
 
 def test_a_second_opening_decodes_nothing(small, tmp_path, monkeypatch):
     first = load(small)
-    monkeypatch.setattr(cache, "_build", lambda *_: pytest.fail("built twice"))
+    monkeypatch.setattr(cache, "build_cache", lambda *_: pytest.fail("built twice"))
     second = load(small)
     assert isinstance(second.images, np.memmap)
     assert second.fingerprint == first.fingerprint
@@ -169,9 +169,9 @@ def test_a_cache_folder_that_is_a_file_is_said_in_words(small, tmp_path):
 
 def test_two_processes_build_one_cache(small, tmp_path):
     code = (  # without torch, whose import would take longer than the rest
-        "import sys; from focalbench.data.cache import open_cache; from focalbench.data.scanning import list_samples\n"
+        "import sys; from focalbench.data.cache import *; from focalbench.data.scanning import list_samples\n"
         "listing = list_samples(sys.argv[1], ('2007/train',))\n"
-        "decoded = open_cache(listing, 'auto', (32, 64), 'warp', sys.argv[2])\n"
+        "decoded = open_cache(listing, 'auto', CacheSettings((32, 64), 'warp', sys.argv[2]))\n"
         "print(decoded.fingerprint, int(decoded.images.sum()))"
     )
     command = [sys.executable, "-c", code, str(small.root), str(tmp_path / "cache")]

@@ -7,7 +7,7 @@ import pytest
 
 from focalbench.data import check as check_module
 from focalbench.data.check import CheckReport, check_data, raise_for_errors
-from focalbench.data.faults import Fault, shorten, spread, summarise
+from focalbench.data.faults import Fault, pick_of_every_kind, shorten, summarise
 from focalbench.errors import DataError, InterruptedTrial
 from focalbench.runtime import StopFlag
 
@@ -173,7 +173,7 @@ def test_a_stop_ends_the_check_between_two_images(sound):
 
 def test_a_rare_kind_is_shown_among_many_of_another():
     faults = [Fault("many", f"{i}", None, "x") for i in range(100)] + [Fault("rare", "file", None, "y")]
-    assert [fault.kind for fault in spread(faults, 3)] == ["many", "many", "rare"]
+    assert [fault.kind for fault in pick_of_every_kind(faults, 3)] == ["many", "many", "rare"]
     lines = summarise(faults, "warning", 5)
     assert len(lines) == 5
     assert lines[0] == "101 warnings: many 100, rare 1"

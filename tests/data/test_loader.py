@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from focalbench.data.loader import Ahead, BatchSchedule, step_generator
+from focalbench.data.loader import BatchSchedule, Prefetcher, step_generator
 
 
 @pytest.mark.parametrize(("num_images", "batch_size"), [(12, 4), (10, 4), (3, 8), (1, 4), (7, 7)])
@@ -53,15 +53,15 @@ def test_ahead_gives_what_was_asked_for_whatever_the_order():
         asked.append((step, threading.current_thread() is threading.main_thread()))
         return step * 10
 
-    ahead = Ahead(load)
-    assert [ahead(step) for step in (0, 1, 2, 7, 8, 2)] == [0, 10, 20, 70, 80, 20]
+    prefetcher = Prefetcher(load)
+    assert [prefetcher(step) for step in (0, 1, 2, 7, 8, 2)] == [0, 10, 20, 70, 80, 20]
     assert not any(in_main for _, in_main in asked)
 
 
 def test_the_next_step_is_loaded_before_it_is_asked_for():
     loaded = {step: threading.Event() for step in range(3)}
-    ahead = Ahead(lambda step: loaded[step].set())
-    ahead(0)
+    prefetcher = Prefetcher(lambda step: loaded[step].set())
+    prefetcher(0)
     assert loaded[1].wait(timeout=30)
     assert not loaded[2].is_set()
 
@@ -72,8 +72,8 @@ def test_a_fault_while_loading_ahead_is_raised_where_the_step_is_asked_for():
             raise OSError("unreadable")
         return step
 
-    ahead = Ahead(load)
-    assert ahead(0) == 0
+    prefetcher = Prefetcher(load)
+    assert prefetcher(0) == 0
     with pytest.raises(OSError, match="unreadable"):
-        ahead(1)
-    assert ahead(2) == 2
+        prefetcher(1)
+    assert prefetcher(2) == 2

@@ -143,6 +143,33 @@ def test_repairs_are_warned_of(voc, object_of, box, kind, left):
 
 
 @pytest.mark.parametrize(
+    ("edges", "found", "left"),
+    [
+        ((40, 45), {"box-beyond-border", "tiny-box"}, (40, 40)),  # touches the last pixel
+        ((40.5, 45), {"box-outside"}, None),
+        ((0, 1), {"tiny-box"}, (1, 1)),  # touches the first
+        ((0, 0.9), {"box-outside"}, None),
+        ((30, 41), set(), (30, 40)),
+        ((30, 41.1), {"box-beyond-border"}, (30, 40)),
+        ((5, 6), set(), (5, 6)),  # two pixels
+        ((5, 5.9), {"tiny-box"}, (5, 5.9)),
+    ],
+)
+@pytest.mark.parametrize("axis", [0, 1])
+def test_where_a_box_starts_to_be_outside_beyond_the_border_or_tiny(voc, object_of, edges, found, left, axis):
+    box, kept = [5.0, 5.0, 20.0, 20.0], [5.0, 5.0, 20.0, 20.0]
+    box[axis::2] = edges
+    voc.list("train", [voc.add("a", object_of(box=box), size=(40, 40)), voc.add("b")])
+    assert kinds(voc) == (set(), found)
+    boxes = read(voc).records[0].boxes
+    if left is None:
+        assert len(boxes) == 0
+    else:
+        kept[axis::2] = left
+        np.testing.assert_array_equal(boxes, np.array([kept], np.float32))
+
+
+@pytest.mark.parametrize(
     ("objects", "kind"),
     [
         (("cat", (5, 6, "nan", 25)), "non-finite-box"),

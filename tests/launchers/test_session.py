@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from focalbench.config.load import load_config
 from focalbench.config.sweep import expand
 from focalbench.errors import ConfigError
-from focalbench.launchers.session import SessionOptions, run_session, seed_by_seed
+from focalbench.launchers.session import SessionOptions, check_all_data, run_session, seed_by_seed
 
 
 def test_every_arm_gets_a_seed_before_any_gets_the_next(write_config: Callable[..., Path]) -> None:
@@ -43,3 +44,21 @@ def test_a_search_without_optuna_is_refused_before_the_rest_of_the_sweep_is_trai
     search = "search: {num: 4, params: {loss.gamma: {uniform: [0, 5]}}}"
     path = write_config(f"sweep: {{grid: {{loss.alpha: [0.25, 0.5]}}, {search}}}")
     assert "Optuna is not installed" in _refusal(path, tmp_path / "o")
+
+
+def test_the_check_fills_the_image_caches_of_the_trials_to_train(
+    write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "cache"
+    path = write_config("sweep: {list: [{data.fit: warp}, {data.fit: letterbox}, {data.image_size: 96}]}")
+
+    def read(cache: str, **options: Any) -> list[str]:
+        """The caches that are there once the data of the sweep are checked."""
+        trials = expand(load_config(path, [f"data.cache_dir={folder}", f"data.cache={cache}"]))
+        fingerprints = check_all_data(trials, print, **options)
+        assert set(fingerprints) == {trial.hash for trial in trials}
+        return sorted(path.name.split("-")[-2] for path in folder.glob("*-*x*-*/") if (path / "meta.json").exists())
+
+    assert read("disk", to_train=lambda trial: False) == []
+    assert read("none") == read("ram") == []
+    assert read("auto") == ["64x64"] * 4 + ["96x96"] * 2
