@@ -77,7 +77,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Fault:
+class ConfigFault:
     """One thing that is wrong: where it stands, its key, and why."""
 
     path: KeyPath
@@ -109,7 +109,7 @@ def dotted(path: KeyPath) -> str:
     return text
 
 
-def config_error(faults: list[Fault], max_lines: int = 20) -> ConfigError:
+def config_error(faults: list[ConfigFault], max_lines: int = 20) -> ConfigError:
     """All ``faults`` in the order of the file, without repeats, as one error of at most ``max_lines`` lines.
 
     Faults of one line stand together, followed by that line.
@@ -149,7 +149,7 @@ class Document:
     data: dict[str, Any]
     keys: dict[KeyPath, Mark] = field(default_factory=dict)
     values: dict[KeyPath, Mark] = field(default_factory=dict)
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[ConfigFault] = field(default_factory=list)
 
     def copy(self) -> Document:
         """A copy that can be changed without touching this one."""
@@ -223,7 +223,7 @@ def parse_document(text: str, source: str) -> Document:
     value, document = _parse(text, source, positions=True)
     if not document.faults and not isinstance(value, dict):
         reason = "is empty" if value is None else "should hold `key: value` lines"
-        document.faults.append(Fault((), reason, Mark(source)))
+        document.faults.append(ConfigFault((), reason, Mark(source)))
     document.data = value if isinstance(value, dict) else {}
     return document
 
@@ -244,10 +244,10 @@ def _parse(text: str, source: str, positions: bool) -> tuple[Any, Document]:
     except yaml.MarkedYAMLError as error:
         mark = reader.mark(error.problem_mark) if error.problem_mark else Mark(source)
         reason = " ".join(filter(None, [error.context, error.problem]))
-        document.faults.append(Fault((), f"not YAML: {reason}", mark))
+        document.faults.append(ConfigFault((), f"not YAML: {reason}", mark))
     except yaml.YAMLError as error:
         reason = str(error).splitlines()[0]
-        document.faults.append(Fault((), f"not YAML: {reason}", Mark(source)))
+        document.faults.append(ConfigFault((), f"not YAML: {reason}", Mark(source)))
     return None, document
 
 
@@ -269,7 +269,7 @@ class _Reader:
         return Mark(f"{self.source}:{position[0]}:{position[1]}", line, position)
 
     def fault(self, path: KeyPath, reason: str, node: yaml.Node) -> None:
-        self.document.faults.append(Fault(path, reason, self.mark(node.start_mark)))
+        self.document.faults.append(ConfigFault(path, reason, self.mark(node.start_mark)))
 
     def read(self, node: yaml.Node, path: KeyPath) -> Any:
         """The plain value of ``node``; None where it is refused."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterator
 from functools import cache
 from typing import Any, Literal, get_args, get_origin
@@ -10,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from focalbench.config.document import Document, Fault, KeyPath
+from focalbench.config.document import ConfigFault, Document, KeyPath
 from focalbench.config.schema import ExperimentConfig
 
 BRANCHES = ("data", "model", "loss", "optim")
@@ -57,7 +58,20 @@ def models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for part in get_args(annotation) for model in models_in(part)]
 
 
-def faults_of(error: ValidationError, document: Document) -> list[Fault]:
+def check(document: Document) -> ExperimentConfig | list[ConfigFault]:
+    """The configuration that ``document`` holds, or everything that is wrong with it."""
+    for branch in BRANCHES:
+        section = document.data.get(branch)
+        if isinstance(section, dict) and section.get("name") is None:
+            section["name"] = default_name(branch)
+    try:
+        # Strict, so that `gamma: true` or `lr: "0.1"` is a fault; from JSON, so that a list may become a tuple.
+        return ExperimentConfig.model_validate_json(json.dumps(document.data), strict=True)
+    except ValidationError as error:
+        return faults_of(error, document)
+
+
+def faults_of(error: ValidationError, document: Document) -> list[ConfigFault]:
     """What ``error`` says about ``document``, one fault a key, in the order of the keys."""
     found: dict[KeyPath, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
@@ -75,7 +89,7 @@ def faults_of(error: ValidationError, document: Document) -> list[Fault]:
         if deeper and all(detail["type"] in _WANTED or detail["type"] == "literal_error" for detail in details):
             continue  # another form of the same key was meant, and its own fault is named
         on_key = details[0]["type"] == "extra_forbidden"
-        faults.append(Fault(path, _reason(path, details, document.data), document.mark(path, on_key), on_key))
+        faults.append(ConfigFault(path, _reason(path, details, document.data), document.mark(path, on_key), on_key))
     return faults
 
 

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from focalbench.config.load import load_config, resolved
+from focalbench.config.dump import resolved
+from focalbench.config.identity import keeps_network
+from focalbench.config.load import load_config
 from focalbench.config.paths import data_root
 from focalbench.config.schema import ExperimentConfig
 from focalbench.data.dataset import DetectionData, load_data
@@ -32,8 +34,6 @@ from focalbench.tracking.hparams import flatten
 from focalbench.training.checkpoint import load_newest
 from focalbench.training.evaluate import DetectionSettings, FlatArrays, detect
 
-# Keys that may be edited in a trained trial's config.yaml: they change neither the network nor what its scores mean.
-_EDITABLE = ("run.", "name", "data.root", "data.cache", "data.val", "data.train", "eval.", "optim.precision")
 _MAX_LISTED = 5
 
 
@@ -116,7 +116,7 @@ def load_trained(
         CheckpointError: when no checkpoint is whole or it does not fit the configuration.
     """
     folder = find_trial(folder)
-    config = load_config(folder / CONFIG_FILE)
+    config = load_config(folder / CONFIG_FILE).config
     result = _result(folder, unfinished)
     checkpoint = _checkpoint(folder, warn)
     _require_unchanged(config, checkpoint["config"], folder)
@@ -214,14 +214,14 @@ def _checkpoint(folder: Path, warn: Callable[[str], None]) -> dict[str, Any]:
 
 
 def _require_unchanged(config: ExperimentConfig, trained: Mapping[str, Any], folder: Path) -> None:
-    """Refuses a config.yaml that was edited after the training, naming what differs.
+    """Refuses a config.yaml that was edited after the training in what the network depends on, naming what differs.
 
     Raises:
         CheckpointError: with the key and both values.
     """
     current = flatten(resolved(config))
     for key in sorted(current.keys() & trained.keys()):
-        if not key.startswith(_EDITABLE) and current[key] != trained[key]:
+        if not keeps_network(key) and current[key] != trained[key]:
             raise CheckpointError(
                 f"{folder / CONFIG_FILE}: {key} is {current[key]}, but the network was trained with {trained[key]}; "
                 "restore it"

@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from torch import nn
 
-from focalbench.config.load import dump_yaml, resolved
+from focalbench.config.dump import dump_yaml, resolved
 from focalbench.config.schema import ExperimentConfig
 from focalbench.config.sweep import Trial
 from focalbench.errors import (

@@ -6,7 +6,7 @@ import contextlib
 import queue
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,7 @@ class LocalRun:
     def _give(self, job: Job, worker: _Worker) -> None:
         worker.job = job
         self._watcher.trial_started(job.trial.name)
-        worker.give(replace(job, devices=worker.devices, threads=self._slots.threads))
+        worker.give(job.model_copy(update={"devices": worker.devices, "threads": self._slots.threads}))
 
     def _handle(self, worker: _Worker, report: dict[str, Any] | None) -> None:
         if report is None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from focalbench.config.load import Experiment
 from focalbench.config.schema import ExperimentConfig
 from focalbench.config.sweep import Trial
 from focalbench.data.check import check_data, raise_for_errors
@@ -149,8 +150,7 @@ def report_stale_results(
 
 
 def run_session(
-    config: ExperimentConfig,
-    trials: Sequence[Trial],
+    experiment: Experiment,
     out: Path,
     options: SessionOptions,
     make_watcher: Callable[[int, int, int], Watcher],
@@ -167,7 +167,7 @@ def run_session(
         FocalbenchError: for faults found before the first trial starts; nothing is half-written then.
         InterruptedTrial: when a signal arrives as early as that.
     """
-    stop = StopFlag()
+    config, trials, stop = experiment.config, experiment.trials, StopFlag()
     with stop_on_signals(stop):
         _require_parts(config, [*trials, *typical_trials(config)], options.device)
         fingerprints = check_all_data([*trials, *typical_trials(config)], report, stop)
@@ -179,17 +179,17 @@ def run_session(
             open_sweep(out, config.name, trials, alone=attendance.alone)
             attendance.admit_others()
             report_stale_results(trials, fingerprints, out, report)
-            watcher = make_watcher(num_trials, *_count_settled(config, out, options.retry_failed))
+            watcher = make_watcher(num_trials, *_count_settled(experiment, out, options.retry_failed))
             # A worker that a killed launcher left behind stops by itself.
             share = num_trials > 1 or attendance.alone
             rounds = _Rounds(launch, watcher, stop, out, options, retries=config.run.retries, share=share)
             if rounds.train(trials, with_stopped=True) and search_of(config) is not None:
-                trials = run_search(config, out, rounds.train, alone=attendance.alone, watcher=watcher)
+                trials = run_search(experiment, out, rounds.train, alone=attendance.alone, watcher=watcher)
     states = {trial.name: trial_state(out / trial.name) for trial in trials}
     busy = [outcome for outcome in rounds.outcomes.values() if outcome.state == "busy"]
     if busy:
         raise BusyError(busy[0].error or "another process is training this trial")
-    return Session(tuple(trials), states, rounds.outcomes, stop.signum)
+    return Session(trials, states, rounds.outcomes, stop.signum)
 
 
 def _require_parts(config: ExperimentConfig, trials: Sequence[Trial], device: str) -> None:
@@ -235,7 +235,13 @@ class _Rounds:
         """
         ledger = Ledger(
             [
-                Job(trial, self._out / trial.name, (self._options.device,), threads=1, pause_at=pause_at)
+                Job(
+                    trial=trial,
+                    folder=self._out / trial.name,
+                    devices=(self._options.device,),
+                    threads=1,
+                    pause_at=pause_at,
+                )
                 for trial in seed_by_seed(trials)
                 if self._is_left(trial, with_stopped)
             ],
@@ -263,8 +269,8 @@ def seed_by_seed(trials: Sequence[Trial]) -> list[Trial]:
     return sorted(trials, key=lambda trial: order[trial.seed])
 
 
-def _count_settled(config: ExperimentConfig, out: Path, retry_failed: bool) -> tuple[int, int]:
+def _count_settled(experiment: Experiment, out: Path, retry_failed: bool) -> tuple[int, int]:
     """How many of the trials known so far are done, and how many failed or were stopped and stay so."""
-    counts = Counter(trial_state(out / trial.name) for trial in proposed_trials(config, out))
+    counts = Counter(trial_state(out / trial.name) for trial in proposed_trials(experiment, out))
     failed = 0 if retry_failed else counts["failed"]
-    return counts["done"], failed + (counts["stopped"] if leaves_stopped(config) else 0)
+    return counts["done"], failed + (counts["stopped"] if leaves_stopped(experiment.config) else 0)

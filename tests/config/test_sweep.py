@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from focalbench.config.load import config_hash, load_config
+from focalbench.config.identity import config_hash
+from focalbench.config.load import load_config
 from focalbench.config.loss import CrossEntropyConfig
 from focalbench.config.optim import AdamWConfig
 from focalbench.config.schema import ExperimentConfig
@@ -336,7 +337,7 @@ def test_faults_of_a_search_are_found_before_it_starts(tmp_path, search, words):
     path = tmp_path / "a.yaml"
     path.write_text(json.dumps({"sweep": {"seeds": [0, 1], "search": {"num": 4} | search}}))
     with pytest.raises(ConfigError, match=re.escape(words)) as caught:
-        expand(load_config(path))
+        load_config(path)
     assert len(str(caught.value).splitlines()) <= 20
 
 

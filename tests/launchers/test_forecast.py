@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from focalbench.config.load import load_config
-from focalbench.config.sweep import Trial, expand
+from focalbench.config.sweep import Trial
 from focalbench.experiment.trial_files import write_status
 from focalbench.launchers.forecast import forecast
 from focalbench.storage import write_json
@@ -31,7 +31,7 @@ def out(tmp_path: Path) -> Callable[[tuple[Trial, ...]], Path]:
 
 
 def _trials(path: Path) -> tuple[Trial, ...]:
-    return expand(load_config(path))
+    return load_config(path).trials
 
 
 def test_before_the_first_trial_nothing_is_known(write_config: Write, tmp_path: Path) -> None:
