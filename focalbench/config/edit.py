@@ -42,7 +42,7 @@ def apply_overrides(document: Document, overrides: Iterable[str]) -> list[Config
 
 
 def split_key(key: str) -> KeyPath:
-    """``loss.gamma`` as a path; the keys of a sweep's grid keep their dots."""
+    """Return ``loss.gamma`` as a path; the keys of a sweep's grid keep their dots."""
     parts = tuple(key.split("."))
     for prefix in _FREE_KEYS:
         if parts[: len(prefix)] == prefix and len(parts) > len(prefix):
@@ -51,12 +51,12 @@ def split_key(key: str) -> KeyPath:
 
 
 def assignment_order(path: KeyPath) -> tuple[bool, bool]:
-    """Sorts whole branches before names of variants before all other keys."""
+    """Return a key for sorting: whole branches come before names of variants, these before all other keys."""
     return (len(path) > 1, path[-1] != "name")
 
 
 def assign(document: Document, path: KeyPath, value: Any, places: Document) -> ConfigFault | None:
-    """Set ``path`` to ``value``, whose parts stand where ``places`` says; the fault if that cannot be."""
+    """Set ``path`` to ``value``, whose parts stand where ``places`` says; return the fault if that cannot be."""
     target: Any = document.data
     for depth, part in enumerate(path[:-1], start=1):
         if target.get(part) is None:
@@ -80,7 +80,7 @@ def assign(document: Document, path: KeyPath, value: Any, places: Document) -> C
 
 
 def _switch_variant(section: dict[str, Any], branch: str, name: Any) -> None:
-    """Before ``section`` becomes the variant ``name``: drop the keys that it lacks or takes other values for."""
+    """Drop the keys of ``section`` that its new variant, ``name``, lacks or takes other values for."""
     models = variants(branch)
     old, new = (
         models.get(section.get("name", default_name(branch))),

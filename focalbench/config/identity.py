@@ -85,29 +85,29 @@ EFFECTS: dict[str, Effect] = {
 
 
 def effect_of(key: str) -> Effect:
-    """What a change of the dotted ``key`` changes; RESULT for one that is not known, such as another version's."""
+    """Look up what the dotted ``key`` changes; RESULT for one that is not known, such as another version's."""
     while key and key not in EFFECTS:
         key = key.rpartition(".")[0]
     return EFFECTS.get(key, _RESULT)
 
 
 def keeps_trial(key: str) -> bool:
-    """Whether a trial stays the same when ``key`` changes: neither its network nor its scores depend on it."""
+    """Tell whether a trial stays the same when ``key`` changes: neither its network nor its scores depend on it."""
     return not effect_of(key) & _IDENTITY
 
 
 def keeps_network(key: str) -> bool:
-    """Whether a trained network stays the same when ``key`` changes, though its scores may not."""
+    """Tell whether a trained network stays the same when ``key`` changes, though its scores may not."""
     return _RESULT not in effect_of(key)
 
 
 def can_be_swept(key: str) -> bool:
-    """Whether trials of one sweep may differ in ``key``: it changes their results, or may do so."""
+    """Tell whether trials of one sweep may differ in ``key``: it changes their results, or may do so."""
     return not keeps_trial(key) or _PLACE in effect_of(key)
 
 
 def _left_out() -> dict[str, Any]:
-    """The keys that no hash covers, in the form that pydantic takes."""
+    """Return the keys that no hash covers, in the form that pydantic takes."""
     sections: dict[str, Any] = {}
     for key in filter(keeps_trial, EFFECTS):
         section, _, inner = key.partition(".")
@@ -146,7 +146,7 @@ def _digest(config: ExperimentConfig, swept: Collection[str], left_out: dict[str
 
 
 def _real_root(config: ExperimentConfig) -> str | None:
-    """The folder of the data, absolute and free of links; None where neither configuration nor environment names it."""
+    """Return the folder of the data, absolute and free of links; None where nothing names it."""
     try:
         return os.path.realpath(data_root(config))
     except ConfigError:

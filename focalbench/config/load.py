@@ -47,7 +47,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
 
 
 def default_config(overrides: Sequence[str] = ()) -> ExperimentConfig:
-    """The defaults with ``overrides`` applied, for commands that take keys but no file.
+    """Apply ``overrides`` to the defaults, for commands that take keys but no file.
 
     Raises:
         ConfigError: all faults at once.
@@ -56,7 +56,7 @@ def default_config(overrides: Sequence[str] = ()) -> ExperimentConfig:
 
 
 def _configure(document: Document, overrides: Sequence[str], name: str) -> ExperimentConfig:
-    """``document`` with ``overrides``, validated; the experiment is called ``name`` where neither says how."""
+    """Validate ``document`` with ``overrides``; the experiment is called ``name`` where neither says how."""
     faults = apply_overrides(document, overrides)
     if document.data.get("name") is None and name:
         document.data["name"] = name

@@ -1,4 +1,4 @@
-"""From one configuration with a ``sweep`` to the trials it means: pure, so one file always means the same trials."""
+"""From one configuration with a ``sweep`` to the trials it means: one file always means the same trials."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class _Candidate:
 def expand(
     config: ExperimentConfig, document: Document | None = None, *, proposals: Sequence[Mapping[str, Any]] = ()
 ) -> tuple[Trial, ...]:
-    """All trials of ``config``, arm by arm, each arm's seeds together; one trial where there is no sweep.
+    """Return all trials of ``config``, arm by arm, each arm's seeds together; one trial where there is no sweep.
 
     Args:
         config: a validated configuration.
@@ -106,7 +106,7 @@ def expand(
 
 
 def _points(sweep: SweepConfig) -> tuple[list[_Point], list[ConfigFault]]:
-    """The arms of all blocks in their order; one empty arm where there is no block."""
+    """Return the arms of all blocks in their order; one empty arm where there is no block."""
     points: list[_Point] = []
     faults: list[ConfigFault] = []
     if sweep.grid is not None:
@@ -169,7 +169,7 @@ def extreme_proposals(search: SearchConfig) -> list[dict[str, Any]]:
 
 
 def _search_faults(config: ExperimentConfig, base: Document) -> list[ConfigFault]:
-    """What would be wrong with arms that the search may propose later."""
+    """Find what would be wrong with arms that the search may propose later."""
     search = config.sweep.search if config.sweep is not None else None
     if search is None:
         return []
@@ -200,7 +200,7 @@ def _distribution_faults(name: str, block: RandomConfig | SearchConfig) -> list[
 
 
 def _draws(block: RandomConfig) -> Iterator[_Point]:
-    """Draw i comes from a generator of its own, seeded by (seed, i): a larger ``num`` keeps the earlier draws."""
+    """Draw the arms of ``sweep.random``, each from generators of its own: a larger ``num`` keeps the earlier draws."""
     for index in range(block.num):
         values = {}
         for key, distribution in block.params.items():
@@ -225,7 +225,7 @@ def _draw(stream: random.Random, kind: str, bounds: tuple[Any, ...]) -> Any:
 
 
 def rounded(value: float, low: float, high: float) -> float:
-    """``value`` to six digits, within [low, high]: what a name can show and a reader can retype."""
+    """Round ``value`` to six digits, within [low, high]: what a name can show and a reader can retype."""
     return min(max(float(f"{value:.6g}"), low), high)
 
 
@@ -264,7 +264,7 @@ def _apply(trial: Document, point: _Point, base: Document) -> list[ConfigFault]:
 
 
 def _at_origin(fault: ConfigFault, point: _Point) -> ConfigFault:
-    """The fault of a trial as a fault of the sweep's entry that caused it."""
+    """Turn the fault of a trial into one of the sweep's entry that caused it."""
     for key, origin in point.origins.items():
         path = tuple(key.split("."))
         if fault.path[: len(path)] == path:
@@ -278,7 +278,7 @@ def _at_origin(fault: ConfigFault, point: _Point) -> ConfigFault:
 
 
 def _exclude_faults(sweep: SweepConfig) -> list[ConfigFault]:
-    """Keys of ``exclude`` that no trial can have."""
+    """Find keys of ``exclude`` that no trial can have."""
     known = set(all_keys())
     faults = []
     for index, entry in enumerate(sweep.exclude):
@@ -289,7 +289,7 @@ def _exclude_faults(sweep: SweepConfig) -> list[ConfigFault]:
 
 
 def _flat(entry: dict[str, Any]) -> dict[str, Any]:
-    """``entry`` with nested mappings as dotted keys."""
+    """Return ``entry`` with nested mappings as dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in entry.items():
         if isinstance(value, dict) and value and key.split(".")[0] in {*BRANCHES, "eval"} and "schedule" not in value:
@@ -352,7 +352,7 @@ def _set_labels(candidates: list[_Candidate], config: ExperimentConfig, searched
 
 
 def _short_key(key: str, keys: set[str]) -> str:
-    """The last part of ``key`` (a variant's name: its section); the whole key where another one ends alike."""
+    """Return the last part of ``key`` (a variant's name: its section); the whole key where another one ends alike."""
 
     def last(full: str) -> str:
         parts = full.split(".")

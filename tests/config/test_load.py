@@ -7,8 +7,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from focalbench.config import sweep
 from focalbench.config.dump import dump_yaml
 from focalbench.config.edit import split_key
+from focalbench.config.faults import check
 from focalbench.config.identity import config_hash
 from focalbench.config.load import load_config
 from focalbench.config.loss import CrossEntropyConfig, FocalConfig
@@ -226,6 +228,13 @@ def test_dump_spells_out_every_default():
     assert data["loss"]["alpha"] == 0.25
     assert next(iter(data["loss"])) == "name"
     assert "sweep" not in data
+
+
+def test_every_arm_is_validated_once(write, monkeypatch):
+    validated = []
+    monkeypatch.setattr(sweep, "check", lambda document: validated.append(document) or check(document))
+    experiment = load_config(write("sweep: {seeds: [0, 1, 2, 3, 4], grid: {loss.gamma: [0, 1, 2]}}"))
+    assert (len(experiment.trials), len(validated)) == (15, 3)
 
 
 TRAPS = st.sampled_from(

@@ -163,6 +163,21 @@ def test_draws_stay_in_their_range_and_cover_it():
     assert {config.eval.protocol for config in configs} == {"voc07", "voc12"}
 
 
+@pytest.mark.parametrize("kind", ["uniform", "log_uniform"])
+def test_a_range_of_one_number_gives_that_number(kind):
+    (trial,) = trials_of({"random": {"num": 1, "params": {"optim.lr": {kind: [0.25, 0.25]}}}})
+    assert trial.config.optim.lr == 0.25
+
+
+@pytest.mark.parametrize(("kind", "refused"), [("uniform", False), ("log_uniform", True)])
+def test_only_a_logarithmic_range_may_not_begin_at_zero(kind, refused):
+    sweep = {"random": {"num": 1, "params": {"loss.gamma": {kind: [0, 1]}}}}
+    if refused:
+        assert "sweep.random.params.loss.gamma.log_uniform: should be above 0 on a logarithmic scale" in faults(sweep)
+    else:
+        assert 0 <= trials_of(sweep)[0].config.loss.gamma <= 1
+
+
 def test_draws_are_the_same_everywhere():
     """A frozen value: the draws may depend on nothing but seed, number and key."""
     (trial,) = trials_of({"random": {"num": 1, "seed": 7, "params": {"optim.lr": {"log_uniform": [1e-4, 1e-1]}}}})

@@ -66,6 +66,16 @@ def test_a_trial_of_another_kind_is_not_guessed_at(write_config: Write, out: Cal
     assert (found.num_left, found.num_known, found.seconds) == (1, 0, None)
 
 
+def test_other_data_are_another_kind_and_another_learning_rate_is_not(write_config: Write, out: Callable) -> None:
+    data = "data: {name: voc, train: [2007/train], val: [2007/val]}\n"
+    sweep = "sweep: {grid: {data.root: [/a, /b], optim.lr: [0.1, 0.2]}}"
+    trials = _trials(write_config(sweep, text=data))
+    folder = out(trials)
+    _finish(folder, trials[0], 24.0)
+    found = forecast(trials, folder)
+    assert (found.num_left, found.num_known, found.seconds) == (3, 1, pytest.approx(24))
+
+
 def test_the_same_loss_goes_before_others(write_config: Write, out: Callable) -> None:
     sweep = "sweep: {seeds: [0, 1], list: [{name: ce, loss: {name: ce}}, {name: ghm, loss: {name: ghm}}]}"
     trials = _trials(write_config(sweep))
