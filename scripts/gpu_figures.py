@@ -29,7 +29,7 @@ import torch  # noqa: E402
 from focalbench.benchmarks.loss import bench_loss  # noqa: E402
 from focalbench.benchmarks.step import bench_config, bench_step  # noqa: E402
 from focalbench.benchmarks.sweep import bench_trials  # noqa: E402
-from focalbench.config.load import dump_yaml  # noqa: E402
+from focalbench.config.dump import dump_yaml  # noqa: E402
 from focalbench.config.schema import ExperimentConfig  # noqa: E402
 from focalbench.experiment import build  # noqa: E402
 from focalbench.experiment.build_loss import build_criterion  # noqa: E402

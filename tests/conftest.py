@@ -58,7 +58,6 @@ class Trained:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """``TINY`` on a set in VOC's layout (splits 2007/train and 2007/val), trained once."""
     from focalbench.config.load import load_config
-    from focalbench.config.sweep import expand
     from focalbench.data.synthetic import synthesize
     from focalbench.experiment.trial import run_trial
     from focalbench.runtime import StopFlag
@@ -68,7 +67,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     data = f"data: {{name: voc, root: {json.dumps(str(root))}, train: [2007/train], val: [2007/val], image_size: 64}}"
     config = base / "tiny.yaml"
     config.write_text("\n".join(data if line.startswith("data:") else line for line in TINY.splitlines()))
-    (trial,) = expand(load_config(config))
+    (trial,) = load_config(config).trials
     folder = base / "runs" / "tiny" / trial.name
     quiet = {"progress": lambda step, steps, values: None, "warn": lambda message: None}
     run_trial(trial, folder, device="cpu", stop=StopFlag(), **quiet)

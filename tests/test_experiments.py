@@ -7,7 +7,6 @@ import pytest
 from small_forms import FILES, command, head_of, small_form
 
 from focalbench.config.load import load_config
-from focalbench.config.sweep import expand
 
 
 def test_the_folder_is_found() -> None:
@@ -16,14 +15,14 @@ def test_the_folder_is_found() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_an_experiment_is_valid_and_says_its_command(path: Path) -> None:
-    trials = expand(load_config(path))
+    trials = load_config(path).trials
     assert trials
     assert f"focalbench run experiments/{path.name}" in head_of(path)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_arms_differ_in_nothing_but_what_the_sweep_names(path: Path) -> None:
-    trials = expand(load_config(path))
+    trials = load_config(path).trials
     seeds = {trial.arm: set() for trial in trials}
     for trial in trials:
         seeds[trial.arm].add(trial.seed)
@@ -32,7 +31,7 @@ def test_arms_differ_in_nothing_but_what_the_sweep_names(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_the_small_form_has_all_arms_and_needs_neither_data_nor_a_gpu(path: Path) -> None:
-    full, small = expand(load_config(path)), expand(load_config(path, small_form(path)))
+    full, small = load_config(path).trials, load_config(path, small_form(path)).trials
     assert {trial.arm for trial in small} == {trial.arm for trial in full}
     for trial in small:
         config = trial.config
@@ -44,10 +43,10 @@ def test_the_small_form_has_all_arms_and_needs_neither_data_nor_a_gpu(path: Path
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_commands_in_the_header_name_arms_and_folders_that_exist(path: Path) -> None:
-    config = load_config(path)
-    arms = {trial.arm for trial in expand(config)}
+    experiment = load_config(path)
+    arms = {trial.arm for trial in experiment.trials}
     for folder, baseline in re.findall(r"focalbench compare runs/(\S+) --baseline (\S+)", head_of(path)):
-        assert folder == config.name
+        assert folder == experiment.config.name
         assert baseline in arms
 
 

@@ -12,7 +12,6 @@ import torch
 
 from focalbench import ranks
 from focalbench.config.load import load_config
-from focalbench.config.sweep import expand
 from focalbench.experiment.trial import run_trial
 from focalbench.records.metrics import read_metrics
 from focalbench.runtime import StopFlag
@@ -30,7 +29,7 @@ from focalbench.runtime import StopFlag, set_threads
 
 set_threads(1)
 with joined("cpu"):
-    for trial in expand(load_config(Path(sys.argv[1]))):
+    for trial in load_config(Path(sys.argv[1])).trials:
         folder = Path(sys.argv[2]) / trial.name
         if rank() == 0:
             run_trial(trial, folder, device="cpu", stop=StopFlag(), progress=lambda step, steps, values: None)
@@ -73,7 +72,7 @@ def test_two_ranks_train_as_one_process_does(write_config: Callable[..., Path], 
     )
     config = write_config(_ARMS, text=text + "\n")
     _train_on_two_ranks(config, tmp_path / "two")
-    for trial in expand(load_config(config)):
+    for trial in load_config(config).trials:
         one, two = tmp_path / "one" / trial.name, tmp_path / "two" / trial.name
         run_trial(trial, one, device="cpu", stop=StopFlag(), progress=lambda step, steps, values: None)
         alone, shared = ([m for m in read_metrics(folder) if "train/loss" in m] for folder in (one, two))

@@ -8,29 +8,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from focalbench.config.identity import EFFECTS, Effect, effect_of, keeps_trial
 from focalbench.records.document import as_number
 from focalbench.records.reader import TrialRecord, flatten_config
 from focalbench.records.state import TrialState
 from focalbench.tags import MEAN_AP
 
-# What changes where or how fast a trial runs, but not what it is. Data are known by their content, not their place.
-_NOT_IDENTITY = (
-    "seed",
-    "name",
-    "sweep",
-    "run",
-    "data.root",
-    "data.cache",
-    "data.cache_dir",
-    "eval.batch_size",
-    "eval.every",
-)
 _FACTS = ("data_fingerprint", "classes", "split", "protocol")
 """Entries of result.json in which comparable trials agree."""
 _LENGTH = "images trained on"
 _LENGTH_KEYS = ("optim.epochs", "optim.steps", "optim.batch_size", "data.train")
-_EVALUATION = ("eval.score_thresh", "eval.nms_thresh", "eval.top_k", "eval.max_detections")
-"""Configuration keys in which comparable trials agree."""
+_EVALUATION = tuple(
+    key for key in EFFECTS if Effect.EVALUATION in effect_of(key) and key.startswith("eval.") and key != "eval.protocol"
+)
+"""Configuration keys in which comparable trials agree, beside protocol and data: these are among ``_FACTS``."""
 _MAX_SHOWN = 60
 
 
@@ -153,12 +144,8 @@ def circumstances(arms: Sequence[Arm]) -> list[str]:
 
 
 def _settings(trial: TrialRecord) -> dict[str, Any]:
-    flat = flatten_config(trial.config)
-    return {
-        key: value
-        for key, value in flat.items()
-        if not any(key == name or key.startswith(f"{name}.") for name in _NOT_IDENTITY)
-    }
+    settings = flatten_config(trial.config).items()
+    return {key: value for key, value in settings if key != "seed" and not keeps_trial(key)}
 
 
 def _facts(trial: TrialRecord, settings: Mapping[str, Any]) -> dict[str, Any]:

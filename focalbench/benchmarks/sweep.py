@@ -19,7 +19,7 @@ from typing import Any
 
 from PIL import Image
 
-from focalbench.config.load import dump_yaml, resolved
+from focalbench.config.dump import dump_yaml, resolved
 from focalbench.config.schema import ExperimentConfig
 from focalbench.config.sweep import expand
 from focalbench.data.synthetic import CLASSES, synthesize

@@ -33,16 +33,15 @@ def validate(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = 
     from focalbench import console
     from focalbench.config.load import load_config
     from focalbench.config.notes import notes
-    from focalbench.config.sweep import expand
 
     try:
-        loaded = load_config(config, overrides or ())
-        trials = expand(loaded)
+        experiment = load_config(config, overrides or ())
     except ConfigError as fault:
         if not as_json:
             raise
         console.print_json({"valid": False, "errors": _faults(fault)})
         raise typer.Exit(fault.exit_code) from None
+    loaded, trials = experiment.config, experiment.trials
     remarks = notes(loaded, trials)
     if as_json:
         console.print_json(
@@ -104,9 +103,11 @@ def _ranges(numbers: list[int]) -> str:
 def show(config: ConfigPath, overrides: Overrides = None) -> None:
     """Print the configuration with every default spelled out."""
     from focalbench import console
-    from focalbench.config.load import dump_yaml, load_config
+    from focalbench.config.dump import dump_yaml
+    from focalbench.config.load import load_config
 
-    console.print_text(dump_yaml(load_config(config, overrides or ()), allow_unicode=console.takes_unicode()))
+    loaded = load_config(config, overrides or ()).config
+    console.print_text(dump_yaml(loaded, allow_unicode=console.takes_unicode()))
 
 
 def schema() -> None:

@@ -17,7 +17,7 @@ from focalbench.errors import DataError, InterruptedTrial
 from focalbench.tags import BEST_MEAN_AP, MEAN_AP
 
 if TYPE_CHECKING:
-    from focalbench.config.schema import ExperimentConfig
+    from focalbench.config.load import Experiment
     from focalbench.config.sweep import Trial
     from focalbench.launchers.forecast import Forecast
     from focalbench.launchers.session import Session
@@ -54,21 +54,19 @@ def run(
 ) -> None:
     """Train one trial or all of a sweep. The same command again goes on where it stopped."""
     from focalbench.config.load import load_config
-    from focalbench.config.sweep import expand
 
     chosen = {"run.device": device, "run.launcher": launcher}
     extra = [f"{key}={value}" for key, value in chosen.items() if value is not None]
-    loaded = load_config(config, [*(overrides or ()), *extra])
-    folder = out if out is not None else Path("runs") / loaded.name
+    experiment = load_config(config, [*(overrides or ()), *extra])
+    folder = out if out is not None else Path("runs") / experiment.config.name
     if dry_run:
-        _list_trials(loaded, folder, retry_failed=retry_failed, fresh=fresh, as_json=as_json)
+        _list_trials(experiment, folder, retry_failed=retry_failed, fresh=fresh, as_json=as_json)
         return
-    trials = expand(loaded)
     try:
-        session = _train(loaded, trials, folder, fresh=fresh, retry_failed=retry_failed, fail_fast=fail_fast)
+        session = _train(experiment, folder, fresh=fresh, retry_failed=retry_failed, fail_fast=fail_fast)
     except InterruptedTrial as stopped:  # before the first trial started, and before --fresh set anything aside
         if as_json:
-            _print_document(_as_found(trials, folder, stopped.signum), folder)
+            _print_document(_as_found(experiment.trials, folder, stopped.signum), folder)
         _say_how_to_resume(str(stopped), sys.argv[1:])
         raise typer.Exit(stopped.exit_code) from None
     _report(session, folder, as_json)
@@ -92,15 +90,7 @@ def _say_how_to_resume(what: str, arguments: Sequence[str]) -> None:
     console.info(f"{what}; go on with: {shlex.join(['focalbench', *arguments])}")
 
 
-def _train(
-    config: ExperimentConfig,
-    trials: tuple[Trial, ...],
-    folder: Path,
-    *,
-    fresh: bool,
-    retry_failed: bool,
-    fail_fast: bool,
-) -> Session:
+def _train(experiment: Experiment, folder: Path, *, fresh: bool, retry_failed: bool, fail_fast: bool) -> Session:
     """Runs the session with a display on stderr."""
     from focalbench import console
     from focalbench.launchers.session import SessionOptions, run_session
@@ -112,9 +102,9 @@ def _train(
         displays.append(SweepDisplay(num_trials, num_done, num_left_out))
         return displays[0]
 
-    options = SessionOptions(config.run.device, fresh, retry_failed, fail_fast)
+    options = SessionOptions(experiment.config.run.device, fresh, retry_failed, fail_fast)
     try:
-        return run_session(config, trials, folder, options, make_display, console.info)
+        return run_session(experiment, folder, options, make_display, console.info)
     finally:
         for display in displays:
             display.close()
@@ -203,7 +193,7 @@ def _print_comparison(session: Session, folder: Path) -> None:
         )
 
 
-def _list_trials(config: ExperimentConfig, folder: Path, *, retry_failed: bool, fresh: bool, as_json: bool) -> None:
+def _list_trials(experiment: Experiment, folder: Path, *, retry_failed: bool, fresh: bool, as_json: bool) -> None:
     """What would run, how each trial stands, and the time it may take."""
     from dataclasses import asdict
 
@@ -213,8 +203,9 @@ def _list_trials(config: ExperimentConfig, folder: Path, *, retry_failed: bool, 
     from focalbench.launchers.search import leaves_stopped, num_search_trials, proposed_trials
     from focalbench.records.sweep import SweepFolder
 
+    config = experiment.config
     found = SweepFolder(folder / ".set-aside" if fresh else folder)  # --fresh begins with nothing there
-    trials = proposed_trials(config, found)
+    trials = proposed_trials(experiment, found)
     num_slots, place = 1, None  # how many trials a cluster takes at once is not known before it is asked
     if config.run.launcher == "local":
         most = len(trials) + num_search_trials(config)

@@ -26,5 +26,5 @@ SeedNumber = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 def key_error(key: str, reason: str) -> PydanticCustomError:
-    """What a validator of several keys raises: the fault is reported at ``key``, counted from the section."""
+    """Make the error that a validator of several keys raises; it is reported at ``key``, counted from the section."""
     return PydanticCustomError("between_keys", "{reason}", {"key": key, "reason": reason})

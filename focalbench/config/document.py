@@ -47,7 +47,7 @@ class _Loader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
-        """One level down; refused where nesting is deeper than any configuration needs."""
+        """Compose the node one level down; refuse nesting that is deeper than any configuration needs."""
         self.depth += 1
         if self.depth > MAX_DEPTH:
             mark = self.peek_event().start_mark
@@ -77,7 +77,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Fault:
+class ConfigFault:
     """One thing that is wrong: where it stands, its key, and why."""
 
     path: KeyPath
@@ -102,15 +102,15 @@ def _clip(text: str, length: int) -> str:
 
 
 def dotted(path: KeyPath) -> str:
-    """``("sweep", "list", 0, "loss")`` as ``sweep.list[0].loss``."""
+    """Write ``("sweep", "list", 0, "loss")`` as ``sweep.list[0].loss``."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
     return text
 
 
-def config_error(faults: list[Fault], max_lines: int = 20) -> ConfigError:
-    """All ``faults`` in the order of the file, without repeats, as one error of at most ``max_lines`` lines.
+def config_error(faults: list[ConfigFault], max_lines: int = 20) -> ConfigError:
+    """Put ``faults`` into one error of at most ``max_lines`` lines, in the order of the file and without repeats.
 
     Faults of one line stand together, followed by that line.
     """
@@ -149,14 +149,14 @@ class Document:
     data: dict[str, Any]
     keys: dict[KeyPath, Mark] = field(default_factory=dict)
     values: dict[KeyPath, Mark] = field(default_factory=dict)
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[ConfigFault] = field(default_factory=list)
 
     def copy(self) -> Document:
-        """A copy that can be changed without touching this one."""
+        """Return a copy that can be changed without touching this one."""
         return Document(copy.deepcopy(self.data), dict(self.keys), dict(self.values), list(self.faults))
 
     def mark(self, path: KeyPath, on_key: bool = False) -> Mark | None:
-        """The place of ``path``, or of the nearest part around it that has one."""
+        """Return the place of ``path``, or of the nearest part around it that has one."""
         first, second = (self.keys, self.values) if on_key else (self.values, self.keys)
         for end in range(len(path), -1, -1):
             here = path[:end]
@@ -173,7 +173,7 @@ class Document:
 
 
 def read_document(path: Path) -> Document:
-    """The YAML mapping in ``path``.
+    """Read the YAML mapping in ``path``.
 
     Raises:
         ConfigError: when there is no such file, or it is not a regular file of UTF-8 text below 1 MB that holds a
@@ -219,17 +219,17 @@ def _similar_file(path: Path) -> str:
 
 
 def parse_document(text: str, source: str) -> Document:
-    """The mapping that ``text`` holds; ``source`` names the file in messages."""
+    """Read the mapping that ``text`` holds; ``source`` names the file in messages."""
     value, document = _parse(text, source, positions=True)
     if not document.faults and not isinstance(value, dict):
         reason = "is empty" if value is None else "should hold `key: value` lines"
-        document.faults.append(Fault((), reason, Mark(source)))
+        document.faults.append(ConfigFault((), reason, Mark(source)))
     document.data = value if isinstance(value, dict) else {}
     return document
 
 
 def parse_value(text: str, source: str) -> tuple[Any, Document]:
-    """One value as given on the command line; every place in it is ``source``."""
+    """Read one value as given on the command line; every place in it is ``source``."""
     value, document = _parse(text, source, positions=False)
     document.values.setdefault((), Mark(source))
     return value, document
@@ -244,10 +244,10 @@ def _parse(text: str, source: str, positions: bool) -> tuple[Any, Document]:
     except yaml.MarkedYAMLError as error:
         mark = reader.mark(error.problem_mark) if error.problem_mark else Mark(source)
         reason = " ".join(filter(None, [error.context, error.problem]))
-        document.faults.append(Fault((), f"not YAML: {reason}", mark))
+        document.faults.append(ConfigFault((), f"not YAML: {reason}", mark))
     except yaml.YAMLError as error:
         reason = str(error).splitlines()[0]
-        document.faults.append(Fault((), f"not YAML: {reason}", Mark(source)))
+        document.faults.append(ConfigFault((), f"not YAML: {reason}", Mark(source)))
     return None, document
 
 
@@ -269,10 +269,10 @@ class _Reader:
         return Mark(f"{self.source}:{position[0]}:{position[1]}", line, position)
 
     def fault(self, path: KeyPath, reason: str, node: yaml.Node) -> None:
-        self.document.faults.append(Fault(path, reason, self.mark(node.start_mark)))
+        self.document.faults.append(ConfigFault(path, reason, self.mark(node.start_mark)))
 
     def read(self, node: yaml.Node, path: KeyPath) -> Any:
-        """The plain value of ``node``; None where it is refused."""
+        """Return the plain value of ``node``; None where it is refused."""
         self.num_nodes += 1
         if self.num_nodes > MAX_NODES:
             raise yaml.MarkedYAMLError(
@@ -332,7 +332,7 @@ class _Reader:
 
 
 def _float(text: str) -> float | int:
-    """The number in ``text``; 1e4 is whole, so that it also fits keys that count."""
+    """Return the number in ``text``; 1e4 is whole, so that it also fits keys that count."""
     if text.lower().lstrip("+-") in {".inf", ".nan"}:
         return float(text.replace(".", ""))
     value = float(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterator
 from functools import cache
 from typing import Any, Literal, get_args, get_origin
@@ -10,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from focalbench.config.document import Document, Fault, KeyPath
+from focalbench.config.document import ConfigFault, Document, KeyPath
 from focalbench.config.schema import ExperimentConfig
 
 BRANCHES = ("data", "model", "loss", "optim")
@@ -40,25 +41,38 @@ _BOUNDS = {
 
 
 def variants(branch: str) -> dict[str, type[BaseModel]]:
-    """The models that ``branch`` can be, by their ``name``."""
+    """Return the models that ``branch`` can be, by their ``name``."""
     annotation = ExperimentConfig.model_fields[branch].annotation
     return {model.model_fields["name"].default: model for model in models_in(annotation)}
 
 
 def default_name(branch: str) -> str:
-    """The variant that ``branch`` is when its ``name`` is left out."""
+    """Return the name of the variant that ``branch`` is when it is left out."""
     return str(ExperimentConfig.model_fields[branch].default.name)
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:
-    """Every configuration model that stands in a type annotation."""
+    """Find every configuration model that stands in a type annotation."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in get_args(annotation) for model in models_in(part)]
 
 
-def faults_of(error: ValidationError, document: Document) -> list[Fault]:
-    """What ``error`` says about ``document``, one fault a key, in the order of the keys."""
+def check(document: Document) -> ExperimentConfig | list[ConfigFault]:
+    """Validate ``document``: return the configuration that it holds, or everything that is wrong with it."""
+    for branch in BRANCHES:
+        section = document.data.get(branch)
+        if isinstance(section, dict) and section.get("name") is None:
+            section["name"] = default_name(branch)
+    try:
+        # Strict, so that `gamma: true` or `lr: "0.1"` is a fault; from JSON, so that a list may become a tuple.
+        return ExperimentConfig.model_validate_json(json.dumps(document.data), strict=True)
+    except ValidationError as error:
+        return faults_of(error, document)
+
+
+def faults_of(error: ValidationError, document: Document) -> list[ConfigFault]:
+    """Turn what ``error`` says about ``document`` into faults, one a key, in the order of the keys."""
     found: dict[KeyPath, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
         if detail["type"] == "default_factory_not_called":
@@ -75,12 +89,12 @@ def faults_of(error: ValidationError, document: Document) -> list[Fault]:
         if deeper and all(detail["type"] in _WANTED or detail["type"] == "literal_error" for detail in details):
             continue  # another form of the same key was meant, and its own fault is named
         on_key = details[0]["type"] == "extra_forbidden"
-        faults.append(Fault(path, _reason(path, details, document.data), document.mark(path, on_key), on_key))
+        faults.append(ConfigFault(path, _reason(path, details, document.data), document.mark(path, on_key), on_key))
     return faults
 
 
 def _real_path(loc: tuple[str | int, ...], data: Any, new_leaf: bool) -> KeyPath:
-    """``loc`` without the names of union members that pydantic mixes into it: the parts that ``data`` has.
+    """Take from ``loc`` the names of union members that pydantic mixes into it: keep the parts that ``data`` has.
 
     ``new_leaf``: the last part is a key that is missing or unknown.
     """
@@ -117,7 +131,7 @@ def _reason(path: KeyPath, details: list[ErrorDetails], data: dict[str, Any]) ->
 
 
 def _wanted(detail: ErrorDetails) -> str | None:
-    """What the value should have been, to follow "should be"; None where that does not make a sentence."""
+    """Say what the value should have been, to follow "should be"; None where that does not make a sentence."""
     kind, context = detail["type"], detail.get("ctx", {})
     if kind in _WANTED:
         return _WANTED[kind]
@@ -152,7 +166,7 @@ def _sentence(detail: ErrorDetails) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as YAML would write it, cut to a length that fits a message."""
+    """Write a value as YAML would, cut to a length that fits a message."""
     if value is None or isinstance(value, bool):
         text = {None: "null", True: "true", False: "false"}[value]
     elif isinstance(value, dict):
@@ -174,7 +188,7 @@ def _meant(given: object, choices: list[str]) -> str:
 
 
 def _unknown_key(path: KeyPath, data: dict[str, Any]) -> str:
-    """Why the last part of ``path`` is no key, and which one was probably meant."""
+    """Say why the last part of ``path`` is no key, and which one was probably meant."""
     parents, key = path[:-1], str(path[-1])
     known = list(_keys_at(parents, data))
     close = difflib.get_close_matches(key, known, n=1)
@@ -193,7 +207,7 @@ def _unknown_key(path: KeyPath, data: dict[str, Any]) -> str:
 
 
 def _keys_at(parents: KeyPath, data: Any) -> Iterator[str]:
-    """The keys that are allowed at ``parents``, given what ``data`` chooses on the way."""
+    """Yield the keys that are allowed at ``parents``, given what ``data`` chooses on the way."""
     models: list[type[BaseModel]] = [ExperimentConfig]
     for part in parents:
         inner = data.get(part) if isinstance(data, dict) else data[part] if isinstance(part, int) else None
@@ -216,7 +230,7 @@ def _names(model: type[BaseModel]) -> tuple[str, ...]:
 
 @cache
 def all_keys() -> tuple[str, ...]:
-    """Every key of every variant, dotted."""
+    """Return every key of every variant, dotted."""
 
     def walk(model: type[BaseModel], section: str) -> Iterator[str]:
         for key, field in model.model_fields.items():

@@ -10,13 +10,13 @@ _RENAMED = {"$defs": "definitions", "oneOf": "anyOf"}
 
 
 def json_schema() -> dict[str, Any]:
-    """The schema of a configuration file: every key with type, range, default and documentation."""
+    """Return the schema of a configuration file: every key with type, range, default and documentation."""
     schema = _draft7(ExperimentConfig.model_json_schema())
     return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "focalbench experiment"} | schema
 
 
 def _draft7(node: Any) -> Any:
-    """pydantic's 2020-12 schema in the words of draft 7.
+    """Translate pydantic's schema, of 2020-12, into the words of draft 7.
 
     ``oneOf`` becomes ``anyOf``: a section without its ``name`` fits several variants, and means the default one.
     """

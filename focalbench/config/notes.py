@@ -9,7 +9,7 @@ from focalbench.config.sweep import Trial
 
 
 def notes(config: ExperimentConfig, trials: tuple[Trial, ...]) -> list[str]:
-    """One sentence for each thing worth a second look, without repeats."""
+    """Return one sentence for each thing worth a second look, without repeats."""
     found: dict[str, None] = {}
     for trial in trials:
         found |= dict.fromkeys(_trial_notes(trial.config))

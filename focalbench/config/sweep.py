@@ -1,4 +1,4 @@
-"""From one configuration with a ``sweep`` to the trials it means: pure, so one file always means the same trials."""
+"""From one configuration with a ``sweep`` to the trials it means: one file always means the same trials."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import math
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from focalbench.config.document import Document, Fault, KeyPath, Mark, config_error, dotted
-from focalbench.config.faults import BRANCHES, all_keys
-from focalbench.config.load import arm_hash, assign, assignment_order, changes_result, check, config_hash
+from pydantic import BaseModel
+
+from focalbench.config.document import ConfigFault, Document, KeyPath, Mark, config_error, dotted
+from focalbench.config.edit import assign, assignment_order
+from focalbench.config.faults import BRANCHES, all_keys, check
+from focalbench.config.identity import arm_hash, can_be_swept, config_hash
 from focalbench.config.schema import MAX_TRIALS, ExperimentConfig, RandomConfig, SearchConfig, SweepConfig
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._=+]+")
@@ -21,8 +24,7 @@ _MAX_ARM = 80
 """Longest arm in a folder's name; a longer one is cut and told apart by a hash."""
 
 
-@dataclass(frozen=True)
-class Trial:
+class Trial(BaseModel, frozen=True, extra="forbid"):
     """One training of a sweep.
 
     Attributes:
@@ -54,15 +56,18 @@ class _Point:
 
 @dataclass
 class _Candidate:
+    """One arm after validation; ``differs`` holds what the sweep sets for it, by dotted key."""
+
     point: _Point
     config: ExperimentConfig
-    label: str = field(default="")
+    differs: dict[str, Any]
+    label: str = ""
 
 
 def expand(
     config: ExperimentConfig, document: Document | None = None, *, proposals: Sequence[Mapping[str, Any]] = ()
 ) -> tuple[Trial, ...]:
-    """All trials of ``config``, arm by arm, each arm's seeds together; one trial where there is no sweep.
+    """Return all trials of ``config``, arm by arm, each arm's seeds together; one trial where there is no sweep.
 
     Args:
         config: a validated configuration.
@@ -85,34 +90,36 @@ def expand(
     points += [_search_point(values) for values in proposals]
     if num_arms * len(seeds) > MAX_TRIALS:
         points = []
-        faults.append(Fault(("sweep",), f"means more than {MAX_TRIALS} trials"))
+        faults.append(ConfigFault(("sweep",), f"means more than {MAX_TRIALS} trials"))
     candidates, broken = _candidates(base, points)
     faults += broken + _exclude_faults(sweep)
     faults = faults or _search_faults(config, base)
     if faults:
-        raise config_error([Fault(f.path, f.reason, f.mark or places.mark(f.path), f.on_key) for f in faults])
+        raise config_error([ConfigFault(f.path, f.reason, f.mark or places.mark(f.path), f.on_key) for f in faults])
     _set_labels(candidates, config, set(sweep.search.params) if sweep.search is not None else set())
     trials = _trials(candidates, seeds, sweep)
     if not trials and sweep.search is None:
-        raise config_error([Fault(("sweep",), "no trial is left: exclude takes them all", places.mark(("sweep",)))])
+        raise config_error(
+            [ConfigFault(("sweep",), "no trial is left: exclude takes them all", places.mark(("sweep",)))]
+        )
     return trials
 
 
-def _points(sweep: SweepConfig) -> tuple[list[_Point], list[Fault]]:
-    """The arms of all blocks in their order; one empty arm where there is no block."""
+def _points(sweep: SweepConfig) -> tuple[list[_Point], list[ConfigFault]]:
+    """Return the arms of all blocks in their order; one empty arm where there is no block."""
     points: list[_Point] = []
-    faults: list[Fault] = []
+    faults: list[ConfigFault] = []
     if sweep.grid is not None:
         keys = list(sweep.grid)
         if math.prod(len(values) for values in sweep.grid.values()) > MAX_TRIALS:
-            return [], [Fault(("sweep", "grid"), f"means more than {MAX_TRIALS} trials")]
+            return [], [ConfigFault(("sweep", "grid"), f"means more than {MAX_TRIALS} trials")]
         for indices in product(*(range(len(values)) for values in sweep.grid.values())):
             points.append(_block_point("grid", sweep.grid, dict(zip(keys, indices, strict=True))))
     if sweep.zip is not None:
         lengths = {key: len(values) for key, values in sweep.zip.items()}
         if len(set(lengths.values())) > 1:
             text = ", ".join(f"{key} has {length}" for key, length in lengths.items())
-            faults.append(Fault(("sweep", "zip"), f"should list as many values for every key; {text}"))
+            faults.append(ConfigFault(("sweep", "zip"), f"should list as many values for every key; {text}"))
         else:
             length = next(iter(lengths.values()))
             points += [_block_point("zip", sweep.zip, dict.fromkeys(sweep.zip, index)) for index in range(length)]
@@ -120,7 +127,7 @@ def _points(sweep: SweepConfig) -> tuple[list[_Point], list[Fault]]:
         origin: KeyPath = ("sweep", "list", index)
         label = entry.get("name")
         if label is not None and (not isinstance(label, str) or not label.strip()):
-            faults.append(Fault((*origin, "name"), "should be text: it names the arm"))
+            faults.append(ConfigFault((*origin, "name"), "should be text: it names the arm"))
             label = None
         values = {key: value for key, value in entry.items() if key != "name"}
         points.append(_Point(origin, values, {key: (*origin, key) for key in values}, label))
@@ -133,9 +140,9 @@ def _points(sweep: SweepConfig) -> tuple[list[_Point], list[Fault]]:
         faults += _distribution_faults("search", sweep.search)
         searched = _search_point(sweep.search.params).origins
     for key, origin in (searched | {key: place for point in points for key, place in point.origins.items()}).items():
-        if key == "seed" or not changes_result(key):
+        if key == "seed" or not can_be_swept(key):
             advice = "use sweep.seeds" if key == "seed" else "it is the same for all trials"
-            faults.append(Fault(origin, f"'{key}' cannot be swept: {advice}", on_key=True))
+            faults.append(ConfigFault(origin, f"'{key}' cannot be swept: {advice}", on_key=True))
     empty = not points and not faults and sweep.search is None
     return ([_Point(("sweep",), {}, {})] if empty else points), faults
 
@@ -149,48 +156,51 @@ def _search_point(values: Mapping[str, Any]) -> _Point:
     return _Point(("sweep", "search"), dict(values), {key: ("sweep", "search", "params", key) for key in values})
 
 
-def corners(search: SearchConfig) -> list[dict[str, Any]]:
-    """Proposals that between them take every end and every choice of each key: whatever is wrong with the others mostly
-    shows in these.
+def extreme_proposals(search: SearchConfig) -> list[dict[str, Any]]:
+    """List proposals, each the values of all searched keys, that between them take both ends of every range and every
+    choice.
+
+    A search makes its proposals while it runs. What would be wrong with one of them is wrong with one of these in most
+    cases, so these are checked before the first training.
     """
     ends = {key: next(iter(distribution.values())) for key, distribution in search.params.items()}
     most = max(len(values) for values in ends.values())
     return [{key: values[min(index, len(values) - 1)] for key, values in ends.items()} for index in range(most)]
 
 
-def _search_faults(config: ExperimentConfig, base: Document) -> list[Fault]:
-    """What would be wrong with arms that the search may propose later."""
+def _search_faults(config: ExperimentConfig, base: Document) -> list[ConfigFault]:
+    """Find what would be wrong with arms that the search may propose later."""
     search = config.sweep.search if config.sweep is not None else None
     if search is None:
         return []
-    faults = _candidates(base, [_search_point(values) for values in corners(search)])[1]
+    faults = _candidates(base, [_search_point(values) for values in extreme_proposals(search)])[1]
     if search.stop_at is not None and config.eval.every is None:
-        faults.append(Fault(("sweep", "search", "stop_at"), "needs evaluations before the end: set eval.every"))
+        faults.append(ConfigFault(("sweep", "search", "stop_at"), "needs evaluations before the end: set eval.every"))
     return faults
 
 
-def _distribution_faults(name: str, block: RandomConfig | SearchConfig) -> list[Fault]:
+def _distribution_faults(name: str, block: RandomConfig | SearchConfig) -> list[ConfigFault]:
     faults = []
     for key, distribution in block.params.items():
         ((kind, bounds),) = distribution.items()
         path: KeyPath = ("sweep", name, "params", key, kind)
         if kind == "choice":
             if not bounds:
-                faults.append(Fault(path, "should list at least one value"))
+                faults.append(ConfigFault(path, "should list at least one value"))
             continue
         whole = kind == "int_uniform"
         allowed = int if whole else (int, float)
         if len(bounds) != 2 or any(isinstance(bound, bool) or not isinstance(bound, allowed) for bound in bounds):
-            faults.append(Fault(path, f"should be [low, high], two {'whole ' if whole else ''}numbers"))
+            faults.append(ConfigFault(path, f"should be [low, high], two {'whole ' if whole else ''}numbers"))
         elif not all(math.isfinite(bound) for bound in bounds) or bounds[0] > bounds[1]:
-            faults.append(Fault(path, f"should be [low, high] with low at most high, not {list(bounds)}"))
+            faults.append(ConfigFault(path, f"should be [low, high] with low at most high, not {list(bounds)}"))
         elif kind == "log_uniform" and bounds[0] <= 0:
-            faults.append(Fault(path, f"should be above 0 on a logarithmic scale, not {bounds[0]:g}"))
+            faults.append(ConfigFault(path, f"should be above 0 on a logarithmic scale, not {bounds[0]:g}"))
     return faults
 
 
 def _draws(block: RandomConfig) -> Iterator[_Point]:
-    """Draw i comes from a generator of its own, seeded by (seed, i): a larger ``num`` keeps the earlier draws."""
+    """Draw the arms of ``sweep.random``, each from generators of its own: a larger ``num`` keeps the earlier draws."""
     for index in range(block.num):
         values = {}
         for key, distribution in block.params.items():
@@ -215,28 +225,28 @@ def _draw(stream: random.Random, kind: str, bounds: tuple[Any, ...]) -> Any:
 
 
 def rounded(value: float, low: float, high: float) -> float:
-    """``value`` to six digits, within [low, high]: what a name can show and a reader can retype."""
+    """Round ``value`` to six digits, within [low, high]: what a name can show and a reader can retype."""
     return min(max(float(f"{value:.6g}"), low), high)
 
 
-def _candidates(base: Document, points: list[_Point]) -> tuple[list[_Candidate], list[Fault]]:
+def _candidates(base: Document, points: list[_Point]) -> tuple[list[_Candidate], list[ConfigFault]]:
     candidates: list[_Candidate] = []
-    faults: list[Fault] = []
+    faults: list[ConfigFault] = []
     for point in points:
         trial = base.copy()
         broken = _apply(trial, point, base)
         if not broken:
             outcome = check(trial)
             if isinstance(outcome, ExperimentConfig):
-                candidates.append(_Candidate(point, outcome))
+                candidates.append(_Candidate(point, outcome, _flat(point.values)))
                 continue
             broken = outcome
         faults += [_at_origin(fault, point) for fault in broken]
     return candidates, faults
 
 
-def _apply(trial: Document, point: _Point, base: Document) -> list[Fault]:
-    faults: list[Fault] = []
+def _apply(trial: Document, point: _Point, base: Document) -> list[ConfigFault]:
+    faults: list[ConfigFault] = []
     for key, value in sorted(point.values.items(), key=lambda item: assignment_order(tuple(item[0].split(".")))):
         origin = point.origins[key]
         places = Document({})
@@ -253,33 +263,33 @@ def _apply(trial: Document, point: _Point, base: Document) -> list[Fault]:
     return faults
 
 
-def _at_origin(fault: Fault, point: _Point) -> Fault:
-    """The fault of a trial as a fault of the sweep's entry that caused it."""
+def _at_origin(fault: ConfigFault, point: _Point) -> ConfigFault:
+    """Turn the fault of a trial into one of the sweep's entry that caused it."""
     for key, origin in point.origins.items():
         path = tuple(key.split("."))
         if fault.path[: len(path)] == path:
             inner = fault.path[len(path) :]
             if fault.on_key and not inner:
                 depth = 3 if origin[1] in ("grid", "zip") else 4
-                return Fault(origin[:depth], fault.reason, None, on_key=True)
-            return Fault((*origin, *inner), fault.reason, fault.mark, fault.on_key)
+                return ConfigFault(origin[:depth], fault.reason, None, on_key=True)
+            return ConfigFault((*origin, *inner), fault.reason, fault.mark, fault.on_key)
     what = ", ".join(f"{key}: {value}" for key, value in point.values.items())
-    return Fault(point.origin, f"with {what}: {dotted(fault.path)}: {fault.reason}" if what else fault.reason)
+    return ConfigFault(point.origin, f"with {what}: {dotted(fault.path)}: {fault.reason}" if what else fault.reason)
 
 
-def _exclude_faults(sweep: SweepConfig) -> list[Fault]:
-    """Keys of ``exclude`` that no trial can have."""
+def _exclude_faults(sweep: SweepConfig) -> list[ConfigFault]:
+    """Find keys of ``exclude`` that no trial can have."""
     known = set(all_keys())
     faults = []
     for index, entry in enumerate(sweep.exclude):
         for key in _flat(entry):
             if key not in known:
-                faults.append(Fault(("sweep", "exclude", index, key), "unknown key", on_key=True))
+                faults.append(ConfigFault(("sweep", "exclude", index, key), "unknown key", on_key=True))
     return faults
 
 
 def _flat(entry: dict[str, Any]) -> dict[str, Any]:
-    """``entry`` with nested mappings as dotted keys."""
+    """Return ``entry`` with nested mappings as dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in entry.items():
         if isinstance(value, dict) and value and key.split(".")[0] in {*BRANCHES, "eval"} and "schedule" not in value:
@@ -294,11 +304,12 @@ def _trials(candidates: list[_Candidate], seeds: tuple[int, ...], sweep: SweepCo
     for candidate in candidates:
         for seed in seeds:
             config = candidate.config.model_copy(update={"seed": seed})
-            digest = config_hash(config)
+            digest = config_hash(config, candidate.differs)
             if digest in trials or any(_agrees(config, entry) for entry in sweep.exclude):
                 continue
-            name = f"{candidate.label}-s{seed}-{digest}"
-            trials[digest] = Trial(name, candidate.label, seed, config, digest, _flat(candidate.point.values))
+            arm = candidate.label
+            name = f"{arm}-s{seed}-{digest}"
+            trials[digest] = Trial(name=name, arm=arm, seed=seed, config=config, hash=digest, differs=candidate.differs)
     return tuple(trials.values())
 
 
@@ -320,7 +331,7 @@ def _set_labels(candidates: list[_Candidate], config: ExperimentConfig, searched
     Args:
         searched: keys that later candidates will set: they must not change the labels of these.
     """
-    keys = searched | {key for candidate in candidates for key in _flat(candidate.point.values)}
+    keys = searched | {key for candidate in candidates for key in candidate.differs}
     short = {key: _short_key(key, keys) for key in keys}
     owner: dict[str, str] = {}
     for candidate in candidates:
@@ -328,10 +339,10 @@ def _set_labels(candidates: list[_Candidate], config: ExperimentConfig, searched
         if point.label is not None:
             text = point.label
         elif point.values:
-            text = "-".join(f"{short[key]}={_value_text(value)}" for key, value in _flat(point.values).items())
+            text = "-".join(f"{short[key]}={_value_text(value)}" for key, value in candidate.differs.items())
         else:
             text = config.loss.name
-        digest = arm_hash(candidate.config)
+        digest = arm_hash(candidate.config, candidate.differs)
         label = "-".join(filter(None, (_UNSAFE.sub("_", part).strip("_.") for part in text.split("-")))) or "arm"
         if len(label) > _MAX_ARM:
             label = f"{label[: _MAX_ARM - 5].rstrip('-_.')}-{digest[:4]}"
@@ -341,7 +352,7 @@ def _set_labels(candidates: list[_Candidate], config: ExperimentConfig, searched
 
 
 def _short_key(key: str, keys: set[str]) -> str:
-    """The last part of ``key`` (a variant's name: its section); the whole key where another one ends alike."""
+    """Return the last part of ``key`` (a variant's name: its section); the whole key where another one ends alike."""
 
     def last(full: str) -> str:
         parts = full.split(".")

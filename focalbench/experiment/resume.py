@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from focalbench.config.identity import keeps_trial
 from focalbench.config.sweep import Trial
 from focalbench.errors import CheckpointError, ConfigError
 from focalbench.ranks import rank
@@ -16,8 +17,6 @@ from focalbench.runtime import PRECISIONS, resolve_precision
 from focalbench.storage import START_ANEW
 from focalbench.training.checkpoint import load_newest, remove_leftovers
 
-# Sections that change neither the network nor its training: a resume may differ in them.
-_FREE_ON_RESUME = ("run.", "name", "data.cache", "data.root", "eval.batch_size")
 Warn = Callable[[str], None]
 
 
@@ -72,7 +71,7 @@ def require_same(checkpoint: Mapping[str, Any], identity: Mapping[str, Any], fol
     """
     old, new = checkpoint["config"], identity["config"]
     for key in sorted(old.keys() | new.keys()):
-        if not key.startswith(_FREE_ON_RESUME) and old.get(key) != new.get(key):
+        if not keeps_trial(key) and old.get(key) != new.get(key):
             raise CheckpointError(
                 f"{folder}: the checkpoint was made with {key}: {old.get(key)}, now it is {new.get(key)}; "
                 f"restore the old value, or {START_ANEW}"

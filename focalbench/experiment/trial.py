@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from focalbench.config.load import dump_yaml, resolved
+from focalbench.config.dump import dump_yaml, resolved
 from focalbench.config.schema import ExperimentConfig
 from focalbench.config.sweep import Trial
 from focalbench.errors import (

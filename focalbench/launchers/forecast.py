@@ -7,16 +7,15 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
+from focalbench.config.dump import resolved
+from focalbench.config.identity import Effect, effect_of
 from focalbench.config.schema import ExperimentConfig
 from focalbench.config.sweep import Trial
 from focalbench.records.reader import TrialRecord, read_trial
 from focalbench.records.state import TrialState
 from focalbench.records.sweep import SweepFolder
-
-_FREE = ("lr", "momentum", "nesterov", "betas", "weight_decay", "schedule", "warmup_steps", "milestones", "factor")
-"""Keys of ``optim`` that cost no time, beside the length, which is scaled by."""
+from focalbench.tracking.hparams import flatten
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,8 @@ def forecast(
     seconds: list[float] = []
     used: set[str] = set()
     for trial in left:
-        paces = [pace for pace in measured if pace.kind == _kind(trial.config)]
+        kind = _kind(trial.config)
+        paces = [pace for pace in measured if pace.kind == kind]
         paces = [pace for pace in paces if pace.loss == trial.config.loss.name] or paces
         if paces:
             used.update(pace.trial for pace in paces)
@@ -96,11 +96,9 @@ def _paces(trials: Iterable[Trial], records: Mapping[str, TrialRecord], device_k
 
 
 def _kind(config: ExperimentConfig) -> str:
-    """Equal for configurations whose steps cost the same, up to the loss."""
-    plain: dict[str, Any] = config.model_dump(mode="json", include={"data", "model", "eval", "optim"})
-    for key in (*_FREE, "steps", "epochs"):
-        plain["optim"].pop(key, None)
-    return json.dumps(plain, sort_keys=True)
+    """Equal for configurations whose images cost the same, up to the loss."""
+    settings = flatten(resolved(config))
+    return json.dumps({key: value for key, value in settings.items() if Effect.TIME in effect_of(key)})
 
 
 def _num_images(config: ExperimentConfig, num_train: int) -> float:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from focalbench.config.load import resolved
-from focalbench.config.schema import ExperimentConfig
+from pydantic import BaseModel
+
 from focalbench.config.sweep import Trial
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(BaseModel, frozen=True, extra="forbid"):
     """One trial to train.
 
     Attributes:
@@ -32,39 +31,19 @@ class Job:
     pause_at: float | None = None
     log: Path | None = None
 
-    def to_json(self) -> str:
-        """One line."""
-        trial = self.trial
-        return json.dumps(
-            {
-                "name": trial.name,
-                "arm": trial.arm,
-                "seed": trial.seed,
-                "hash": trial.hash,
-                "differs": trial.differs,
-                "config": resolved(trial.config),
-                "folder": str(self.folder),
-                "devices": self.devices,
-                "threads": self.threads,
-                "pause_at": self.pause_at,
-                "log": None if self.log is None else str(self.log),
-            }
-        )
+    def to_line(self) -> str:
+        """Return the job as one line of JSON in ASCII, whatever bytes the names of its folders hold."""
+        return json.dumps(self.model_dump(mode="json"))
 
     @classmethod
-    def from_json(cls, line: str) -> Job:
-        """The inverse of :meth:`to_json`."""
-        fields = json.loads(line)
-        config = ExperimentConfig.model_validate_json(json.dumps(fields["config"]))
-        trial = Trial(fields["name"], fields["arm"], fields["seed"], config, fields["hash"], fields["differs"])
-        return cls(
-            trial,
-            Path(fields["folder"]),
-            tuple(fields["devices"]),
-            fields["threads"],
-            fields["pause_at"],
-            None if fields["log"] is None else Path(fields["log"]),
-        )
+    def from_line(cls, line: str) -> Self:
+        """Return the job that :meth:`to_line` wrote.
+
+        Raises:
+            ValueError: when ``line`` is no job, or one of another version.
+        """
+        # Not model_validate_json: a path whose bytes are no UTF-8 is no valid JSON to pydantic, only to Python.
+        return cls.model_validate(json.loads(line))
 
 
 @dataclass(frozen=True)

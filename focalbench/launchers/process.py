@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ class WorkerProcess:
         """Hands over a job with ``changes``; that a worker died meanwhile shows in the end of its reports."""
         assert self.process.stdin is not None
         with contextlib.suppress(OSError):
-            self.process.stdin.write(replace(job, log=self._log, **changes).to_json().encode() + b"\n")
+            self.process.stdin.write(job.model_copy(update={"log": self._log, **changes}).to_line().encode() + b"\n")
             self.process.stdin.flush()
 
     def reports(self) -> Iterator[dict[str, Any]]:

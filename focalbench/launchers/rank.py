@@ -31,7 +31,7 @@ def main() -> None:
     with stop_for_launcher() as stop, joined(sys.argv[1]):
         threading.Thread(target=_watch_agent, args=(stop,), daemon=True).start()
         line = receive_jobs(stop).get() if rank() == 0 else None
-        job = from_first(None if line is None else Job.from_json(line))
+        job = from_first(None if line is None else Job.from_line(line))
         if job is None:
             return
         set_threads(job.threads)

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +154,7 @@ class Trainer:
             directory: the driver's current one, which relative paths in the configuration start from.
             variables: of the environment, for the worker.
         """
-        job, host = Job.from_json(line), socket.gethostname()
+        job, host = Job.from_line(line), socket.gethostname()
         yield {"event": "placed", "host": host}
         fault = _storage_fault(job, directory)
         if fault:
@@ -225,9 +225,9 @@ class RayRun(Workplace):
 
     def _start_jobs(self) -> None:
         while len(self._placements) < _MOST_SUBMITTED and (job := self._queue.take()) is not None:
-            sent = replace(job, folder=job.folder.absolute(), devices=self._share.devices)
+            sent = job.model_copy(update={"folder": job.folder.absolute(), "devices": self._share.devices})
             actor = self._trainer.remote()
-            reports = actor.train.options(num_returns="streaming").remote(sent.to_json(), os.getcwd(), self._variables)
+            reports = actor.train.options(num_returns="streaming").remote(sent.to_line(), os.getcwd(), self._variables)
             self._placements[reports] = _Placement(sent, actor)
 
     def _hear(self, stop: StopFlag) -> None:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any, Protocol
 
+from focalbench.config.load import Experiment
 from focalbench.config.schema import ExperimentConfig, SearchConfig
-from focalbench.config.sweep import Trial, corners, expand
+from focalbench.config.sweep import Trial, expand, extreme_proposals
 from focalbench.experiment.search import ArmScore, propose, score_at, space_of
 from focalbench.launchers.job_queue import Watcher
 from focalbench.records.state import TrialState
@@ -55,17 +56,19 @@ def leaves_stopped(config: ExperimentConfig) -> bool:
 def typical_trials(config: ExperimentConfig) -> tuple[Trial, ...]:
     """Trials such as the search will propose, from the ends of its ranges."""
     search = search_of(config)
-    return _search_only(config, corners(search)) if search is not None else ()
+    return _search_only(config, extreme_proposals(search)) if search is not None else ()
 
 
-def proposed_trials(config: ExperimentConfig, sweep: SweepFolder) -> tuple[Trial, ...]:
+def proposed_trials(experiment: Experiment, sweep: SweepFolder) -> tuple[Trial, ...]:
     """All trials known so far: those of the other blocks, and of the arms that the search in ``sweep`` has proposed."""
-    search = search_of(config)
-    return expand(config, proposals=sweep.proposals(space_of(search))[: search.num] if search is not None else ())
+    search = search_of(experiment.config)
+    if search is None:
+        return experiment.trials
+    return expand(experiment.config, proposals=sweep.proposals(space_of(search))[: search.num])
 
 
 def run_search(
-    config: ExperimentConfig, sweep: SweepFolder, train: Train, *, alone: bool, watcher: Watcher
+    experiment: Experiment, sweep: SweepFolder, train: Train, *, alone: bool, watcher: Watcher
 ) -> tuple[Trial, ...]:
     """Proposes and trains the arms of ``sweep.search`` until there are ``num``, ``train`` says that it is over, or a
     trial could not be trained as far as it should: what comes next depends on it.
@@ -80,7 +83,7 @@ def run_search(
     Raises:
         ConfigError: when Optuna is not installed, or a proposal is no valid configuration.
     """
-    search = search_of(config)
+    config, search = experiment.config, search_of(experiment.config)
     assert search is not None
     for first in range(0, search.num, search.batch):
         last = min(first + search.batch, search.num)
@@ -93,7 +96,7 @@ def run_search(
         arms = _arms(config, proposals[:last])
         if not _train_batch(arms, arms[first:], search, sweep, train, watcher):
             break
-    return proposed_trials(config, sweep)
+    return proposed_trials(experiment, sweep)
 
 
 def _train_batch(

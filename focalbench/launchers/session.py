@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from focalbench.config.load import Experiment
 from focalbench.config.schema import ExperimentConfig
 from focalbench.config.sweep import Trial
 from focalbench.data.check import check_data, raise_for_errors
@@ -160,8 +161,7 @@ def report_stale_results(
 
 
 def run_session(
-    config: ExperimentConfig,
-    trials: Sequence[Trial],
+    experiment: Experiment,
     out: Path,
     options: SessionOptions,
     make_watcher: Callable[[int, int, int], Watcher],
@@ -178,7 +178,7 @@ def run_session(
         FocalbenchError: for faults found before the first trial starts; nothing is half-written then.
         InterruptedTrial: when a signal arrives as early as that.
     """
-    stop, sweep = StopFlag(), SweepFolder(out)
+    config, trials, stop, sweep = experiment.config, experiment.trials, StopFlag(), SweepFolder(out)
     with stop_on_signals(stop):
         _require_parts(config, [*trials, *typical_trials(config)], options.device)
         fingerprints = check_all_data(
@@ -195,17 +195,17 @@ def run_session(
             sweep.open(config.name, trials, alone=lock.alone)
             lock.share()
             report_stale_results(trials, fingerprints, sweep, report)
-            watcher = make_watcher(num_trials, *_count_final(config, sweep, options.retry_failed))
+            watcher = make_watcher(num_trials, *_count_final(experiment, sweep, options.retry_failed))
             # A worker that a killed launcher left behind stops by itself.
             share = num_trials > 1 or lock.alone
             rounds = _Rounds(launch, watcher, stop, sweep, options, retries=config.run.retries, share=share)
             if rounds.train(trials, with_stopped=True) and search_of(config) is not None:
-                trials = run_search(config, sweep, rounds.train, alone=lock.alone, watcher=watcher)
+                trials = run_search(experiment, sweep, rounds.train, alone=lock.alone, watcher=watcher)
     states = {trial.name: sweep.trial(trial.name).state() for trial in trials}
     busy = [outcome for outcome in rounds.outcomes.values() if outcome.state == "busy"]
     if busy:
         raise BusyError(busy[0].error or "another process is training this trial")
-    return Session(tuple(trials), states, rounds.outcomes, stop.signum)
+    return Session(trials, states, rounds.outcomes, stop.signum)
 
 
 def _require_parts(config: ExperimentConfig, trials: Sequence[Trial], device: str) -> None:
@@ -285,8 +285,9 @@ def seed_by_seed(trials: Sequence[Trial]) -> list[Trial]:
     return sorted(trials, key=lambda trial: order[trial.seed])
 
 
-def _count_final(config: ExperimentConfig, sweep: SweepFolder, retry_failed: bool) -> tuple[int, int]:
+def _count_final(experiment: Experiment, sweep: SweepFolder, retry_failed: bool) -> tuple[int, int]:
     """How many of the trials known so far are done, and how many failed or were stopped and stay so."""
-    counts = Counter(sweep.trial(trial.name).state() for trial in proposed_trials(config, sweep))
+    counts = Counter(sweep.trial(trial.name).state() for trial in proposed_trials(experiment, sweep))
     failed = 0 if retry_failed else counts[TrialState.FAILED]
-    return counts[TrialState.DONE], failed + (counts[TrialState.STOPPED] if leaves_stopped(config) else 0)
+    stopped = counts[TrialState.STOPPED] if leaves_stopped(experiment.config) else 0
+    return counts[TrialState.DONE], failed + stopped

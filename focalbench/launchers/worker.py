@@ -49,7 +49,7 @@ def main() -> None:
         jobs = receive_jobs(stop)
         while (line := jobs.get()) is not None and stop.signum is None:
             # What cannot be read, from a launcher of another version, ends this process: the launcher sees that.
-            run_job(Job.from_json(line), stop, reporter)
+            run_job(Job.from_line(line), stop, reporter)
 
 
 def open_reporter() -> Reporter:

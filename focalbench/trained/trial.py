@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from focalbench.config.load import load_config, resolved
+from focalbench.config.dump import resolved
+from focalbench.config.identity import keeps_network
+from focalbench.config.load import load_config
 from focalbench.config.paths import data_root
 from focalbench.config.schema import ExperimentConfig
 from focalbench.data.dataset import DetectionData, load_data
@@ -33,8 +35,6 @@ from focalbench.tracking.hparams import flatten
 from focalbench.training.checkpoint import load_newest
 from focalbench.training.evaluate import DetectionSettings, FlatArrays, detect
 
-# Keys that may be edited in a trained trial's config.yaml: they change neither the network nor what its scores mean.
-_EDITABLE = ("run.", "name", "data.root", "data.cache", "data.val", "data.train", "eval.", "optim.precision")
 _MAX_LISTED = 5
 
 
@@ -118,7 +118,7 @@ def load_trained(
     """
     files = TrialFolder(find_trial(folder))
     folder = files.path
-    config = load_config(files.config)
+    config = load_config(files.config).config
     result = _result(files, unfinished)
     checkpoint = _checkpoint(files.checkpoints, warn)
     _require_unchanged(config, checkpoint["config"], folder)
@@ -214,14 +214,14 @@ def _checkpoint(folder: Path, warn: Callable[[str], None]) -> dict[str, Any]:
 
 
 def _require_unchanged(config: ExperimentConfig, trained: Mapping[str, Any], folder: Path) -> None:
-    """Refuses a config.yaml that was edited after the training, naming what differs.
+    """Refuses a config.yaml that was edited after the training in what the network depends on, naming what differs.
 
     Raises:
         CheckpointError: with the key and both values.
     """
     current = flatten(resolved(config))
     for key in sorted(current.keys() & trained.keys()):
-        if not key.startswith(_EDITABLE) and current[key] != trained[key]:
+        if not keeps_network(key) and current[key] != trained[key]:
             raise CheckpointError(
                 f"{folder / TrialFolder.CONFIG}: {key} is {current[key]}, but the network was trained with "
                 f"{trained[key]}; restore it"

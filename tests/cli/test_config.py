@@ -70,7 +70,7 @@ def test_show_is_the_resolved_file(path, tmp_path):
         "name": "focal", "weight": 1.0, "match_scale": False, "apply_to": "class", "gamma": 5.0, "alpha": 0.25
     }  # fmt: skip
     (tmp_path / "b.yaml").write_text(text)
-    assert load_config(tmp_path / "b.yaml") == load_config(path, ["loss.gamma=5", "sweep=null"])
+    assert load_config(tmp_path / "b.yaml").config == load_config(path, ["loss.gamma=5", "sweep=null"]).config
 
 
 def test_schema_is_json():

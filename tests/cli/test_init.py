@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 from focalbench.cli import app
 from focalbench.cli.init import canvas
 from focalbench.config.load import load_config
-from focalbench.config.sweep import expand
 from focalbench.errors import DataError, StorageError
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -52,13 +51,14 @@ def here(tmp_path, monkeypatch):
 def test_file_is_valid_and_fits_the_data(here):
     make_set(here / "my pets" / "VOCdevkit", {"trainval": 8, "test": 3})
     assert "focalbench run my_pets.yaml" in call("my pets/VOCdevkit")
-    config = load_config(here / "my_pets.yaml")
+    experiment = load_config(here / "my_pets.yaml")
+    config = experiment.config
     assert (config.name, config.data.root) == ("my_pets", "my pets/VOCdevkit")
     assert (config.data.train, config.data.val) == (("2007/trainval",), ("2007/test",))
     height, width = config.data.image_size
     assert width / height == pytest.approx(64 / 48, rel=0.2)
     assert config.optim.steps == 500
-    assert {trial.arm for trial in expand(config)} == {"ce", "balanced_ce", "focal", "focal_matched"}
+    assert {trial.arm for trial in experiment.trials} == {"ce", "balanced_ce", "focal", "focal_matched"}
     text = (here / "my_pets.yaml").read_text()
     assert "#   cat            8\n#   dog: big       4\n" in text
     assert "# 8 training images, 3 to evaluate on" in text
@@ -72,12 +72,11 @@ def test_photographs_of_4_to_3_get_the_canvas_and_steps_of_bccd(here, monkeypatc
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     make_set(here / "set", {"trainval": 292, "test": 1}, size=(64, 48))
     call("set")
-    ours = load_config(here / "set.yaml")
-    theirs = load_config(EXPERIMENTS / "bccd.yaml")
-    assert ours.data.image_size == theirs.data.image_size == (240, 320)
-    assert (ours.model, ours.optim) == (theirs.model, theirs.optim)
-    arms = {trial.config.loss for trial in expand(ours)}
-    assert {trial.config.loss for trial in expand(theirs)} <= arms
+    ours, theirs = load_config(here / "set.yaml"), load_config(EXPERIMENTS / "bccd.yaml")
+    assert ours.config.data.image_size == theirs.config.data.image_size == (240, 320)
+    assert (ours.config.model, ours.config.optim) == (theirs.config.model, theirs.config.optim)
+    arms = {trial.config.loss for trial in ours.trials}
+    assert {trial.config.loss for trial in theirs.trials} <= arms
 
 
 def test_the_section_for_yolov2_is_valid_as_written(here):
@@ -91,7 +90,7 @@ def test_the_section_for_yolov2_is_valid_as_written(here):
     (size,) = [number for number, line in enumerate(lines) if line.startswith("  image_size:")]
     lines[size] = f"  image_size: [{height}, {width}]"
     (here / "yolo.yaml").write_text("\n".join(lines))
-    model = load_config(here / "yolo.yaml", ["sweep=null"]).model
+    model = load_config(here / "yolo.yaml", ["sweep=null"]).config.model
     assert model.name == "yolov2"
     assert 1 <= len(model.priors) <= 5
 
@@ -99,7 +98,7 @@ def test_the_section_for_yolov2_is_valid_as_written(here):
 def test_train_and_val_where_there_is_no_test_list(here):
     make_set(here / "set", {"train": 2, "val": 2}, year="2012")
     call("set", "-o", "x.yaml")
-    config = load_config(here / "x.yaml")
+    config = load_config(here / "x.yaml").config
     assert (config.data.train, config.data.val) == (("2012/train",), ("2012/val",))
 
 
@@ -107,7 +106,7 @@ def test_train_and_val_where_there_is_no_test_list(here):
 def test_root_may_be_given_one_level_off(here, given):
     make_set(here / "set" / "VOCdevkit", {"train": 2, "val": 2})
     call(given, "-o", "x.yaml")
-    assert load_config(here / "x.yaml").data.root == "set/VOCdevkit"
+    assert load_config(here / "x.yaml").config.data.root == "set/VOCdevkit"
 
 
 def test_stdout_and_existing_files(here):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from focalbench.config.document import (
     MAX_BYTES,
-    Fault,
+    ConfigFault,
     Mark,
     config_error,
     dotted,
@@ -179,13 +179,19 @@ def test_missing_folder_fifo_and_oversize(tmp_path):
 
 def test_error_shows_faults_of_one_line_together_and_in_order_of_the_file():
     first, second = Mark("f:1:1", "a: 1", (1, 1)), Mark("f:2:4", "b: [x, y]", (2, 4))
-    faults = [Fault(("b", 1), "wrong", second), Fault(("a",), "bad", first), Fault(("b", 0), "wrong", second)]
+    faults = [
+        ConfigFault(("b", 1), "wrong", second),
+        ConfigFault(("a",), "bad", first),
+        ConfigFault(("b", 0), "wrong", second),
+    ]
     assert str(config_error(faults)) == "f:1:1: a: bad\n    a: 1\nf:2:4: b[1]: wrong\nf:2:4: b[0]: wrong\n    b: [x, y]"
 
 
 @given(st.lists(st.integers(1, 60), max_size=60))
 def test_message_never_exceeds_twenty_lines_and_counts_what_is_left_out(lines):
-    faults = [Fault(("k", i), "wrong", Mark(f"f:{line}:1", f"line {line}", (line, i))) for i, line in enumerate(lines)]
+    faults = [
+        ConfigFault(("k", i), "wrong", Mark(f"f:{line}:1", f"line {line}", (line, i))) for i, line in enumerate(lines)
+    ]
     text = str(config_error(faults)).splitlines()
     assert len(text) <= 20
     shown = sum(": wrong" in line for line in text)
@@ -194,7 +200,7 @@ def test_message_never_exceeds_twenty_lines_and_counts_what_is_left_out(lines):
 
 
 def test_control_characters_of_a_file_do_not_reach_the_terminal():
-    fault = Fault(("a",), "wrong", Mark("f:1:1", "a: \x1b[31mred\x07", (1, 1)))
+    fault = ConfigFault(("a",), "wrong", Mark("f:1:1", "a: \x1b[31mred\x07", (1, 1)))
     assert "\x1b" not in str(config_error([fault]))
     assert "\x07" not in str(config_error([fault]))
 

@@ -1,6 +1,5 @@
 """Files and overrides to configurations and back."""
 
-import json
 import string
 
 import pytest
@@ -8,10 +7,14 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from focalbench.config.load import arm_hash, config_hash, dump_yaml, load_config, split_key
+from focalbench.config import sweep
+from focalbench.config.dump import dump_yaml
+from focalbench.config.edit import split_key
+from focalbench.config.faults import check
+from focalbench.config.identity import config_hash
+from focalbench.config.load import load_config
 from focalbench.config.loss import CrossEntropyConfig, FocalConfig
 from focalbench.config.schema import ExperimentConfig
-from focalbench.config.sweep import expand
 from focalbench.errors import ConfigError
 
 
@@ -34,8 +37,8 @@ def message(path, *overrides):
 
 
 def test_file_name_is_the_default_name(write):
-    assert load_config(write("seed: 1", "my sweep.yaml")).name == "my_sweep"
-    assert load_config(write("name: other", "x.yaml")).name == "other"
+    assert load_config(write("seed: 1", "my sweep.yaml")).config.name == "my_sweep"
+    assert load_config(write("name: other", "x.yaml")).config.name == "other"
 
 
 def test_unknown_key_has_place_suggestion_and_line(write):
@@ -110,15 +113,15 @@ def test_overrides_use_the_files_grammar(write):
     path = write("loss: {name: focal, gamma: 1}\n")
     config = load_config(
         path, ["loss.gamma=5e-1", "optim.ema=null", "data.image_size=[96, 128]", "data.augment.crop=false"]
-    )
+    ).config
     assert (config.loss.gamma, config.optim.ema, config.data.image_size) == (0.5, None, (96, 128))
     assert config.data.augment.crop is False
-    assert load_config(path, ["name=a=b"]).name == "a=b"
+    assert load_config(path, ["name=a=b"]).config.name == "a=b"
 
 
 def test_override_can_reach_into_sections_that_the_file_lacks(write):
-    assert load_config(write("seed: 0"), ["model.backbone=tiny"]).model.backbone == "tiny"
-    assert load_config(write("sweep: null"), ["sweep.seeds=[1,2]"]).sweep.seeds == (1, 2)
+    assert load_config(write("seed: 0"), ["model.backbone=tiny"]).config.model.backbone == "tiny"
+    assert load_config(write("sweep: null"), ["sweep.seeds=[1,2]"]).config.sweep.seeds == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -152,22 +155,22 @@ def test_faults_of_file_and_overrides_come_together(write):
 
 def test_new_variant_keeps_the_keys_it_also_has(write):
     path = write("loss: {name: focal, gamma: 3, alpha: 0.4, weight: 2, match_scale: true}")
-    loss = load_config(path, ["loss.name=softmax_focal"]).loss
+    loss = load_config(path, ["loss.name=softmax_focal"]).config.loss
     assert (loss.gamma, loss.alpha, loss.weight, loss.match_scale) == (3, 0.4, 2, True)
-    loss = load_config(path, ["loss.name=ce"]).loss
+    loss = load_config(path, ["loss.name=ce"]).config.loss
     assert (type(loss), loss.weight, loss.match_scale) == (CrossEntropyConfig, 2, True)
 
 
 def test_new_variant_drops_values_that_it_does_not_take(write):
     path = write("model: {name: retinanet, backbone: resnet50, prior_prob: 0.02}")
-    model = load_config(path, ["model.name=yolov2"]).model
+    model = load_config(path, ["model.name=yolov2"]).config.model
     assert (model.backbone, model.prior_prob) == ("darknet19", 0.02)
 
 
 def test_explicit_keys_win_over_the_variant_whatever_their_order(write):
     path = write("loss: {name: ce}")
     for overrides in (["loss.name=focal", "loss.gamma=5"], ["loss.gamma=5", "loss.name=focal"]):
-        assert load_config(path, overrides).loss == FocalConfig(gamma=5)
+        assert load_config(path, overrides).config.loss == FocalConfig(gamma=5)
     assert "loss.gamma: loss ce has no such key" in message(write("seed: 0"), "loss.gamma=1", "loss.name=ce")
 
 
@@ -179,17 +182,17 @@ def test_typing_error_is_reported_even_when_the_variant_changes(write):
 
 def test_whole_branch_is_replaced(write):
     path = write("loss: {name: focal, gamma: 5, weight: 3}")
-    assert load_config(path, ["loss={name: ce}"]).loss == CrossEntropyConfig()
+    assert load_config(path, ["loss={name: ce}"]).config.loss == CrossEntropyConfig()
 
 
 def test_steps_and_epochs_let_go_of_each_other(write):
     path = write("optim: {epochs: 3}")
-    assert load_config(path, ["optim.steps=200"]).optim.epochs is None
-    assert load_config(write("optim: {steps: 200}"), ["optim.epochs=2"]).optim.steps is None
+    assert load_config(path, ["optim.steps=200"]).config.optim.epochs is None
+    assert load_config(write("optim: {steps: 200}"), ["optim.epochs=2"]).config.optim.steps is None
 
 
 def test_whole_numbers_may_be_written_with_an_exponent(write):
-    assert load_config(write("optim: {steps: 1e3}")).optim.steps == 1000
+    assert load_config(write("optim: {steps: 1e3}")).config.optim.steps == 1000
 
 
 def test_keys_of_a_grid_keep_their_dots():
@@ -211,12 +214,10 @@ sweep:
 
 
 def test_dump_is_read_back_to_the_same_configuration_and_trials(write):
-    config = load_config(write(SWEEP))
-    again = load_config(write(dump_yaml(config), "exp2.yaml"))
-    assert again == config
-    assert [trial.name for trial in expand(again)] == [trial.name for trial in expand(config)]
-    for trial in expand(config):
-        back = load_config(write(dump_yaml(trial.config), "trial.yaml"))
+    experiment = load_config(write(SWEEP))
+    assert load_config(write(dump_yaml(experiment.config), "exp2.yaml")) == experiment
+    for trial in experiment.trials:
+        back = load_config(write(dump_yaml(trial.config), "trial.yaml")).config
         assert back == trial.config
         assert config_hash(back) == trial.hash
 
@@ -227,6 +228,13 @@ def test_dump_spells_out_every_default():
     assert data["loss"]["alpha"] == 0.25
     assert next(iter(data["loss"])) == "name"
     assert "sweep" not in data
+
+
+def test_every_arm_is_validated_once(write, monkeypatch):
+    validated = []
+    monkeypatch.setattr(sweep, "check", lambda document: validated.append(document) or check(document))
+    experiment = load_config(write("sweep: {seeds: [0, 1, 2, 3, 4], grid: {loss.gamma: [0, 1, 2]}}"))
+    assert (len(experiment.trials), len(validated)) == (15, 3)
 
 
 TRAPS = st.sampled_from(
@@ -257,54 +265,8 @@ def test_any_configuration_survives_the_round_trip(tmp_path_factory, classes, ro
     )
     path = tmp_path_factory.mktemp("round") / "a.yaml"
     path.write_text(dump_yaml(config), encoding="utf-8")
-    assert load_config(path) == config
+    assert load_config(path).config == config
     assert yaml.safe_load(dump_yaml(config))["data"]["classes"] == list(classes)  # YAML 1.1 readers see the same text
-
-
-def test_hash_ignores_key_order_defaults_spelled_out_and_number_form(write):
-    short = load_config(write("loss: {gamma: 2}\noptim: {lr: 0.01}\n"))
-    long = load_config(
-        write("optim: {momentum: 0.9, lr: 1e-2, name: sgd}\nloss: {alpha: 0.25, name: focal, gamma: 2.0}\n")
-    )
-    full = load_config(write(dump_yaml(short)))
-    assert config_hash(short) == config_hash(long) == config_hash(full)
-    assert len(config_hash(short)) == 8
-    int(config_hash(short), 16)
-
-
-def test_hash_leaves_out_what_cannot_change_a_result(write):
-    path = write("seed: 0")
-    base = config_hash(load_config(path))
-    same = ["name=b", "run.retries=5", "run.launcher=ray", "data.cache=ram", "data.cache_dir=/x", "eval.batch_size=3"]
-    for override in same:
-        assert config_hash(load_config(path, [override])) == base, override
-    different = [
-        "seed=1",
-        "loss.gamma=1",
-        "optim.precision=fp32",
-        "data.root=/x",
-        "eval.score_thresh=0.1",
-        "model.norm=sync",
-    ]
-    hashes = {config_hash(load_config(path, [override])) for override in different}
-    assert len(hashes | {base}) == len(different) + 1
-
-
-def test_arm_hash_is_equal_for_all_seeds(write):
-    path = write("seed: 0")
-    assert arm_hash(load_config(path)) == arm_hash(load_config(path, ["seed=5"]))
-    assert arm_hash(load_config(path)) != arm_hash(load_config(path, ["loss.gamma=1"]))
-
-
-def test_hash_is_the_canonical_json_of_the_resolved_config(write):
-    import hashlib
-
-    data = json.loads(load_config(write("seed: 3")).model_dump_json())
-    for key in ("name", "run", "sweep"):
-        del data[key]
-    del data["data"]["cache"], data["data"]["cache_dir"], data["eval"]["batch_size"]
-    canonical = json.dumps(data, sort_keys=True, separators=(",", ":"))
-    assert config_hash(load_config(write("seed: 3"))) == hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
 
 def test_reading_a_configuration_loads_no_torch(write):
@@ -313,8 +275,8 @@ def test_reading_a_configuration_loads_no_torch(write):
     import sys
 
     code = (
-        "import sys\nfrom focalbench.config.load import load_config\nfrom focalbench.config.sweep import expand\n"
-        f"expand(load_config({str(write('seed: 0'))!r}))\n"
+        "import sys\nfrom focalbench.config.load import load_config\n"
+        f"load_config({str(write('seed: 0'))!r})\n"
         "print([name for name in ('torch', 'numpy', 'rich', 'typer') if name in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

@@ -7,9 +7,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from focalbench.config.dump import dump_yaml
 from focalbench.config.faults import all_keys
-from focalbench.config.load import dump_yaml, load_config
-from focalbench.config.sweep import expand
+from focalbench.config.load import load_config
 from focalbench.errors import ConfigError
 
 EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.yaml"))
@@ -42,15 +42,15 @@ SWEEP = st.fixed_dictionaries(
 
 def check(path, overrides=()):
     try:
-        config = load_config(path, overrides)
+        experiment = load_config(path, overrides)
     except ConfigError as error:
         lines = str(error).splitlines()
         assert 0 < len(lines) <= 20
         assert path.name in lines[0] or lines[0].startswith("-s "), lines[0]
         return
-    assert expand(config)
-    path.write_text(dump_yaml(config), encoding="utf-8")
-    assert load_config(path) == config
+    assert experiment.trials
+    path.write_text(dump_yaml(experiment.config), encoding="utf-8")
+    assert load_config(path) == experiment
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +81,9 @@ def test_any_override(path, key, value):
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_shipped_experiments_are_valid(path):
-    trials = expand(load_config(path))
+    trials = load_config(path).trials
     assert len({trial.name for trial in trials}) == len(trials)
-    assert {trial.config.name for trial in trials} == {load_config(path).name}
+    assert {trial.config.name for trial in trials} == {load_config(path).config.name}
 
 
 def test_there_are_experiments_to_check():

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from focalbench.config.load import config_hash, load_config
+from focalbench.config.identity import config_hash
+from focalbench.config.load import load_config
 from focalbench.config.loss import CrossEntropyConfig
 from focalbench.config.optim import AdamWConfig
 from focalbench.config.schema import ExperimentConfig
@@ -160,6 +161,21 @@ def test_draws_stay_in_their_range_and_cover_it():
     assert all(1 <= config.loss.gamma <= 2 for config in configs)
     assert {config.optim.batch_size for config in configs} == {2, 3, 4}
     assert {config.eval.protocol for config in configs} == {"voc07", "voc12"}
+
+
+@pytest.mark.parametrize("kind", ["uniform", "log_uniform"])
+def test_a_range_of_one_number_gives_that_number(kind):
+    (trial,) = trials_of({"random": {"num": 1, "params": {"optim.lr": {kind: [0.25, 0.25]}}}})
+    assert trial.config.optim.lr == 0.25
+
+
+@pytest.mark.parametrize(("kind", "refused"), [("uniform", False), ("log_uniform", True)])
+def test_only_a_logarithmic_range_may_not_begin_at_zero(kind, refused):
+    sweep = {"random": {"num": 1, "params": {"loss.gamma": {kind: [0, 1]}}}}
+    if refused:
+        assert "sweep.random.params.loss.gamma.log_uniform: should be above 0 on a logarithmic scale" in faults(sweep)
+    else:
+        assert 0 <= trials_of(sweep)[0].config.loss.gamma <= 1
 
 
 def test_draws_are_the_same_everywhere():
@@ -336,7 +352,7 @@ def test_faults_of_a_search_are_found_before_it_starts(tmp_path, search, words):
     path = tmp_path / "a.yaml"
     path.write_text(json.dumps({"sweep": {"seeds": [0, 1], "search": {"num": 4} | search}}))
     with pytest.raises(ConfigError, match=re.escape(words)) as caught:
-        expand(load_config(path))
+        load_config(path)
     assert len(str(caught.value).splitlines()) <= 20
 
 

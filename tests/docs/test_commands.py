@@ -9,7 +9,6 @@ import typer
 
 from focalbench.cli import app
 from focalbench.config.load import load_config
-from focalbench.config.sweep import expand
 
 _ROOT = Path(__file__).parents[2]
 _PAGES = [
@@ -71,6 +70,6 @@ def test_configurations_on_a_page_are_valid(page: str, tmp_path: Path) -> None:
     for block in blocks:
         path = tmp_path / "config.yaml"
         path.write_text(block, encoding="utf-8")
-        config = load_config(path)
-        assert config.sweep is not None
-        assert expand(config)
+        experiment = load_config(path)
+        assert experiment.config.sweep is not None
+        assert experiment.trials

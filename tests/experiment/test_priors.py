@@ -16,7 +16,7 @@ _YOLO = ["model={name: yolov2, backbone: tiny, priors: auto, num_priors: 3}"]
 
 
 def test_they_fit_the_training_boxes_and_follow_from_the_data_alone(write_config: Write) -> None:
-    config = load_config(write_config(), _YOLO)
+    config = load_config(write_config(), _YOLO).config
     data = build_data(config)
     model = build_model(config, 4, data.train)
     assert model.priors.shape == (3, 2)
@@ -25,7 +25,8 @@ def test_they_fit_the_training_boxes_and_follow_from_the_data_alone(write_config
     assert average_best_iou(sizes, model.priors.numpy()) > 0.7
 
     others = ["seed=5", "loss={name: softmax_focal}"]
-    assert torch.equal(build_model(load_config(write_config(), [*_YOLO, *others]), 4, data.train).priors, model.priors)
+    other = load_config(write_config(), [*_YOLO, *others]).config
+    assert torch.equal(build_model(other, 4, data.train).priors, model.priors)
     # Without the data, as when a trained trial is opened, the checkpoint brings them.
     empty = build_model(config, 4, None)
     empty.load_state_dict(model.state_dict())
@@ -33,6 +34,6 @@ def test_they_fit_the_training_boxes_and_follow_from_the_data_alone(write_config
 
 
 def test_more_than_there_are_box_sizes_is_the_users_fault(write_config: Write) -> None:
-    config = load_config(write_config(), [*_YOLO, "model.num_priors=50"])
+    config = load_config(write_config(), [*_YOLO, "model.num_priors=50"]).config
     with pytest.raises(ConfigError, match=r"model\.num_priors"):
         build_model(config, 4, build_data(config).train)

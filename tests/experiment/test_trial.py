@@ -11,7 +11,7 @@ import torch
 
 from focalbench import runtime
 from focalbench.config.load import load_config
-from focalbench.config.sweep import Trial, expand
+from focalbench.config.sweep import Trial
 from focalbench.errors import BusyError, CheckpointError, ConfigError, DivergedError, InterruptedTrial, StorageError
 from focalbench.experiment import events
 from focalbench.experiment import trial as trial_module
@@ -35,7 +35,7 @@ def one_thread() -> Any:
 
 
 def _trial(path: Path, *overrides: str) -> Trial:
-    (trial,) = expand(load_config(path, overrides))
+    (trial,) = load_config(path, overrides).trials
     return trial
 
 
@@ -71,7 +71,7 @@ def test_a_trial_leaves_the_files_of_the_contract(write_config: Write, tmp_path:
     assert {"config.yaml", "status.json", "metrics.jsonl", "result.json", "detections.npz", "checkpoints"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert json.loads((folder / "status.json").read_text())["state"] == "done"
-    assert load_config(folder / "config.yaml") == _trial(write_config()).config
+    assert load_config(folder / "config.yaml").config == _trial(write_config()).config
     saved = json.loads((folder / "result.json").read_text())
     assert saved["val/mAP"] == pytest.approx(result["val/mAP"])
     assert set(saved["AP"]) == {"circle", "cross", "square", "triangle"}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from focalbench.config.load import load_config
-from focalbench.config.sweep import Trial, expand
+from focalbench.config.sweep import Trial
 from focalbench.launchers.forecast import forecast
 from focalbench.records.state import TrialState
 from focalbench.records.sweep import SweepFolder
@@ -33,7 +33,7 @@ def out(tmp_path: Path) -> Callable[[tuple[Trial, ...]], Path]:
 
 
 def _trials(path: Path) -> tuple[Trial, ...]:
-    return expand(load_config(path))
+    return load_config(path).trials
 
 
 def test_before_the_first_trial_nothing_is_known(write_config: Write, tmp_path: Path) -> None:
@@ -66,6 +66,16 @@ def test_a_trial_of_another_kind_is_not_guessed_at(write_config: Write, out: Cal
     _finish(folder, trials[0], 24.0)
     found = forecast(trials, SweepFolder(folder))
     assert (found.num_left, found.num_known, found.seconds) == (1, 0, None)
+
+
+def test_other_data_are_another_kind_and_another_learning_rate_is_not(write_config: Write, out: Callable) -> None:
+    data = "data: {name: voc, train: [2007/train], val: [2007/val]}\n"
+    sweep = "sweep: {grid: {data.root: [/a, /b], optim.lr: [0.1, 0.2]}}"
+    trials = _trials(write_config(sweep, text=data))
+    folder = out(trials)
+    _finish(folder, trials[0], 24.0)
+    found = forecast(trials, folder)
+    assert (found.num_left, found.num_known, found.seconds) == (3, 1, pytest.approx(24))
 
 
 def test_the_same_loss_goes_before_others(write_config: Write, out: Callable) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from focalbench.config.load import load_config
-from focalbench.config.sweep import expand
 from focalbench.errors import ConfigError
 from focalbench.launchers.job import Job
 from focalbench.launchers.job_queue import JobQueue
@@ -52,7 +51,7 @@ def _launch(
     slots: int = 2,
     num_ranks: int = 1,
 ) -> LocalRun:
-    trials = expand(load_config(path))
+    trials = load_config(path).trials
     jobs = [Job(trial=trial, folder=out / trial.name, devices=("cpu",), threads=1) for trial in trials]
     out.mkdir(parents=True, exist_ok=True)
     queue = JobQueue(jobs, retries=retries, watcher=watcher, on_change=lambda: None)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from focalbench.config.load import load_config
-from focalbench.config.sweep import Trial, expand
+from focalbench.config.sweep import Trial
 from focalbench.launchers.job import Job
 from focalbench.launchers.job_queue import JobQueue
 from focalbench.launchers.local import LocalRun, Slots
@@ -86,7 +86,7 @@ def test_a_rank_that_is_killed_costs_one_try(write_config: Write, tmp_path: Path
             os.kill(second, signal.SIGKILL)
 
     watcher = _Watcher(kill)
-    (trial,) = expand(load_config(write_config()))
+    (trial,) = load_config(write_config()).trials
     run = _launch(trial, tmp_path / "o", watcher)
     (outcome,) = run.run(StopFlag()).values()
     assert killed
@@ -101,7 +101,7 @@ def test_a_rank_that_is_killed_costs_one_try(write_config: Write, tmp_path: Path
 def test_a_stop_reaches_all_ranks_and_one_process_may_go_on(write_config: Write, tmp_path: Path) -> None:
     stop = StopFlag()
     watcher = _Watcher(lambda step: stop.request(signal.SIGTERM) if step >= 2 else None)
-    (trial,) = expand(load_config(write_config()))
+    (trial,) = load_config(write_config()).trials
     (outcome,) = _launch(trial, tmp_path / "o", watcher).run(stop).values()
     assert outcome.state == "interrupted"
     assert 2 <= read_json(tmp_path / "o" / trial.name / "status.json").get("step", 2) < 6
@@ -114,7 +114,7 @@ def test_a_stop_reaches_all_ranks_and_one_process_may_go_on(write_config: Write,
 
 
 def test_a_fault_of_all_ranks_is_reported_once_and_not_tried_again(write_config: Write, tmp_path: Path) -> None:
-    (trial,) = expand(load_config(write_config("sweep: {list: [{name: bad, loss.alpha: [0.1, 0.2]}]}")))
+    (trial,) = load_config(write_config("sweep: {list: [{name: bad, loss.alpha: [0.1, 0.2]}]}")).trials
     watcher = _Watcher(lambda step: None)
     (outcome,) = _launch(trial, tmp_path / "o", watcher).run(StopFlag()).values()
     assert (outcome.state, outcome.exit_code) == ("failed", 2)
@@ -139,7 +139,7 @@ def test_ranks_end_when_launcher_and_agent_are_killed(write_config: Write, tmp_p
     launcher.kill()
     launcher.wait()
     _wait_until_gone(ranks)
-    (trial,) = expand(load_config(config))
+    (trial,) = load_config(config).trials
     assert TrialFolder(out / trial.name).state() == "interrupted"
 
 

@@ -142,7 +142,7 @@ def test_without_an_address_the_cluster_is_this_machine_and_ends_with_the_run(
 def test_an_address_without_a_cluster_is_refused_at_once(
     write_config: Write, tmp_path: Path, address: str, reason: str
 ) -> None:
-    config = load_config(write_config(), ["run.launcher=ray", f"run.ray_address={address}"])
+    config = load_config(write_config(), ["run.launcher=ray", f"run.ray_address={address}"]).config
     opened = open_launcher(config, "cpu", 1, out=tmp_path / "o", stop=StopFlag())
     with pytest.raises(ConfigError, match=rf"run\.ray_address: {address}: .*{reason}"), opened:
         pass
@@ -157,7 +157,7 @@ def test_without_ray_the_way_to_get_it_is_named(
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "focalbench.launchers.ray", raising=False)
     monkeypatch.delattr(focalbench.launchers, "ray", raising=False)
-    config = load_config(write_config(), ["run.launcher=ray"])
+    config = load_config(write_config(), ["run.launcher=ray"]).config
     opened = open_launcher(config, "cpu", 1, out=tmp_path / "o", stop=StopFlag())
     with pytest.raises(ConfigError, match=r"Ray is not installed: pip install 'focalbench\[ray\]'"), opened:
         pass
@@ -209,15 +209,14 @@ def test_a_gpu_in_a_cluster_without_one_is_refused(monkeypatch: pytest.MonkeyPat
 def test_after_a_death_without_retries_left_fail_fast_withdraws_what_no_node_has(
     write_config: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from focalbench.config.sweep import expand
     from focalbench.launchers.job import Job
     from focalbench.launchers.job_queue import JobQueue
     from focalbench.launchers.ray import RayRun, Share, _Placement
 
     killed: list[str] = []
     monkeypatch.setattr(ray, "kill", killed.append)
-    trials = expand(load_config(write_config(_SWEEP)))
-    jobs = [Job(trial=t, folder=tmp_path / t.name, devices=("cpu",), threads=1) for t in trials]
+    trials = load_config(write_config(_SWEEP)).trials
+    jobs = [Job(trial=trial, folder=tmp_path / trial.name, devices=("cpu",), threads=1) for trial in trials]
     watcher = SweepDisplay(4)
     queue = JobQueue(jobs, retries=0, watcher=watcher, on_change=lambda: None, fail_fast=True)
     run = RayRun(queue, Share(("cpu",), 0), watcher=watcher, log_folder=tmp_path)
@@ -230,13 +229,12 @@ def test_after_a_death_without_retries_left_fail_fast_withdraws_what_no_node_has
 
 
 def test_a_node_that_does_not_see_the_sweeps_folder_says_so(write_config: Write, tmp_path: Path) -> None:
-    from focalbench.config.sweep import expand
     from focalbench.launchers.job import Job
     from focalbench.launchers.ray import Trainer
 
-    (trial,) = expand(load_config(write_config()))
+    (trial,) = load_config(write_config()).trials
     job = Job(trial=trial, folder=tmp_path / "not-there" / trial.name, devices=("cpu",), threads=1)
-    placed, finished = Trainer().train(job.to_json(), str(tmp_path), {})
+    placed, finished = Trainer().train(job.to_line(), str(tmp_path), {})
     assert placed == {"event": "placed", "host": socket.gethostname()}
     assert (finished["state"], finished["exit_code"]) == ("failed", 2)
     assert "--out should be on storage that all nodes share" in finished["error"]

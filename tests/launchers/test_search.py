@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from focalbench.config.load import load_config
-from focalbench.config.schema import ExperimentConfig
+from focalbench.config.load import Experiment, load_config
 from focalbench.config.sweep import Trial
 from focalbench.launchers.search import num_search_trials, proposed_trials, run_search, typical_trials
 from focalbench.records.state import TrialState
@@ -90,18 +89,16 @@ class _Training:
         TrialFolder(folder).write_status(trial, TrialState.DONE, step=_STEPS, steps=_STEPS)
 
 
-def _config(
-    write_config: Write, num: int = 8, more: str = "", seeds: str = "[0, 1]", blocks: str = ""
-) -> ExperimentConfig:
+def _config(write_config: Write, num: int = 8, more: str = "", seeds: str = "[0, 1]", blocks: str = "") -> Experiment:
     search = _SEARCH.format(num=num, more=more)
     return load_config(write_config(f"sweep: {{seeds: {seeds}, {blocks} {search}}}"))
 
 
 def _search(
-    config: ExperimentConfig, out: Path, training: _Training, watcher: _Watcher | None = None
+    experiment: Experiment, out: Path, training: _Training, watcher: _Watcher | None = None
 ) -> tuple[Trial, ...]:
-    SweepFolder(out).open(config.name, ())
-    return run_search(config, SweepFolder(out), training, alone=True, watcher=watcher or _Watcher())
+    SweepFolder(out).open(experiment.config.name, ())
+    return run_search(experiment, SweepFolder(out), training, alone=True, watcher=watcher or _Watcher())
 
 
 def _states(trials: Sequence[Trial], out: Path) -> dict[str, set[str]]:
@@ -113,14 +110,14 @@ def _states(trials: Sequence[Trial], out: Path) -> dict[str, set[str]]:
 
 
 def test_all_arms_are_trained_with_all_seeds_and_again_nothing(write_config: Write, tmp_path: Path) -> None:
-    config, training = _config(write_config), _Training(tmp_path)
-    trials = _search(config, tmp_path, training)
-    assert len(trials) == num_search_trials(config) == 16
+    experiment, training = _config(write_config), _Training(tmp_path)
+    trials = _search(experiment, tmp_path, training)
+    assert len(trials) == num_search_trials(experiment.config) == 16
     assert len({trial.arm for trial in trials}) == 8
     assert sorted(name for name, _ in training.trained) == sorted(trial.name for trial in trials)
     assert [row["name"] for row in SweepFolder(tmp_path).listed()] == [trial.name for trial in trials]
     again = _Training(tmp_path)
-    assert _search(config, tmp_path, again) == trials == proposed_trials(config, SweepFolder(tmp_path))
+    assert _search(experiment, tmp_path, again) == trials == proposed_trials(experiment, SweepFolder(tmp_path))
     assert again.trained == []
 
 
@@ -128,12 +125,12 @@ def test_all_arms_are_trained_with_all_seeds_and_again_nothing(write_config: Wri
 def test_a_search_that_was_stopped_anywhere_ends_as_one_that_never_was(
     write_config: Write, tmp_path: Path, more: str
 ) -> None:
-    config = _config(write_config, more=more)
-    whole = _search(config, tmp_path / "whole", _Training(tmp_path / "whole"))
+    experiment = _config(write_config, more=more)
+    whole = _search(experiment, tmp_path / "whole", _Training(tmp_path / "whole"))
     for calls in range(1, 24, 3):
         out = tmp_path / str(calls)
-        _search(config, out, _Training(out, calls=calls))
-        assert _search(config, out, _Training(out)) == whole
+        _search(experiment, out, _Training(out, calls=calls))
+        assert _search(experiment, out, _Training(out)) == whole
         assert _states(whole, out) == _states(whole, tmp_path / "whole")
 
 
@@ -159,8 +156,8 @@ def test_another_space_is_another_search(write_config: Write, tmp_path: Path) ->
 def test_whole_arms_below_the_median_are_stopped_at_the_share_and_not_trained_on(
     write_config: Write, tmp_path: Path
 ) -> None:
-    config, training = _config(write_config, more="stop_at: 0.4,"), _Training(tmp_path)
-    trials = _search(config, tmp_path, training)
+    experiment, training = _config(write_config, more="stop_at: 0.4,"), _Training(tmp_path)
+    trials = _search(experiment, tmp_path, training)
     states = _states(trials, tmp_path)
     assert all(len(of_arm) == 1 for of_arm in states.values())
     gammas = {trial.arm: abs(trial.config.loss.gamma - 2) for trial in trials}
@@ -198,22 +195,22 @@ def test_an_arm_with_a_failed_seed_does_not_hold_up_the_search(write_config: Wri
 def test_a_trial_that_a_full_disk_interrupted_ends_the_search_and_stops_no_arm(
     write_config: Write, tmp_path: Path, more: str
 ) -> None:
-    config, watcher = _config(write_config, more=more), _Watcher()
-    broken = _search(config, tmp_path / "o", _Training(tmp_path / "o", full=2), watcher)
+    experiment, watcher = _config(write_config, more=more), _Watcher()
+    broken = _search(experiment, tmp_path / "o", _Training(tmp_path / "o", full=2), watcher)
     states = _states(broken, tmp_path / "o")
     assert len(states) == 4  # nothing is proposed without its score
     assert "stopped" not in set().union(*states.values())
     assert any(f"waits for {broken[1].name}:" in message for message in watcher.messages)
-    whole = _search(config, tmp_path / "whole", _Training(tmp_path / "whole"))
-    assert _search(config, tmp_path / "o", _Training(tmp_path / "o")) == whole
+    whole = _search(experiment, tmp_path / "whole", _Training(tmp_path / "whole"))
+    assert _search(experiment, tmp_path / "o", _Training(tmp_path / "o")) == whole
     assert _states(whole, tmp_path / "o") == _states(whole, tmp_path / "whole")
 
 
 def test_a_failed_seed_of_a_stopped_arm_that_is_tried_again_stays_with_its_arm(
     write_config: Write, tmp_path: Path
 ) -> None:
-    config = _config(write_config, num=4, more="stop_at: 0.4,")
-    trials = _search(config, tmp_path, _Training(tmp_path))
+    experiment = _config(write_config, num=4, more="stop_at: 0.4,")
+    trials = _search(experiment, tmp_path, _Training(tmp_path))
     arm, _ = next(item for item in _states(trials, tmp_path).items() if item[1] == {"stopped"})
     failed = next(trial for trial in trials if trial.arm == arm)
     (tmp_path / failed.name / "metrics.jsonl").unlink()
@@ -227,7 +224,7 @@ def test_a_failed_seed_of_a_stopped_arm_that_is_tried_again_stays_with_its_arm(
             (self.out / trial.name / "metrics.jsonl").write_text('{"step": 4, "val/mAP": 9}\n')
 
     training, watcher = Lucky(tmp_path, retry=True), _Watcher()
-    _search(config, tmp_path, training, watcher)
+    _search(experiment, tmp_path, training, watcher)
     assert training.trained == [(failed.name, 0.4)]
     assert watcher.finished == {failed.name: "stopped"}
     assert _states(trials, tmp_path)[arm] == {"stopped"}
@@ -236,21 +233,21 @@ def test_a_failed_seed_of_a_stopped_arm_that_is_tried_again_stays_with_its_arm(
 def test_equal_proposals_and_arms_of_other_blocks_are_one_arm(write_config: Write, tmp_path: Path) -> None:
     params = "params: {optim.batch_size: {choice: [2, 4]}}"
     text = f"sweep: {{grid: {{loss.gamma: [1, 2]}}, search: {{num: 8, {params}}}}}"
-    config = load_config(write_config(text))
-    trials = _search(config, tmp_path, _Training(tmp_path))
+    experiment = load_config(write_config(text))
+    trials = _search(experiment, tmp_path, _Training(tmp_path))
     assert len(trials) == len({trial.hash for trial in trials}) == 3  # batches of 4 are gamma=2 itself
     assert {"gamma=1", "gamma=2"} < {trial.arm for trial in trials}
 
 
 def test_typical_trials_span_the_ranges(write_config: Write) -> None:
-    gammas = [trial.config.loss.gamma for trial in typical_trials(_config(write_config, seeds="[0]"))]
+    gammas = [trial.config.loss.gamma for trial in typical_trials(_config(write_config, seeds="[0]").config)]
     assert gammas == [0, 5]
-    assert typical_trials(load_config(write_config())) == ()
-    assert num_search_trials(load_config(write_config())) == 0
+    assert typical_trials(load_config(write_config()).config) == ()
+    assert num_search_trials(load_config(write_config()).config) == 0
 
 
 def test_names_of_other_arms_do_not_depend_on_how_far_the_search_is(write_config: Write, tmp_path: Path) -> None:
-    config = _config(write_config, blocks="list: [{name: ce, loss: {name: ce}}, {optim.lr: 0.1}],", seeds="[0]")
-    before: Any = {trial.hash: trial.name for trial in proposed_trials(config, SweepFolder(tmp_path))}
-    after = {trial.hash: trial.name for trial in _search(config, tmp_path, _Training(tmp_path))}
+    experiment = _config(write_config, blocks="list: [{name: ce, loss: {name: ce}}, {optim.lr: 0.1}],", seeds="[0]")
+    before: Any = {trial.hash: trial.name for trial in proposed_trials(experiment, SweepFolder(tmp_path))}
+    after = {trial.hash: trial.name for trial in _search(experiment, tmp_path, _Training(tmp_path))}
     assert before.items() < after.items()

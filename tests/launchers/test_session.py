@@ -9,22 +9,22 @@ import pytest
 import torch
 
 from focalbench.config.load import load_config
-from focalbench.config.sweep import expand
 from focalbench.errors import ConfigError
 from focalbench.launchers.session import SessionOptions, check_all_data, run_session, seed_by_seed
 
 
 def test_every_arm_gets_a_seed_before_any_gets_the_next(write_config: Callable[..., Path]) -> None:
     path = write_config("sweep: {seeds: [3, 1, 2], grid: {loss.gamma: [0, 1]}}")
-    order = [(trial.seed, trial.arm) for trial in seed_by_seed(expand(load_config(path)))]
+    order = [(trial.seed, trial.arm) for trial in seed_by_seed(load_config(path).trials)]
     assert order == [(seed, arm) for seed in (3, 1, 2) for arm in ("gamma=0", "gamma=1")]
 
 
 def _refusal(path: Path, out: Path, *overrides: str) -> str:
     """What a run says whose data set is not there either; nothing is written."""
-    config = load_config(path, ["data={name: voc, root: /nowhere}", *overrides])
+    experiment = load_config(path, ["data={name: voc, root: /nowhere}", *overrides])
+    options = SessionOptions(experiment.config.run.device)
     with pytest.raises(ConfigError) as refused:
-        run_session(config, expand(config), out, SessionOptions(config.run.device), lambda *_: None, print)
+        run_session(experiment, out, options, lambda *_: None, print)
     assert not out.exists()
     return str(refused.value)
 
@@ -54,7 +54,7 @@ def test_the_check_fills_the_image_caches_of_the_trials_to_train(
 
     def read(cache: str, **options: Any) -> list[str]:
         """The caches that are there once the data of the sweep are checked."""
-        trials = expand(load_config(path, [f"data.cache_dir={folder}", f"data.cache={cache}"]))
+        trials = load_config(path, [f"data.cache_dir={folder}", f"data.cache={cache}"]).trials
         fingerprints = check_all_data(trials, print, **options)
         assert set(fingerprints) == {trial.hash for trial in trials}
         return sorted(path.name.split("-")[-2] for path in folder.glob("*-*x*-*/") if (path / "meta.json").exists())

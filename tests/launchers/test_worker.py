@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from focalbench.config.load import load_config
-from focalbench.config.sweep import expand
 from focalbench.experiment import trial as trial_module
 from focalbench.launchers.job import Job
 from focalbench.launchers.worker import Reporter, run_job
@@ -24,8 +23,8 @@ def test_a_fault_of_focalbench_itself_names_the_log_that_has_its_traceback(
         raise KeyError("boxes")
 
     monkeypatch.setattr(trial_module, "_prepare", broken)
-    (trial,) = expand(load_config(write_config()))
-    job = Job(trial, tmp_path / trial.name, ("cpu",), 1, log=tmp_path / "workers.log")
+    (trial,) = load_config(write_config()).trials
+    job = Job(trial=trial, folder=tmp_path / trial.name, devices=("cpu",), threads=1, log=tmp_path / "workers.log")
     said = io.StringIO()
     assert not run_job(job, StopFlag(), Reporter(said))
     report = json.loads(said.getvalue())
@@ -48,4 +47,4 @@ def test_a_worker_that_cannot_read_its_job_ends(tmp_path: Path) -> None:
         worker.stdin.write('{"name": "from the future"}\n')
         worker.stdin.flush()
         assert worker.wait(timeout=60) == 1
-        assert "KeyError" in worker.stderr.read()
+        assert "validation errors for Job" in worker.stderr.read()

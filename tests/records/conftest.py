@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from focalbench.config.load import load_config
-from focalbench.config.sweep import Trial, expand
+from focalbench.config.sweep import Trial
 
 
 @pytest.fixture
 def one_trial(write_config: Callable[..., Path]) -> Trial:
     """The trial of ``TINY``."""
-    (trial,) = expand(load_config(write_config()))
+    (trial,) = load_config(write_config()).trials
     return trial

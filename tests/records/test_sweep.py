@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from focalbench.config.load import load_config
-from focalbench.config.sweep import Trial, expand
+from focalbench.config.sweep import Trial
 from focalbench.errors import BusyError, DataError, StorageError
 from focalbench.records.reader import read_trials
 from focalbench.records.state import TrialState
@@ -19,7 +19,7 @@ from focalbench.storage import write_json
 
 
 def _trials(path: Path) -> tuple[Trial, ...]:
-    return expand(load_config(path))
+    return load_config(path).trials
 
 
 def _finish(out: Path, trial: Trial, mean_ap: float | None) -> None:

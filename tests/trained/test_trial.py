@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 
 from focalbench.config.load import load_config
-from focalbench.config.sweep import expand
 from focalbench.errors import CheckpointError, ConfigError, DataError, FocalbenchError
 from focalbench.experiment.trial import run_trial
 from focalbench.models import MODELS
@@ -44,7 +43,7 @@ def loaded(trained: Any) -> TrainedTrial:
 
 
 def _train(config: Path, folder: Path) -> None:
-    (trial,) = expand(load_config(config))
+    (trial,) = load_config(config).trials
     run_trial(trial, folder, device="cpu", stop=StopFlag(), progress=lambda *_: None, warn=lambda _: None)
 
 

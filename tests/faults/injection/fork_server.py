@@ -300,7 +300,6 @@ def _be_the_child(job: dict[str, Any], marks: int, text: int) -> None:
 
 def _train(job: dict[str, Any], marks: int, warn: Callable[[str], None]) -> None:
     from focalbench.config.load import load_config
-    from focalbench.config.sweep import expand
     from focalbench.experiment import events
     from focalbench.experiment.trial import run_trial
     from focalbench.runtime import StopFlag
@@ -312,7 +311,7 @@ def _train(job: dict[str, Any], marks: int, warn: Callable[[str], None]) -> None
     record = Path(job["record"]) if job["record"] else None
     if record or isinstance(kill, KillAtWrite):
         _Saboteur(kill if isinstance(kill, KillAtWrite) else None, record).wrap_writes()
-    (trial,) = expand(load_config(Path(job["config"]), job["overrides"]))
+    (trial,) = load_config(Path(job["config"]), job["overrides"]).trials
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         run_trial(

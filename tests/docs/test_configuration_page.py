@@ -1,11 +1,8 @@
 """docs/configuration.md against the schema."""
 
-from pathlib import Path
+from make_docs import PAGE, reference
 
 from focalbench.config.faults import all_keys
-from focalbench.config.reference import reference
-
-PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 
 def test_page_is_up_to_date():
