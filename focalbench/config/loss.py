@@ -6,12 +6,12 @@ Every field except ``name``, ``weight``, ``match_scale`` and ``apply_to`` is a k
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from focalbench.config.base import Section
+from focalbench.schedule import Kind, place_knots
 
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -19,7 +19,7 @@ Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class _Schedule(Section):
-    schedule: Literal["constant", "step", "linear", "cosine"]
+    schedule: Kind
     """Between values: a jump (`step`), a line (`linear`), half a cosine wave (`cosine`), nothing (`constant`)."""
     values: tuple[float, ...]
     """The values, in order of training."""
@@ -29,26 +29,7 @@ class _Schedule(Section):
 
     @model_validator(mode="after")
     def _at_fits_values(self) -> _Schedule:
-        count, at = len(self.values), self.at
-        if self.schedule == "constant":
-            if count != 1 or at:
-                raise ValueError("a constant schedule takes one value and no `at`")
-            return self
-        if count < 2:
-            raise ValueError(f"a {self.schedule} schedule needs at least two values")
-        if at is None:
-            return self
-        if any(later <= earlier for earlier, later in pairwise(at)):
-            raise ValueError(f"`at` must rise, got {list(at)}")
-        if self.schedule == "step":
-            if len(at) != count - 1 and not (len(at) == count and at[0] == 0):
-                raise ValueError(
-                    f"a step schedule of {count} values needs {count - 1} fractions in `at`, got {len(at)}"
-                )
-        elif len(at) != count:
-            raise ValueError(
-                f"a {self.schedule} schedule of {count} values needs {count} fractions in `at`, got {len(at)}"
-            )
+        place_knots(self.schedule, len(self.values), self.at)
         return self
 
 

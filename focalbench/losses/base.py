@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from focalbench.losses.schedule import Schedule, as_schedule
+from focalbench.schedule import Schedule, as_schedule
 
 
 @dataclass(frozen=True)

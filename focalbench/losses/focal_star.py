@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from focalbench.losses.base import Counts, check_number
 from focalbench.losses.cross_entropy import Alpha, SigmoidFamily
-from focalbench.losses.elementwise import fused_sum, initial_loss_of_terms
+from focalbench.losses.elementwise import fused_sum, initial_loss_of_terms, write_softplus
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class _StarTerms:
         """See ``elementwise.Terms``."""
         torch.mul(x, self.gamma.to(x.dtype), out=scratch).sub_(self.beta)
         torch.sigmoid(scratch, out=grad).mul_(self.alpha_neg.to(x.dtype))
-        torch._C._nn.softplus(scratch, 1, 40, out=loss)  # type: ignore[call-arg]
+        write_softplus(scratch, loss)
         loss.mul_((self.alpha_neg / self.gamma).to(x.dtype))
         return 1.0
 

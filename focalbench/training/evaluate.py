@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from focalbench.metrics.coco import coco_average_precision
 from focalbench.metrics.voc import INTERPOLATIONS, voc_average_precision
 from focalbench.ranks import any_rank, gather, rank, world_size
-from focalbench.runtime import StopFlag
+from focalbench.runtime import StopFlag, autocast
 from focalbench.structures import Detections
 
 FlatArrays = dict[str, NDArray]
@@ -120,7 +120,7 @@ def detect_batch(
     model: nn.Module, images: Tensor, settings: DetectionSettings, precision: torch.dtype
 ) -> list[Detections]:
     """Detections on the canvas of one batch of normalised images; ``model`` should be in eval mode."""
-    with torch.autocast(images.device.type, precision, enabled=precision != torch.float32):
+    with autocast(images.device, precision):
         outputs = model(images)
     return model.decode(  # type: ignore[operator]
         outputs,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from focalbench.errors import DivergedError, InterruptedTrial
 from focalbench.ranks import any_rank, mean_over_ranks
-from focalbench.runtime import StopFlag
+from focalbench.runtime import StopFlag, autocast
 from focalbench.structures import Targets
 
 _NUMBERS = ("step", "lr_scale", "evaluated", "best", "seconds")
@@ -141,7 +141,7 @@ def train_step(state: TrainState, images: Tensor, targets: Targets, settings: St
     """One update. Returns detached scalars: cls, box, num_pos, loss (their minimised sum) and grad_norm before
     clipping. With several ranks each has its share of the batch, and all get the scalars of the whole.
     """
-    with torch.autocast(settings.device.type, settings.precision, enabled=settings.precision != torch.float32):
+    with autocast(settings.device, settings.precision):
         outputs = state.trained_model()(images)
     terms = state.criterion(outputs, targets)
     loss = torch.stack([value for name, value in terms.items() if name != "num_pos"]).sum()
