@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from focalbench.config.load import load_config, resolved
 from focalbench.config.paths import data_root
@@ -26,6 +25,8 @@ from focalbench.experiment.batches import PlainImages
 from focalbench.experiment.build_loss import Uncounted, build_criterion
 from focalbench.experiment.locations import cache_dir, canvas_size, data_location
 from focalbench.experiment.trial_files import CHECKPOINTS, CONFIG_FILE, RESULT_FILE, status_of
+from focalbench.losses.criterion import Criterion
+from focalbench.models.detector import Detector
 from focalbench.runtime import available_precision, resolve_device
 from focalbench.storage import START_ANEW, read_json
 from focalbench.tracking.hparams import flatten
@@ -57,8 +58,8 @@ class TrainedTrial:
 
     folder: Path
     config: ExperimentConfig
-    model: nn.Module
-    criterion: nn.Module
+    model: Detector
+    criterion: Criterion
     classes: tuple[str, ...]
     canvas: tuple[int, int]
     fit: Fit
@@ -134,7 +135,7 @@ def load_trained(
     return TrainedTrial(
         folder=folder,
         config=config,
-        model=model.to(where, memory_format=memory_format).eval(),  # type: ignore[call-overload]
+        model=model.to(where).to(memory_format=memory_format).eval(),
         criterion=criterion.to(where).eval(),
         classes=classes,
         canvas=canvas_size(config),

@@ -81,6 +81,14 @@ class Asymmetric(ClassificationLoss):
         self._keep("gamma_neg", gamma_neg)
         self._logged.clear()
 
+    def focusing_exponents(self) -> tuple[float, float]:
+        """See ``ClassificationLoss.focusing_exponents``."""
+        return float(self.gamma_pos), float(self.gamma_neg)
+
+    def side_weights(self) -> tuple[float, float] | None:
+        """See ``ClassificationLoss``: a margin takes loss from every negative."""
+        return (1.0, 1.0) if self.margin == 0 else None
+
     def forward(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
     ) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -52,6 +53,15 @@ class ClassBalanced(SigmoidFamily):
             raise ValueError("class_balanced needs the anchors counted after matching (counts)")
         weights = effective_number_weights(counts.positives_per_class, beta)
         self.register_buffer("row_weights", torch.tensor([*weights, 1.0], dtype=torch.float32))
+
+    @classmethod
+    def needs_counts(cls, parameters: Mapping[str, Any]) -> bool:
+        """See ``ClassificationLoss``: always."""
+        return True
+
+    def side_weights(self) -> tuple[float, float] | None:
+        """See ``ClassificationLoss``: a positive's weight depends on its class."""
+        return None
 
     def forward(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None

@@ -67,6 +67,12 @@ class SigmoidFamily(ClassificationLoss):
             return one, one
         return self.alpha.float(), (1 - self.alpha).float()
 
+    def side_weights(self) -> tuple[float, float] | None:
+        """See ``ClassificationLoss.side_weights``."""
+        if self.alpha is None:
+            return 1.0, 1.0
+        return None if self.alpha.ndim else (float(self.alpha), 1 - float(self.alpha))
+
     def forward(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
     ) -> Tensor:

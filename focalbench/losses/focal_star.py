@@ -65,6 +65,14 @@ class FocalStar(SigmoidFamily):
         check_number("beta", beta, low=-float("inf"))
         self.beta = float(beta)
 
+    def focusing_exponents(self) -> tuple[float, float]:
+        """See ``ClassificationLoss``: gamma scales the logit here."""
+        return 0.0, 0.0
+
+    def side_weights(self) -> tuple[float, float] | None:
+        """See ``ClassificationLoss``."""
+        return None
+
     def forward(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
     ) -> Tensor:

@@ -22,7 +22,7 @@ from focalbench.experiment.margins import count_margins
 from focalbench.experiment.trained import TrainedTrial, load_trained
 from focalbench.losses import LOSSES
 from focalbench.losses.base import Counts
-from focalbench.losses.detection import ClassProblem
+from focalbench.losses.criterion import ClassProblem
 from focalbench.metrics.loss_histogram import MarginHistogram, total_loss
 from focalbench.models import MODELS
 
