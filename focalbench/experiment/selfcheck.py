@@ -29,7 +29,8 @@ def initial_class_loss(
     outputs = model(images)
     problem = criterion.class_problem(outputs, targets)
     observed = mean_over_ranks({"loss": problem.loss(loss)})["loss"].item()
-    num_images, num_anchors = problem.labels.shape
+    num_images = len(problem.labels)
+    num_anchors = (problem.labels >= 0).sum().item() / num_images
     expected = None
     if outputs.objectness is None:  # the closed forms are those of RetinaNet's anchors, background among them
         expected = loss.initial_loss(num_anchors, problem.avg_factor.item() / num_images, prior_prob)

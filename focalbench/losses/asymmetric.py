@@ -95,10 +95,10 @@ class Asymmetric(ClassificationLoss):
         """See ``ClassificationLoss.forward``."""
         return fused_sum(*self._flat(logits, labels), self._terms())
 
-    def initial_loss(self, num_anchors_per_image: int, num_positives: float, prior_prob: float | None) -> float | None:
+    def initial_loss(self, num_anchors: float, num_positives: float, prior_prob: float | None) -> float | None:
         """See ``ClassificationLoss.initial_loss``."""
         return initial_loss_of_terms(
-            self._terms(), num_anchors_per_image, num_positives, prior_prob, num_classes=self.num_classes
+            self._terms(), num_anchors, num_positives, prior_prob, num_classes=self.num_classes
         )
 
     def _terms(self) -> _AsymmetricTerms:

@@ -114,11 +114,11 @@ class ClassificationLoss(nn.Module):
         """
         return None
 
-    def initial_loss(self, num_anchors_per_image: int, num_positives: float, prior_prob: float | None) -> float | None:
+    def initial_loss(self, num_anchors: float, num_positives: float, prior_prob: float | None) -> float | None:
         """The expected loss per positive anchor before the first step, or None where there is no closed form.
 
         Args:
-            num_anchors_per_image: R, ignored anchors left out.
+            num_anchors: R, anchors that are not ignored, a mean over images.
             num_positives: positive anchors per image, a mean over images.
             prior_prob: pi of the head's bias, or None for a head that starts at zero.
         """

@@ -72,7 +72,7 @@ class ClassBalanced(SigmoidFamily):
         row_weight = self.row_weights[flat_labels.long().clamp(0, self.num_classes)]
         return focal_sum(flat_logits, flat_labels, self.gamma, *self.weights(), row_weight[:, None])
 
-    def initial_loss(self, num_anchors_per_image: int, num_positives: float, prior_prob: float | None) -> float | None:
+    def initial_loss(self, num_anchors: float, num_positives: float, prior_prob: float | None) -> float | None:
         """None: the weight of the first batch depends on which classes are in it."""
         return None
 

@@ -79,11 +79,11 @@ class SigmoidFamily(ClassificationLoss):
         """See ``ClassificationLoss.forward``."""
         return focal_sum(*self._flat(logits, labels), self.gamma, *self.weights())
 
-    def initial_loss(self, num_anchors_per_image: int, num_positives: float, prior_prob: float | None) -> float | None:
+    def initial_loss(self, num_anchors: float, num_positives: float, prior_prob: float | None) -> float | None:
         """See ``ClassificationLoss.initial_loss``."""
         alpha = None if self.alpha is None else float(self.alpha.mean())
         return initial_sigmoid_loss(
-            num_anchors_per_image,
+            num_anchors,
             num_positives,
             prior_prob,
             num_classes=self.num_classes,

@@ -80,9 +80,7 @@ class FocalStar(SigmoidFamily):
         terms = _StarTerms(self.gamma.clone(), self.beta, *self.weights())
         return fused_sum(*self._flat(logits, labels), terms)
 
-    def initial_loss(self, num_anchors_per_image: int, num_positives: float, prior_prob: float | None) -> float | None:
+    def initial_loss(self, num_anchors: float, num_positives: float, prior_prob: float | None) -> float | None:
         """See ``ClassificationLoss.initial_loss``."""
         terms = _StarTerms(self.gamma, self.beta, *self.weights())
-        return initial_loss_of_terms(
-            terms, num_anchors_per_image, num_positives, prior_prob, num_classes=self.num_classes
-        )
+        return initial_loss_of_terms(terms, num_anchors, num_positives, prior_prob, num_classes=self.num_classes)

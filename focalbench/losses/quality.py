@@ -115,6 +115,10 @@ class Varifocal(ClassificationLoss):
         self._keep("gamma", gamma)
         self._keep("alpha", alpha, high=1.0)
 
+    def focusing_exponents(self) -> tuple[float, float]:
+        """See ``ClassificationLoss``: negatives alone have one."""
+        return 0.0, float(self.gamma)
+
     def forward(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
     ) -> Tensor:

@@ -102,14 +102,14 @@ class SoftmaxFamily(ClassificationLoss):
         """See ``ClassificationLoss.forward``; logits are (N, R, K + 1)."""
         return softmax_sum(*self._flat(logits, labels), self.gamma, self.class_weights())
 
-    def initial_loss(self, num_anchors_per_image: int, num_positives: float, prior_prob: float | None) -> float | None:
+    def initial_loss(self, num_anchors: float, num_positives: float, prior_prob: float | None) -> float | None:
         """See ``ClassificationLoss.initial_loss``."""
         weights = self.class_weights()
         on_positives, on_background = (
             (1.0, 1.0) if weights is None else (float(weights[:-1].mean()), float(weights[-1]))
         )
         return initial_softmax_loss(
-            num_anchors_per_image,
+            num_anchors,
             num_positives,
             prior_prob,
             num_classes=self.num_classes,
