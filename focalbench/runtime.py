@@ -192,6 +192,13 @@ def available_precision(name: str, device: torch.device) -> torch.dtype:
         return torch.float32
 
 
+def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
+    """Returns a context in which the network computes in ``precision`` on ``device``; float32: as it is."""
+    import torch
+
+    return torch.autocast(device.type, precision, enabled=precision != torch.float32)
+
+
 def seed_everything(seed: int) -> None:
     """Seeds Python, numpy and torch. Batches and augmentation do not depend on it: they are functions of (seed,
     step).

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
@@ -28,12 +29,10 @@ class Targets:
     boxes: Tensor
     labels: Tensor
 
-    def to(self, device: object, non_blocking: bool = False) -> Targets:
-        """The same targets on ``device``."""
-        return Targets(
-            self.boxes.to(device, non_blocking=non_blocking),  # type: ignore[call-overload]
-            self.labels.to(device, non_blocking=non_blocking),  # type: ignore[call-overload]
-        )
+    def to(self, device: torch.device, non_blocking: bool = False) -> Targets:
+        """Returns the same targets on ``device``."""
+        boxes, labels = (part.to(device, non_blocking=non_blocking) for part in (self.boxes, self.labels))
+        return Targets(boxes, labels)
 
 
 @dataclass(frozen=True)

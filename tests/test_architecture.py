@@ -49,6 +49,13 @@ def test_imports_point_down(path: Path) -> None:
     assert not {name for name in _imports(path) if name != here and _LAYERS[name] >= _LAYERS[here]} - leaves
 
 
+def test_parts_take_plain_arguments() -> None:
+    """Only the tables of names in a package's ``__init__`` read the configuration."""
+    parts = ("data", "models", "losses", "metrics", "training")
+    found = [path for part in parts for path in (_PACKAGE / part).glob("*.py") if "config" in _imports(path)]
+    assert {path.relative_to(_PACKAGE).as_posix() for path in found} == {"losses/__init__.py", "models/__init__.py"}
+
+
 def test_every_package_has_a_layer() -> None:
     parts = [path for path in _PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
     found = {path.name.removesuffix(".py") for path in parts}

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from focalbench.analysis.hard_tail import Candidates, HardTail
 from focalbench.data.dataset import DetectionData
 from focalbench.experiment.margins import count_margins, element_margins
-from focalbench.losses.detection import ClassProblem
+from focalbench.losses.criterion import ClassProblem
 from focalbench.metrics.loss_histogram import (
     FIGURE_4_GAMMAS,
     MarginHistogram,
@@ -26,19 +26,11 @@ from focalbench.metrics.loss_histogram import (
     gradient_norm_counts,
     total_loss,
 )
+from focalbench.models.detector import Detector
+from focalbench.runtime import autocast
 from focalbench.structures import HeadOutputs
 from focalbench.trained.trial import TrainedTrial
 
-_EXPONENT_OF_NEGATIVES = {
-    "focal": "gamma",
-    "softmax_focal": "gamma",
-    "class_balanced": "gamma",
-    "varifocal": "gamma",
-    "quality_focal": "beta",
-    "asymmetric": "gamma_neg",
-}
-"""Losses with (1 - p_t)^gamma on negatives, and where they keep gamma."""
-_ONE_WEIGHT_A_SIDE = ("ce", "balanced_ce", "focal", "softmax_ce", "softmax_balanced_ce", "softmax_focal")
 HARDEST = (0.001, 0.01, 0.2)
 _CURVE = np.concatenate([np.linspace(0, 0.9, 91), np.linspace(0.9, 1, 101)[1:]])
 
@@ -73,16 +65,16 @@ def measure(
         progress: told (images done, images).
     """
     truth = data.ground_truth()
-    gamma = own_gamma(trained)
+    gamma, activation = own_gamma(trained), trained.criterion.classification.activation
     histogram, tail = MarginHistogram.empty(), HardTail(num_regions=num_regions, gamma=gamma)
     parts: list[dict[str, np.ndarray]] = []
     size = trained.settings.batch_size
     for start in range(0, len(data), size):
         indices = range(start, min(start + size, len(data)))
         outputs, problem = _run(trained, data, indices)
-        histogram += count_margins(problem, activation_of(trained.criterion))
+        histogram += count_margins(problem, activation)
         for row, index in enumerate(indices):
-            hardest = hardest_negatives(trained.model, outputs, problem, activation_of(trained.criterion), row)
+            hardest = hardest_negatives(trained.model, outputs, problem, activation, row)
             objects = {name: values[truth["image"] == index] for name, values in truth.items()}
             tail.add(index, hardest, data.to_original(index, hardest.boxes), objects)
         parts += _detections(trained, outputs, data, indices)
@@ -94,10 +86,10 @@ def measure(
 def _run(trained: TrainedTrial, data: DetectionData, indices: range) -> tuple[HeadOutputs, ClassProblem]:
     """Outputs of one batch, and what the training would ask its loss about them."""
     batch = data.normalised(indices, trained.device)
-    with torch.autocast(trained.device.type, trained.precision, enabled=trained.precision != torch.float32):
+    with autocast(trained.device, trained.precision):
         outputs = trained.model(batch)
     targets = data.targets(indices).to(trained.device)
-    return outputs, trained.criterion.class_problem(outputs, targets)  # type: ignore[operator]
+    return outputs, trained.criterion.class_problem(outputs, targets)
 
 
 def _detections(
@@ -105,7 +97,7 @@ def _detections(
 ) -> list[dict[str, np.ndarray]]:
     """Flat arrays of each image of the batch."""
     settings = trained.settings
-    found = trained.model.decode(  # type: ignore[operator]
+    found = trained.model.decode(
         outputs,
         score_thresh=settings.score_thresh,
         nms_thresh=settings.nms_thresh,
@@ -122,15 +114,9 @@ def _detections(
     ]
 
 
-def activation_of(criterion: nn.Module) -> str:
-    """sigmoid | softmax: what the loss under test reads the logits with."""
-    return criterion.classification.activation  # type: ignore[union-attr, return-value]
-
-
 def own_gamma(trained: TrainedTrial) -> float:
     """The focusing exponent on negatives that the training ended with; 0, cross entropy, for a loss without one."""
-    key = _EXPONENT_OF_NEGATIVES.get(trained.config.loss.name)
-    return 0.0 if key is None else float(getattr(trained.criterion.classification, key))
+    return trained.criterion.classification.focusing_exponents()[1]
 
 
 def class_loss(trained: TrainedTrial, histogram: MarginHistogram) -> float | None:
@@ -138,34 +124,19 @@ def class_loss(trained: TrainedTrial, histogram: MarginHistogram) -> float | Non
 
     None for a loss whose weights are more than one number for each side: by box, class, rank or density.
     """
-    sides = _side_weights(trained)
+    loss = trained.criterion.classification
+    sides = loss.side_weights()
     if sides is None:
         return None
     on_positives, on_negatives = sides
-    gamma = own_gamma(trained)
-    of_positives = float(getattr(trained.criterion.classification, "gamma_pos", gamma))
-    negative, positive = total_loss(histogram.negatives, gamma), total_loss(histogram.positives, of_positives)
+    of_positives, of_negatives = loss.focusing_exponents()
+    positive, negative = total_loss(histogram.positives, of_positives), total_loss(histogram.negatives, of_negatives)
     # Where negatives have no weight, they have no share in the loss either.
     return negative + positive * on_positives / on_negatives if on_negatives else math.inf
 
 
-def _side_weights(trained: TrainedTrial) -> tuple[float, float] | None:
-    """What the training ended with as weights of positives and of negatives."""
-    loss: Any = trained.criterion.classification
-    if trained.config.loss.name == "asymmetric":
-        return (1.0, 1.0) if loss.margin == 0 else None  # the margin takes loss from every negative
-    if trained.config.loss.name not in _ONE_WEIGHT_A_SIDE:
-        return None
-    if loss.alpha is None:
-        return 1.0, 1.0
-    if loss.alpha.ndim:
-        return None
-    alpha = float(loss.alpha)
-    return (1 - alpha, alpha) if getattr(loss, "alpha_on", "positives") == "background" else (alpha, 1 - alpha)
-
-
 def hardest_negatives(
-    model: nn.Module, outputs: HeadOutputs, problem: ClassProblem, activation: str, row: int, limit: int = 200
+    model: Detector, outputs: HeadOutputs, problem: ClassProblem, activation: str, row: int, limit: int = 200
 ) -> Candidates:
     """The negative elements of one image with the highest loss: what they claim, and where.
 
@@ -186,7 +157,7 @@ def hardest_negatives(
         outputs.level_sizes,
         None if outputs.objectness is None else outputs.objectness[row : row + 1],
     )
-    scores, boxes = model.dense(row_of)  # type: ignore[operator]
+    scores, boxes = model.dense(row_of)
     per_class = margin.shape[1] == scores.shape[2] > 1
     labels = index % margin.shape[1] if per_class else scores[0, anchor].argmax(dim=1)
     return Candidates(

@@ -108,7 +108,7 @@ def run(config: ExperimentConfig, classes: Sequence[str], *, num_loaders: int, d
     ):
         for group in state.optimizer.param_groups:
             group["lr"] = plan.learning_rate(step)
-        state.criterion.set_progress(step / plan.total_steps)  # type: ignore[operator]
+        state.criterion.set_progress(step / plan.total_steps)
         memory_format = torch.channels_last if config.optim.channels_last else torch.contiguous_format
         images = images.to(where, non_blocking=True).contiguous(memory_format=memory_format)
         targets = Targets(boxes, labels).to(where, non_blocking=True)

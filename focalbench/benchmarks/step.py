@@ -133,7 +133,7 @@ def _ours(
     model = build.build_model(config, len(classes), data.train)
     settings = StepSettings(device, resolve_precision("auto", device), config.optim.clip_norm)
     state = build.build_state(config, model, build_criterion(config, model, Uncounted(classes)), settings)
-    state.criterion.classification.set_progress(0.0)  # type: ignore[union-attr, operator]
+    state.criterion.set_progress(0.0)
     batches = build.build_batches(config, data.train, device)
     fixed, steps = batches(0), count()
     return _Ours(

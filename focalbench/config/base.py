@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pkgutil import resolve_name
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -28,3 +29,12 @@ SeedNumber = Annotated[int, Field(ge=0, le=2**31 - 1)]
 def key_error(key: str, reason: str) -> PydanticCustomError:
     """Make the error that a validator of several keys raises; it is reported at ``key``, counted from the section."""
     return PydanticCustomError("between_keys", "{reason}", {"key": key, "reason": reason})
+
+
+def named_classes(sections: Any, part: str) -> dict[str, Any]:
+    """Returns, by the name of each section of a union, the class that its attribute ``part`` names as "module:class".
+
+    The sections are the one table of what can be configured; the classes are imported here, when their package is.
+    """
+    union, *_ = get_args(sections)
+    return {section.model_fields["name"].default: resolve_name(getattr(section, part)) for section in get_args(union)}

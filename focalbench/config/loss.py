@@ -1,17 +1,16 @@
 """The ``loss`` branch of the configuration: one frozen model per classification loss, told apart by ``name``.
 
-Every field except ``name``, ``weight``, ``match_scale`` and ``apply_to`` is a keyword of the loss's class in
-``focalbench.losses``.
+Every field except ``name``, ``weight``, ``match_scale`` and ``apply_to`` is a keyword of the class that ``loss`` names.
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from focalbench.config.base import Section
+from focalbench.schedule import Kind, place_knots
 
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -19,7 +18,7 @@ Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class _Schedule(Section):
-    schedule: Literal["constant", "step", "linear", "cosine"]
+    schedule: Kind
     """Between values: a jump (`step`), a line (`linear`), half a cosine wave (`cosine`), nothing (`constant`)."""
     values: tuple[float, ...]
     """The values, in order of training."""
@@ -29,26 +28,7 @@ class _Schedule(Section):
 
     @model_validator(mode="after")
     def _at_fits_values(self) -> _Schedule:
-        count, at = len(self.values), self.at
-        if self.schedule == "constant":
-            if count != 1 or at:
-                raise ValueError("a constant schedule takes one value and no `at`")
-            return self
-        if count < 2:
-            raise ValueError(f"a {self.schedule} schedule needs at least two values")
-        if at is None:
-            return self
-        if any(later <= earlier for earlier, later in pairwise(at)):
-            raise ValueError(f"`at` must rise, got {list(at)}")
-        if self.schedule == "step":
-            if len(at) != count - 1 and not (len(at) == count and at[0] == 0):
-                raise ValueError(
-                    f"a step schedule of {count} values needs {count - 1} fractions in `at`, got {len(at)}"
-                )
-        elif len(at) != count:
-            raise ValueError(
-                f"a {self.schedule} schedule of {count} values needs {count} fractions in `at`, got {len(at)}"
-            )
+        place_knots(self.schedule, len(self.values), self.at)
         return self
 
 
@@ -134,6 +114,8 @@ ClassWeights = Annotated[
 
 
 class _Loss(Section):
+    loss: ClassVar[str]
+    """Class of the loss, a ``focalbench.losses.base.ClassificationLoss``."""
     weight: Positive = 1.0
     """Factor on the classification loss, beside the box loss's 1."""
     match_scale: bool = False
@@ -146,6 +128,7 @@ class _Loss(Section):
 class CrossEntropyConfig(_Loss):
     """Cross entropy on independent sigmoids: -log p_t (arXiv:1708.02002, eq. 1-2)."""
 
+    loss = "focalbench.losses.cross_entropy:CrossEntropy"
     name: Literal["ce"] = "ce"
     """Which loss."""
 
@@ -153,6 +136,7 @@ class CrossEntropyConfig(_Loss):
 class BalancedCrossEntropyConfig(_Loss):
     """Cross entropy with alpha on positives and 1 - alpha on negatives (arXiv:1708.02002, eq. 3)."""
 
+    loss = "focalbench.losses.cross_entropy:BalancedCrossEntropy"
     name: Literal["balanced_ce"] = "balanced_ce"
     """Which loss."""
     alpha: Alpha = 0.75
@@ -163,6 +147,7 @@ class BalancedCrossEntropyConfig(_Loss):
 class FocalConfig(_Loss):
     """Focal loss on independent sigmoids: -alpha_t (1 - p_t)^gamma log p_t (arXiv:1708.02002, eq. 4-5)."""
 
+    loss = "focalbench.losses.focal:Focal"
     name: Literal["focal"] = "focal"
     """Which loss."""
     gamma: Gamma = 2.0
@@ -174,6 +159,7 @@ class FocalConfig(_Loss):
 class SoftmaxCrossEntropyConfig(_Loss):
     """Cross entropy on a softmax over the classes and the background."""
 
+    loss = "focalbench.losses.softmax:SoftmaxCrossEntropy"
     name: Literal["softmax_ce"] = "softmax_ce"
     """Which loss."""
 
@@ -181,6 +167,7 @@ class SoftmaxCrossEntropyConfig(_Loss):
 class SoftmaxBalancedCrossEntropyConfig(_Loss):
     """Weighted cross entropy on a softmax over the classes and the background."""
 
+    loss = "focalbench.losses.softmax:SoftmaxBalancedCrossEntropy"
     name: Literal["softmax_balanced_ce"] = "softmax_balanced_ce"
     """Which loss."""
     alpha: ClassWeights = 0.75
@@ -193,6 +180,7 @@ class SoftmaxBalancedCrossEntropyConfig(_Loss):
 class SoftmaxFocalConfig(_Loss):
     """Focal loss on a softmax over the classes and the background: -alpha[y] (1 - p_y)^gamma log p_y."""
 
+    loss = "focalbench.losses.softmax:SoftmaxFocal"
     name: Literal["softmax_focal"] = "softmax_focal"
     """Which loss."""
     gamma: Gamma = 2.0
@@ -206,6 +194,7 @@ class SoftmaxFocalConfig(_Loss):
 class FocalStarConfig(_Loss):
     """FL*, the focal loss's alternate form: -log sigmoid(gamma x_t + beta) / gamma (arXiv:1708.02002, appendix A)."""
 
+    loss = "focalbench.losses.focal_star:FocalStar"
     name: Literal["focal_star"] = "focal_star"
     """Which loss."""
     gamma: PositiveGamma = 2.0
@@ -219,6 +208,7 @@ class FocalStarConfig(_Loss):
 class OHEMConfig(_Loss):
     """Cross entropy on the hardest anchors only, after NMS on the loss (arXiv:1604.03540; 1708.02002, table 1d)."""
 
+    loss = "focalbench.losses.ohem:OHEM"
     name: Literal["ohem"] = "ohem"
     """Which loss."""
     num_hardest: Annotated[int, Field(gt=0)] = 128
@@ -232,6 +222,7 @@ class OHEMConfig(_Loss):
 class GHMConfig(_Loss):
     """GHM-C: cross entropy divided by the density of its gradient norm (arXiv:1811.05181)."""
 
+    loss = "focalbench.losses.ghm:GHM"
     name: Literal["ghm"] = "ghm"
     """Which loss."""
     bins: Annotated[int, Field(ge=1, le=1000)] = 30
@@ -243,6 +234,7 @@ class GHMConfig(_Loss):
 class ClassBalancedConfig(_Loss):
     """Focal loss weighted by the effective number of each class's positives (arXiv:1901.05555)."""
 
+    loss = "focalbench.losses.class_balanced:ClassBalanced"
     name: Literal["class_balanced"] = "class_balanced"
     """Which loss."""
     beta: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.9999
@@ -256,6 +248,7 @@ class ClassBalancedConfig(_Loss):
 class QualityFocalConfig(_Loss):
     """Quality focal loss: |y - p|^beta times cross entropy to y, the box's IoU (arXiv:2006.04388, eq. 3)."""
 
+    loss = "focalbench.losses.quality:QualityFocal"
     name: Literal["quality_focal"] = "quality_focal"
     """Which loss."""
     beta: NonNegative = 2.0
@@ -265,6 +258,7 @@ class QualityFocalConfig(_Loss):
 class VarifocalConfig(_Loss):
     """Varifocal loss: the box's IoU as target of positives, focal weights on negatives (arXiv:2008.13367, eq. 2)."""
 
+    loss = "focalbench.losses.quality:Varifocal"
     name: Literal["varifocal"] = "varifocal"
     """Which loss."""
     gamma: Gamma = 2.0
@@ -283,6 +277,7 @@ class VarifocalConfig(_Loss):
 class AsymmetricConfig(_Loss):
     """Asymmetric loss: own exponents for positives and negatives, easy negatives cut off (arXiv:2009.14119)."""
 
+    loss = "focalbench.losses.asymmetric:Asymmetric"
     name: Literal["asymmetric"] = "asymmetric"
     """Which loss."""
     gamma_pos: NonNegative = 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,9 +12,25 @@ PriorBox = tuple[Positive, Positive]
 YoloSide = Annotated[int, Field(ge=32, le=4096, multiple_of=32)]
 
 
-class RetinaNetConfig(Section):
+class _Detector(Section):
+    network: ClassVar[str]
+    """Class of the network, a ``focalbench.models.detector.Detector``."""
+    criterion: ClassVar[str] = "focalbench.losses.detection:DetectionLoss"
+    """Class of the training criterion, a ``focalbench.losses.criterion.Criterion``."""
+    canvas_multiple: ClassVar[int] = 1
+    """Sides of the canvas are multiples of this many pixels."""
+    has_objectness: ClassVar[bool] = False
+    """Whether `loss.apply_to` may name more than the classes."""
+
+    def canvas_sizes(self) -> tuple[tuple[int, int], int] | None:
+        """Returns smallest and largest side of the canvas in training and the steps between two; None: always one."""
+        return None
+
+
+class RetinaNetConfig(_Detector):
     """RetinaNet: backbone, feature pyramid, a classification and a box subnet (arXiv:1708.02002, sec. 4)."""
 
+    network = "focalbench.models.retinanet:RetinaNet"
     name: Literal["retinanet"] = "retinanet"
     """Which detector."""
     backbone: Literal["tiny", "resnet18", "resnet34", "resnet50", "mobilenet_v3_large"] = "resnet18"
@@ -70,9 +86,13 @@ class RetinaNetConfig(Section):
         return self
 
 
-class YoloV2Config(Section):
+class YoloV2Config(_Detector):
     """YOLOv2: Darknet-19 with passthrough and boxes predicted from priors (arXiv:1612.08242)."""
 
+    network = "focalbench.models.yolov2:YoloV2"
+    criterion = "focalbench.losses.region:RegionLoss"
+    canvas_multiple = 32
+    has_objectness = True
     name: Literal["yolov2"] = "yolov2"
     """Which detector."""
     backbone: Literal["darknet19", "tiny"] = "darknet19"
@@ -114,6 +134,10 @@ class YoloV2Config(Section):
         if self.multiscale is not None and self.multiscale[0] > self.multiscale[1]:
             raise key_error("multiscale", f"should be [smallest, largest], not {list(self.multiscale)}")
         return self
+
+    def canvas_sizes(self) -> tuple[tuple[int, int], int] | None:
+        """See ``_Detector``."""
+        return None if self.multiscale is None else (self.multiscale, self.multiscale_every)
 
 
 ModelConfig = Annotated[RetinaNetConfig | YoloV2Config, Field(discriminator="name")]

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from focalbench.config.base import Count, Fraction, Section, SeedNumber, key_error
 from focalbench.config.data import DataConfig, VocData
 from focalbench.config.loss import FocalConfig, LossConfig
-from focalbench.config.model import ModelConfig, RetinaNetConfig, YoloV2Config
+from focalbench.config.model import ModelConfig, RetinaNetConfig
 from focalbench.config.optim import OptimConfig, SgdConfig
 
 MAX_TRIALS = 10_000
@@ -163,11 +163,12 @@ class ExperimentConfig(Section):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> ExperimentConfig:
-        if isinstance(self.model, YoloV2Config):
-            sides = (self.data.image_size,) if isinstance(self.data.image_size, int) else self.data.image_size
-            if any(side % 32 for side in sides):
-                raise key_error("data.image_size", f"should be a multiple of 32 for yolov2, not {list(sides)}")
-        elif self.loss.apply_to != "class":
-            reason = f"'{self.loss.apply_to}' needs model yolov2: {self.model.name} has no objectness"
+        model, multiple = self.model, self.model.canvas_multiple
+        sides = (self.data.image_size,) if isinstance(self.data.image_size, int) else self.data.image_size
+        if any(side % multiple for side in sides):
+            reason = f"should be a multiple of {multiple} for {model.name}, not {list(sides)}"
+            raise key_error("data.image_size", reason)
+        if self.loss.apply_to != "class" and not model.has_objectness:
+            reason = f"'{self.loss.apply_to}' needs model yolov2: {model.name} has no objectness"
             raise key_error("loss.apply_to", reason)
         return self

@@ -4,28 +4,29 @@ out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from focalbench.boxes.priors import VOC_PRIORS, fit_priors
-from focalbench.boxes.yolo import PRIOR_UNIT
-from focalbench.config.model import YoloV2Config
 from focalbench.config.schema import ExperimentConfig
 from focalbench.data.dataset import DetectionData, load_data
 from focalbench.data.multiscale import multiscale_size, resize_batch
 from focalbench.data.transforms import Augment
 from focalbench.data.voc import Classes
-from focalbench.errors import ConfigError
 from focalbench.experiment.batches import AugmentedBatches, Resize
-from focalbench.experiment.build_loss import class_activation
+from focalbench.experiment.build_loss import keywords_among
 from focalbench.experiment.locations import cache_dir, canvas_size, class_setting, data_location
+from focalbench.losses import LOSSES
+from focalbench.losses.criterion import Criterion
 from focalbench.models import MODELS
 from focalbench.models.batch_norm import synchronise_batch_norm
+from focalbench.models.detector import Detector
 from focalbench.ranks import rank, world_size
 from focalbench.runtime import StopFlag
 from focalbench.structures import Targets
@@ -34,15 +35,6 @@ from focalbench.training.evaluate import DetectionSettings
 from focalbench.training.graph import CudaRecorder, GraphedStep
 from focalbench.training.loop import Plan, StepFunction, StepSettings, TrainState
 from focalbench.training.optim import build_optimizer, learning_rate_factor
-
-# Keys of the model's section that the criterion, the batches or the choice of priors act on.
-_NOT_MODEL_ARGUMENTS = {
-    "name", "pos_iou", "neg_iou", "box_weight", "box_beta", "num_priors", "ignore_iou", "object_scale",
-    "noobject_scale", "coord_scale", "class_scale", "rescore", "coord_area_scale", "anneal_images", "multiscale",
-    "multiscale_every",
-}  # fmt: skip
-# Losses whose step cannot be recorded: the host has to look at a value or a shape on the way.
-WAIT_FOR_DEVICE = {"ohem", "quality_focal"}
 
 
 @dataclass(frozen=True)
@@ -80,43 +72,29 @@ def build_data(config: ExperimentConfig, stop: StopFlag | None = None) -> DataSe
 
 def build_model(
     config: ExperimentConfig, num_classes: int, train: DetectionData | None = None, *, pretrained: bool = True
-) -> nn.Module:
-    """The detector with the outputs that the loss asks for; weights follow from ``seed`` and ``model.weights`` alone.
+) -> Detector:
+    """Returns the detector with the outputs that the loss asks for; its weights follow from ``seed`` and
+    ``model.weights`` alone.
 
     Args:
-        train: the training set, for ``priors: auto``; without it a checkpoint must bring them.
+        train: the training set, for what is fitted to its boxes; without it a checkpoint must bring that.
         pretrained: whether to read ``model.weights``; a checkpoint replaces them in any case.
     """
     torch.manual_seed(config.seed)
-    options = config.model.model_dump(exclude=_NOT_MODEL_ARGUMENTS)
-    if isinstance(config.model, YoloV2Config):
-        options["priors"] = _priors(config.model, train)
+    network = MODELS[config.model.name]
+    given = {**config.model.model_dump(), "pre_nms_top": config.eval.top_k}
+    given["box_sizes"] = None if train is None else partial(_box_sizes, train)
+    if config.loss.apply_to != "objectness":  # else the loss says nothing of the classes' scores
+        given["activation"] = LOSSES[config.loss.name].activation
     if not pretrained:
-        options["weights"] = "none"
-    return MODELS[config.model.name](
-        num_classes=num_classes, activation=class_activation(config), pre_nms_top=config.eval.top_k, **options
-    )
+        given["weights"] = "none"
+    return network(num_classes, **keywords_among(given, network))
 
 
-def _priors(yolo: YoloV2Config, train: DetectionData | None) -> Sequence[tuple[float, float]]:
-    """(width, height) of each prior in units of 32 px; for ``auto`` the same for all seeds and losses of a data set.
-
-    Raises:
-        ConfigError: when the training set has fewer box sizes than priors are asked for.
-    """
-    if yolo.priors == "voc":
-        return VOC_PRIORS
-    if yolo.priors != "auto":
-        return yolo.priors
-    if train is None:
-        return ((1.0, 1.0),) * yolo.num_priors
+def _box_sizes(train: DetectionData) -> np.ndarray:
+    """(M, 2) float32 widths and heights of the training boxes on the canvas, pixels."""
     targets = train.targets(range(len(train)))
-    sizes = (targets.boxes[..., 2:] - targets.boxes[..., :2])[targets.labels >= 0] / PRIOR_UNIT
-    try:
-        found = fit_priors(sizes.numpy(), yolo.num_priors).sizes
-    except ValueError as fault:
-        raise ConfigError(f"model.priors: auto: {fault}: lower model.num_priors") from fault
-    return [(width, height) for width, height in found.tolist()]
+    return (targets.boxes[..., 2:] - targets.boxes[..., :2])[targets.labels >= 0].numpy()
 
 
 def build_batches(config: ExperimentConfig, train: DetectionData, device: torch.device) -> AugmentedBatches:
@@ -136,11 +114,11 @@ def build_batches(config: ExperimentConfig, train: DetectionData, device: torch.
 
 
 def _multiscale(config: ExperimentConfig) -> Resize | None:
-    """YOLOv2's change of canvas size during training, where asked for."""
-    yolo = config.model
-    if not isinstance(yolo, YoloV2Config) or yolo.multiscale is None:
+    """Returns what changes the canvas size during training, where the detector's section asks for it."""
+    asked = config.model.canvas_sizes()
+    if asked is None:
         return None
-    sizes, every = yolo.multiscale, yolo.multiscale_every
+    sizes, every = asked
 
     def resize(images: Tensor, targets: Targets, step: int) -> tuple[Tensor, Targets]:
         return resize_batch(images, targets, multiscale_size(step, sizes, config.seed, every=every))
@@ -148,11 +126,11 @@ def _multiscale(config: ExperimentConfig) -> Resize | None:
     return resize
 
 
-def build_state(config: ExperimentConfig, model: nn.Module, criterion: nn.Module, step: StepSettings) -> TrainState:
+def build_state(config: ExperimentConfig, model: Detector, criterion: Criterion, step: StepSettings) -> TrainState:
     """Model, criterion and optimizer on their device, before the first step."""
     optim, shared = config.optim, world_size() > 1
     memory_format = torch.channels_last if optim.channels_last else torch.contiguous_format
-    model = model.to(step.device, memory_format=memory_format)  # type: ignore[call-overload]
+    model = model.to(step.device).to(memory_format=memory_format)
     if shared:
         synchronise_batch_norm(model, step.device)
     options: dict[str, Any] = {"lr": optim.lr, "weight_decay": optim.weight_decay}
@@ -170,7 +148,7 @@ def build_state(config: ExperimentConfig, model: nn.Module, criterion: nn.Module
     )
 
 
-def _in_parallel(model: nn.Module, device: torch.device) -> DistributedDataParallel:
+def _in_parallel(model: Detector, device: torch.device) -> DistributedDataParallel:
     """The model whose backward pass averages gradients over the ranks; batch norm keeps its statistics equal itself."""
     devices = [device] if device.type == "cuda" else None
     return DistributedDataParallel(model, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
@@ -197,7 +175,7 @@ def _cannot_be_recorded(config: ExperimentConfig, state: TrainState, device: tor
         return "the loss scaler of fp16 decides in each step what to do next"
     if world_size() > 1:
         return "several devices train this trial"
-    if config.model.name != "retinanet" or config.loss.name in WAIT_FOR_DEVICE:
+    if state.criterion.waits_for_device:
         return f"a step of {config.model.name} with loss {config.loss.name} looks at values on the way"
     return None
 

@@ -1,25 +1,20 @@
-"""The training criterion of a configuration: the loss under test, inside RetinaNet's criterion or YOLOv2's."""
+"""The training criterion of a configuration: the loss under test inside the criterion of the detector."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor, nn
-
-from focalbench.config.model import YoloV2Config
 from focalbench.config.schema import ExperimentConfig
 from focalbench.data.dataset import DetectionData
-from focalbench.losses import LOSSES
-from focalbench.losses.base import ClassificationLoss, Counts
-from focalbench.losses.detection import DetectionLoss
-from focalbench.losses.region import RegionLoss
-from focalbench.structures import Targets
+from focalbench.losses import CRITERIA, LOSSES
+from focalbench.losses.base import Counts
+from focalbench.losses.criterion import Criterion
+from focalbench.losses.softmax import REFERENCES
+from focalbench.models.detector import Detector
 
-# Cross entropy on the same outputs: what other losses are matched to, and what counts positives and negatives.
-REFERENCE = {"sigmoid": "ce", "softmax": "softmax_ce"}
-# Keys of the loss's section that the criterion or the trial acts on; all others are arguments of the loss.
-_NOT_LOSS_ARGUMENTS = {"name", "weight", "match_scale", "apply_to"}
 _COUNT_CHUNK = 64
 
 
@@ -30,94 +25,43 @@ class Uncounted:
     classes: tuple[str, ...]
 
 
-def class_activation(config: ExperimentConfig) -> str:
-    """How class logits become scores: as in the loss under test, or YOLOv2's softmax where that is not on classes."""
-    return "softmax" if config.loss.apply_to == "objectness" else LOSSES[config.loss.name].activation
+def keywords_among(given: Mapping[str, Any], kind: type) -> dict[str, Any]:
+    """Returns those entries of ``given`` that ``kind``, or a base that it passes keywords on to, takes by name."""
+    taken: set[str] = set()
+    for base in kind.__mro__:
+        if "__init__" in vars(base):
+            parameters = inspect.signature(base).parameters
+            taken |= set(parameters)
+            if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
+                break
+    return {name: value for name, value in given.items() if name in taken}
 
 
-def reference_loss(config: ExperimentConfig, num_classes: int) -> ClassificationLoss:
-    """Cross entropy on the outputs that ``criterion.class_problem`` asks the configured loss about."""
-    reference = LOSSES[REFERENCE[LOSSES[config.loss.name].activation]]
-    return reference(num_classes=1 if config.loss.apply_to == "objectness" else num_classes, counts=None)
-
-
-def build_criterion(config: ExperimentConfig, model: nn.Module, train: DetectionData | Uncounted) -> nn.Module:
-    """The training criterion around the configured classification loss.
+def build_criterion(config: ExperimentConfig, model: Detector, train: DetectionData | Uncounted) -> Criterion:
+    """Returns the training criterion around the configured classification loss.
 
     Raises:
         ValueError: for parameters that the loss refuses, such as a list of the wrong length.
     """
-    num_classes = len(train.classes)
-    if isinstance(config.model, YoloV2Config):
-        return _region_loss(config, config.model, model, train)
-    criterion = DetectionLoss(
-        reference_loss(config, num_classes),
-        num_classes=num_classes,
-        weight=config.loss.weight,
-        pos_iou=config.model.pos_iou,
-        neg_iou=config.model.neg_iou,
-        box_weight=config.model.box_weight,
-        box_beta=config.model.box_beta,
-    )
-    counts = (
-        _count(model, train, criterion.count, criterion.classification.num_classes) if needs_counts(config) else None
-    )
-    criterion.classification = _loss(config, num_classes, counts)
+    kind, loss = CRITERIA[config.model.name], LOSSES[config.loss.name]
+    shared = {"weight": config.loss.weight, "apply_to": config.loss.apply_to}
+    given = {**config.model.model_dump(), **shared, **model.criterion_arguments()}
+    # Around cross entropy first: counting positives and negatives takes the criterion, the loss their numbers.
+    criterion = kind.around(REFERENCES[loss.activation], num_classes=len(train.classes), **keywords_among(given, kind))
+    parameters = keywords_among(config.loss.model_dump(), loss)
+    counts = _count(model, train, criterion) if loss.needs_counts(parameters) else {}
+    for name, reference in criterion.losses().items():
+        setattr(criterion, name, loss(reference.num_classes, counts=counts.get(name), **parameters))
     return criterion
 
 
-def _region_loss(
-    config: ExperimentConfig, yolo: YoloV2Config, model: nn.Module, train: DetectionData | Uncounted
-) -> RegionLoss:
-    """YOLOv2's criterion; with ``apply_to: both`` the loss under test is in it twice, over K classes and over one."""
-    num_classes, apply_to = len(train.classes), config.loss.apply_to
-    reference = LOSSES[REFERENCE[LOSSES[config.loss.name].activation]]
-    criterion = RegionLoss(
-        reference_loss(config, num_classes),
-        num_classes=num_classes,
-        stride=model.stride,  # type: ignore[arg-type]
-        apply_to=apply_to,
-        objectness=reference(num_classes=1) if apply_to == "both" else None,
-        weight=config.loss.weight,
-        object_scale=yolo.object_scale,
-        noobject_scale=yolo.noobject_scale,
-        coord_scale=yolo.coord_scale,
-        class_scale=yolo.class_scale,
-        ignore_iou=yolo.ignore_iou,
-        rescore=yolo.rescore,
-        coord_area_scale=yolo.coord_area_scale,
-        anneal_images=yolo.anneal_images,
-    )
-    counts = (
-        _count(model, train, criterion.count, criterion.classification.num_classes) if needs_counts(config) else None
-    )
-    criterion.classification = _loss(config, 1 if apply_to == "objectness" else num_classes, counts)
-    if apply_to == "both":
-        counts = _count(model, train, criterion.count_objectness, 1) if needs_counts(config) else None
-        criterion.objectness = _loss(config, 1, counts)
-    return criterion
-
-
-def needs_counts(config: ExperimentConfig) -> bool:
-    """Whether the loss depends on how many anchors are positive and negative in the training set."""
-    return getattr(config.loss, "alpha", None) == "auto" or config.loss.name == "class_balanced"
-
-
-def _loss(config: ExperimentConfig, num_classes: int, counts: Counts | None) -> ClassificationLoss:
-    arguments = config.loss.model_dump(exclude=_NOT_LOSS_ARGUMENTS)
-    return LOSSES[config.loss.name](num_classes=num_classes, counts=counts, **arguments)
-
-
-def _count(
-    model: nn.Module, train: DetectionData | Uncounted, count: Callable[[Tensor, Targets], Counts], num_classes: int
-) -> Counts:
-    """What ``count`` finds on the whole training set, without augmentation."""
+def _count(model: Detector, train: DetectionData | Uncounted, criterion: Criterion) -> dict[str, Counts]:
+    """What ``criterion.count`` finds on the whole training set, without augmentation."""
     if isinstance(train, Uncounted):
-        return Counts((1,) * num_classes, 1)
-    anchors = model.anchors_for(train.canvas)  # type: ignore[operator]
+        return {name: Counts((1,) * loss.num_classes, 1) for name, loss in criterion.losses().items()}
+    anchors = model.anchors_for(train.canvas)
     parts = [
-        count(anchors, train.targets(range(start, min(start + _COUNT_CHUNK, len(train)))))
+        criterion.count(anchors, train.targets(range(start, min(start + _COUNT_CHUNK, len(train)))))
         for start in range(0, len(train), _COUNT_CHUNK)
     ]
-    positives = zip(*(part.positives_per_class for part in parts), strict=True)
-    return Counts(tuple(map(sum, positives)), sum(part.negatives for part in parts))
+    return {name: sum((part[name] for part in parts[1:]), parts[0][name]) for name in parts[0]}

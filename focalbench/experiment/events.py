@@ -16,6 +16,7 @@ from focalbench.experiment.live_figures import LiveLossFigures
 from focalbench.figures.detections import draw_detections
 from focalbench.losses.oracle import diagnose_stuck
 from focalbench.metrics.voc import precision_recall
+from focalbench.models.detector import Detector
 from focalbench.ranks import alone
 from focalbench.records.detections import write_detections
 from focalbench.records.state import TrialState
@@ -65,7 +66,7 @@ class TrialEvents:
 
     def log(self, state: TrainState, values: dict[str, float]) -> None:
         """One line of the training curves."""
-        scheduled = state.criterion.classification.scheduled()  # type: ignore[union-attr, operator]
+        scheduled = state.criterion.classification.scheduled()
         line = {f"train/{name}": value for name, value in {**values, **scheduled}.items()}
         line["images_per_s"] = state.step * self.batch_size / max(state.seconds, 1e-9)
         line["time_s"] = state.seconds
@@ -75,7 +76,7 @@ class TrialEvents:
 
     def _watch_for_collapse(self, state: TrainState, class_loss: float) -> None:
         """Names, once, a loss that no longer moves: background collapse has a value of its own."""
-        self._class_losses.append(class_loss / state.criterion.weight.item())  # type: ignore[operator]
+        self._class_losses.append(class_loss / state.criterion.weight.item())
         diagnosis = None if self._told_stuck else diagnose_stuck(self._class_losses)
         if diagnosis is not None:
             self._told_stuck = True
@@ -125,7 +126,7 @@ class TrialEvents:
         self.tracker.pr_curves(step, hits)
 
     @torch.no_grad()
-    def _write_pictures(self, step: int, model: torch.nn.Module) -> None:
+    def _write_pictures(self, step: int, model: Detector) -> None:
         """The same first images of the evaluation set in every arm."""
         indices = np.arange(min(_NUM_PICTURES, len(self.val)))
         canvas, truth = self.val.batch(indices, torch.device("cpu"))

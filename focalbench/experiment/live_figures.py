@@ -6,13 +6,15 @@ import time
 
 import numpy as np
 import torch
-from torch import nn
 
 from focalbench.data.dataset import DetectionData
 from focalbench.experiment.margins import count_margins
 from focalbench.figures import figure_pixels
 from focalbench.figures.loss_distribution import loss_distribution_figure
+from focalbench.losses.criterion import Criterion
 from focalbench.metrics.loss_histogram import MarginHistogram, figure_4_curves, probability_counts
+from focalbench.models.detector import Detector
+from focalbench.runtime import autocast
 from focalbench.tracking.tracker import Tracker
 
 TAG = "val/loss_distribution"
@@ -49,7 +51,7 @@ class LiveLossFigures:
         self._budget = budget
         self._spent, self._last = 0.0, _FIRST_GUESS_S
 
-    def log(self, tracker: Tracker, step: int, model: nn.Module, criterion: nn.Module, train_seconds: float) -> bool:
+    def log(self, tracker: Tracker, step: int, model: Detector, criterion: Criterion, train_seconds: float) -> bool:
         """Hands the picture of this moment to ``tracker``, unless the budget is spent; says whether it did.
 
         Args:
@@ -67,18 +69,18 @@ class LiveLossFigures:
         return True
 
     @torch.no_grad()
-    def _measure(self, model: nn.Module, criterion: nn.Module) -> MarginHistogram:
+    def _measure(self, model: Detector, criterion: Criterion) -> MarginHistogram:
         was_training = model.training
         model.eval()
         histogram = MarginHistogram.empty()
         for start in range(0, len(self._indices), self._batch_size):
             indices = self._indices[start : start + self._batch_size]
             images = self._data.normalised(indices.tolist(), self._device)
-            with torch.autocast(self._device.type, self._precision, enabled=self._precision != torch.float32):
+            with autocast(self._device, self._precision):
                 outputs = model(images)
             targets = self._data.targets(indices).to(self._device)
-            problem = criterion.class_problem(outputs, targets)  # type: ignore[operator]
-            histogram += count_margins(problem, criterion.classification.activation)  # type: ignore[union-attr, arg-type]
+            problem = criterion.class_problem(outputs, targets)
+            histogram += count_margins(problem, criterion.classification.activation)
         model.train(was_training)
         return histogram
 

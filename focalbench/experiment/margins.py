@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from focalbench.losses.detection import ClassProblem
+from focalbench.losses.criterion import ClassProblem
 from focalbench.metrics.loss_histogram import BIN_WIDTH, LIMIT, NUM_BINS, MarginHistogram
 
 

@@ -25,7 +25,7 @@ from focalbench.errors import (
     StorageError,
 )
 from focalbench.experiment import build
-from focalbench.experiment.build_loss import build_criterion, reference_loss
+from focalbench.experiment.build_loss import build_criterion
 from focalbench.experiment.events import FollowerEvents, Progress, TrialEvents
 from focalbench.experiment.live_figures import LiveLossFigures
 from focalbench.experiment.resume import Warn, newest_checkpoint, precision_name, require_same, resumed_precision
@@ -214,18 +214,16 @@ def _start(trial: Trial, session: _Session, warn: Warn) -> None:
         warn(f"{trial.name}: {check['diagnosis']}")
     session.notes["initial_loss"] = check
     if config.loss.match_scale:
-        reference = reference_loss(config, len(session.data.train.classes)).to(settings.device)
         factor = matched_factor(
             state.model,
             state.criterion,
-            reference,
             session.batches,
             num_batches=_MATCH_BATCHES,
             device=settings.device,
             precision=settings.precision,
         )
-        state.criterion.weight.mul_(factor)  # type: ignore[operator]
-    session.notes["loss_weight"] = state.criterion.weight.item()  # type: ignore[operator]
+        state.criterion.weight.mul_(factor)
+    session.notes["loss_weight"] = state.criterion.weight.item()
     seed_everything(config.seed)
 
 

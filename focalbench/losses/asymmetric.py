@@ -81,16 +81,24 @@ class Asymmetric(ClassificationLoss):
         self._keep("gamma_neg", gamma_neg)
         self._logged.clear()
 
+    def focusing_exponents(self) -> tuple[float, float]:
+        """See ``ClassificationLoss.focusing_exponents``."""
+        return float(self.gamma_pos), float(self.gamma_neg)
+
+    def side_weights(self) -> tuple[float, float] | None:
+        """See ``ClassificationLoss``: a margin takes loss from every negative."""
+        return (1.0, 1.0) if self.margin == 0 else None
+
     def forward(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
     ) -> Tensor:
         """See ``ClassificationLoss.forward``."""
         return fused_sum(*self._flat(logits, labels), self._terms())
 
-    def initial_loss(self, num_anchors_per_image: int, num_positives: float, prior_prob: float | None) -> float | None:
+    def initial_loss(self, num_anchors: float, num_positives: float, prior_prob: float | None) -> float | None:
         """See ``ClassificationLoss.initial_loss``."""
         return initial_loss_of_terms(
-            self._terms(), num_anchors_per_image, num_positives, prior_prob, num_classes=self.num_classes
+            self._terms(), num_anchors, num_positives, prior_prob, num_classes=self.num_classes
         )
 
     def _terms(self) -> _AsymmetricTerms:

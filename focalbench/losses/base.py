@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from focalbench.losses.schedule import Schedule, as_schedule
+from focalbench.schedule import Schedule, as_schedule
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,11 @@ class Counts:
         """Positive anchors of all classes."""
         return sum(self.positives_per_class)
 
+    def __add__(self, other: Counts) -> Counts:
+        """The counts of two sets of images together."""
+        pairs = zip(self.positives_per_class, other.positives_per_class, strict=True)
+        return Counts(tuple(map(sum, pairs)), self.negatives + other.negatives)
+
 
 class ClassificationLoss(nn.Module):
     """The classification term of a dense detector, summed; the caller divides by the number of positive anchors.
@@ -46,6 +51,8 @@ class ClassificationLoss(nn.Module):
     activation: Literal["sigmoid", "softmax"] = "sigmoid"
     needs_quality: bool = False
     needs_boxes: bool = False
+    waits_for_device: ClassVar[bool] = False
+    """Whether the host looks at a value or a shape on the way, so that no CUDA graph can record a step."""
 
     def __init__(self, num_classes: int, counts: Counts | None = None) -> None:
         super().__init__()
@@ -86,11 +93,32 @@ class ClassificationLoss(nn.Module):
         """The gamma and alpha in force, those that exist as one number; waits for the device."""
         return {name: float(self.get_buffer(name)) for name in self._logged}
 
-    def initial_loss(self, num_anchors_per_image: int, num_positives: float, prior_prob: float | None) -> float | None:
+    @classmethod
+    def needs_counts(cls, parameters: Mapping[str, Any]) -> bool:
+        """Returns whether a loss with these keywords depends on the anchors counted on the training set."""
+        return parameters.get("alpha") == "auto"
+
+    def focusing_exponents(self) -> tuple[float, float]:
+        """Returns g of the factor (1 - p_t)^g in force, on positives and on negatives; 0 where there is no such factor.
+
+        Here: the loss's ``gamma``, where it has one, on both sides. A loss whose exponents have other names, or whose
+        gamma is something else, says so.
+        """
+        gamma = float(getattr(self, "gamma", 0.0))
+        return gamma, gamma
+
+    def side_weights(self) -> tuple[float, float] | None:
+        """Returns the weights of positives and of negatives in force where the loss is -w (1 - p_t)^g log p_t, summed.
+
+        None, as here, for any other loss, and where a side has more than one weight: by class, box, rank or density.
+        """
+        return None
+
+    def initial_loss(self, num_anchors: float, num_positives: float, prior_prob: float | None) -> float | None:
         """The expected loss per positive anchor before the first step, or None where there is no closed form.
 
         Args:
-            num_anchors_per_image: R, ignored anchors left out.
+            num_anchors: R, anchors that are not ignored, a mean over images.
             num_positives: positive anchors per image, a mean over images.
             prior_prob: pi of the head's bias, or None for a head that starts at zero.
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -53,6 +54,15 @@ class ClassBalanced(SigmoidFamily):
         weights = effective_number_weights(counts.positives_per_class, beta)
         self.register_buffer("row_weights", torch.tensor([*weights, 1.0], dtype=torch.float32))
 
+    @classmethod
+    def needs_counts(cls, parameters: Mapping[str, Any]) -> bool:
+        """See ``ClassificationLoss``: always."""
+        return True
+
+    def side_weights(self) -> tuple[float, float] | None:
+        """See ``ClassificationLoss``: a positive's weight depends on its class."""
+        return None
+
     def forward(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
     ) -> Tensor:
@@ -62,7 +72,7 @@ class ClassBalanced(SigmoidFamily):
         row_weight = self.row_weights[flat_labels.long().clamp(0, self.num_classes)]
         return focal_sum(flat_logits, flat_labels, self.gamma, *self.weights(), row_weight[:, None])
 
-    def initial_loss(self, num_anchors_per_image: int, num_positives: float, prior_prob: float | None) -> float | None:
+    def initial_loss(self, num_anchors: float, num_positives: float, prior_prob: float | None) -> float | None:
         """None: the weight of the first batch depends on which classes are in it."""
         return None
 

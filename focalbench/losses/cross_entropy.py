@@ -67,17 +67,23 @@ class SigmoidFamily(ClassificationLoss):
             return one, one
         return self.alpha.float(), (1 - self.alpha).float()
 
+    def side_weights(self) -> tuple[float, float] | None:
+        """See ``ClassificationLoss.side_weights``."""
+        if self.alpha is None:
+            return 1.0, 1.0
+        return None if self.alpha.ndim else (float(self.alpha), 1 - float(self.alpha))
+
     def forward(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
     ) -> Tensor:
         """See ``ClassificationLoss.forward``."""
         return focal_sum(*self._flat(logits, labels), self.gamma, *self.weights())
 
-    def initial_loss(self, num_anchors_per_image: int, num_positives: float, prior_prob: float | None) -> float | None:
+    def initial_loss(self, num_anchors: float, num_positives: float, prior_prob: float | None) -> float | None:
         """See ``ClassificationLoss.initial_loss``."""
         alpha = None if self.alpha is None else float(self.alpha.mean())
         return initial_sigmoid_loss(
-            num_anchors_per_image,
+            num_anchors,
             num_positives,
             prior_prob,
             num_classes=self.num_classes,

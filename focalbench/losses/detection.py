@@ -1,62 +1,31 @@
-"""RetinaNet's training criterion: anchors to targets, one classification loss, one box loss, one normaliser.
-
-The classification loss comes in as a function of logits and labels, so that all losses compared see the same anchors,
-the same box loss and the same normaliser: the number of positive anchors of the batch, at least 1 (arXiv:1708.02002,
-sec. 4.1).
+"""RetinaNet's training criterion: anchors to targets, one classification loss, one box loss, one normaliser: the number
+of positive anchors of the batch, at least 1 (arXiv:1708.02002, sec. 4.1).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from focalbench.boxes.coding import decode_boxes, encode_boxes
 from focalbench.boxes.matching import BACKGROUND, IGNORE, match_anchors
 from focalbench.losses.base import ClassificationLoss, Counts
 from focalbench.losses.box import smooth_l1_loss
-from focalbench.ranks import sum_over_ranks, world_size
+from focalbench.losses.criterion import ClassProblem, Criterion, normaliser
+from focalbench.ranks import sum_over_ranks
 from focalbench.structures import HeadOutputs, Targets
 
 
-@dataclass(frozen=True)
-class ClassProblem:
-    """What a classification loss is asked on one batch.
-
-    Attributes:
-        logits: (N, R, C).
-        labels: (N, R) int64: 0..K-1, K for background, -1 for ignored.
-        quality: (N, R) IoU of predicted box and object in [0, 1], 0 off the positives; None unless the loss needs it.
-        boxes: (N, R, 4) decoded predictions; None unless the loss needs them.
-        avg_factor: float32 scalar, the normaliser: see :func:`normaliser`.
-    """
-
-    logits: Tensor
-    labels: Tensor
-    quality: Tensor | None
-    boxes: Tensor | None
-    avg_factor: Tensor
-
-    def loss(self, classification: ClassificationLoss) -> Tensor:
-        """``classification`` on this batch, normalised."""
-        return classification(self.logits, self.labels, quality=self.quality, boxes=self.boxes) / self.avg_factor
-
-
-class DetectionLoss(nn.Module):
-    """Class and box loss of a batch.
+class DetectionLoss(Criterion):
+    """Class and box loss of anchors that are matched by IoU and whose boxes are encoded as deltas.
 
     Args:
-        classification: the loss under test; its state goes into checkpoints with this module's.
-        num_classes: K, the label of background.
-        weight: factor of the class loss (``loss.weight``, times the matched scale where asked for).
+        classification, num_classes, weight: see ``Criterion``.
         pos_iou, neg_iou: matching thresholds.
         box_weight: factor of the box loss.
         box_beta: where smooth L1 turns linear.
     """
-
-    weight: Tensor
 
     def __init__(
         self,
@@ -69,12 +38,9 @@ class DetectionLoss(nn.Module):
         box_weight: float = 1.0,
         box_beta: float = 0.1,
     ) -> None:
-        super().__init__()
-        self.classification = classification
-        self.num_classes = num_classes
+        super().__init__(classification, num_classes=num_classes, weight=weight)
         self.pos_iou, self.neg_iou = pos_iou, neg_iou
         self.box_weight, self.box_beta = box_weight, box_beta
-        self.register_buffer("weight", torch.tensor(weight, dtype=torch.float32))
 
     def forward(self, outputs: HeadOutputs, targets: Targets) -> dict[str, Tensor]:
         """Scalars ``cls`` and ``box`` (their sum is minimised) and ``num_pos``, the positive anchors of the batch."""
@@ -87,14 +53,8 @@ class DetectionLoss(nn.Module):
             "num_pos": sum_over_ranks((matched >= 0).sum()),
         }
 
-    def set_progress(self, fraction: float) -> None:
-        """Moves scheduled parameters of the loss under test; ``fraction`` of the training, in [0, 1]."""
-        self.classification.set_progress(fraction)
-
     def class_problem(self, outputs: HeadOutputs, targets: Targets, matched: Tensor | None = None) -> ClassProblem:
-        """The question put to the classification loss; also used to match the scale of losses and to analyse trained
-        models.
-        """
+        """See ``Criterion``; ``matched`` where it is known already."""
         if matched is None:
             matched = self._match(outputs.anchors, targets)
         labels = anchor_labels(matched, targets, self.num_classes)
@@ -106,11 +66,11 @@ class DetectionLoss(nn.Module):
             quality = aligned_iou(boxes, matched_boxes(matched, targets)) * (matched >= 0)
         return ClassProblem(outputs.cls_logits, labels, quality, boxes, normaliser((matched >= 0).sum()))
 
-    def count(self, anchors: Tensor, targets: Targets) -> Counts:
-        """Positives of each class and negatives after matching, over a batch; for ``alpha: auto``."""
+    def count(self, anchors: Tensor, targets: Targets) -> dict[str, Counts]:
+        """See ``Criterion``: positives of each class and background after matching."""
         labels = anchor_labels(self._match(anchors, targets), targets, self.num_classes).flatten()
         counts = torch.bincount(labels[labels >= 0], minlength=self.num_classes + 1).tolist()
-        return Counts(positives_per_class=tuple(counts[:-1]), negatives=counts[-1])
+        return {"classification": Counts(positives_per_class=tuple(counts[:-1]), negatives=counts[-1])}
 
     def _match(self, anchors: Tensor, targets: Targets) -> Tensor:
         return match_anchors(anchors, targets.boxes, targets.labels, pos_iou=self.pos_iou, neg_iou=self.neg_iou)
@@ -126,14 +86,6 @@ class DetectionLoss(nn.Module):
         encoded = encode_boxes(boxes, outputs.anchors)
         deltas = torch.where(positive, outputs.box_deltas.float(), encoded)
         return F.smooth_l1_loss(deltas, encoded, beta=self.box_beta, reduction="sum")
-
-
-def normaliser(num_positives: Tensor) -> Tensor:
-    """The number of positives of the whole batch, at least 1, per rank: float32 scalar.
-
-    Several ranks average their gradients; divided by this number, the mean is the gradient of the whole batch's loss.
-    """
-    return sum_over_ranks(num_positives).clamp(min=1).float() / world_size()
 
 
 def matched_boxes(matched: Tensor, targets: Targets) -> Tensor:

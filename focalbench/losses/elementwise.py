@@ -116,6 +116,11 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def write_softplus(x: Tensor, out: Tensor) -> None:
+    """Writes log(1 + exp(x)) into ``out``, which ``torch.nn.functional.softplus`` has no argument for."""
+    torch._C._nn.softplus(x, 1, 40, out=out)  # type: ignore[call-arg]
+
+
 def scale_in_place(grad: Tensor, scale: Tensor) -> Tensor:
     """``grad`` multiplied by the 0-d ``scale``, for free where it is 1 and looking costs nothing."""
     if scale.device.type == "cpu" and float(scale) == 1.0:

@@ -1,4 +1,5 @@
-"""The focal loss's negatives on a CPU in one pass over memory, compiled by Numba. Import it only where Numba is there.
+# mypy: disable-error-code="no-untyped-def"
+"""The focal loss's negatives on a CPU in one pass over memory, compiled by Numba.
 
 The formula is that of ``focal_terms``, all of it from e = exp(-|x|) with two divisions and no branch, so that the
 compiler turns the loops into vector instructions. exp and log1p are written out for the same reason: calls into a
@@ -34,20 +35,20 @@ def _kernel(signature: str, *flags: str) -> Any:
 
 
 @_inline
-def _polynomial(x, coefficients):  # type: ignore[no-untyped-def]
+def _polynomial(x, coefficients):
     """Horner's scheme, unrolled by the compiler."""
     a, b, c, d, e, f, g = coefficients
     return (((((a * x + b) * x + c) * x + d) * x + e) * x + f) * x + g
 
 
 @_inline
-def _times_power_of_two(x, exponent):  # type: ignore[no-untyped-def]
+def _times_power_of_two(x, exponent):
     """x 2^exponent, by its bits; only the lowest eight of ``exponent`` count."""
     return int32(float32(x).view(int32) + int32(exponent << 23)).view(float32)
 
 
 @_inline
-def _exp(t):  # type: ignore[no-untyped-def]
+def _exp(t):
     """exp of a float32 in [-87, 0], to a unit or two in the last place."""
     rounded = t * _LOG2_E + _ROUNDER
     whole = rounded - _ROUNDER
@@ -56,7 +57,7 @@ def _exp(t):  # type: ignore[no-untyped-def]
 
 
 @_inline
-def _exp_of_double(t):  # type: ignore[no-untyped-def]
+def _exp_of_double(t):
     """exp of a float64 in [-87, 0] as float32: gamma log s in float32 would lose the digits before its point."""
     whole = np.floor(t * 1.4426950408889634 + 0.5)
     rest = float32(t - whole * 0.6931471805599453)
@@ -64,14 +65,14 @@ def _exp_of_double(t):  # type: ignore[no-untyped-def]
 
 
 @_inline
-def _log1p(e):  # type: ignore[no-untyped-def]
+def _log1p(e):
     """log(1 + e) for e in [0, 1] as 2 artanh(e / (2 + e)), whose series needs seven terms."""
     t = e / (_TWO + e)
     return _TWO * t * _polynomial(t * t, _ATANH)
 
 
 @_inline
-def _parts(x, lowest):  # type: ignore[no-untyped-def]
+def _parts(x, lowest):
     """x raised to ``lowest``, sigmoid(x), sigmoid(-x), and log1p(exp(-|x|)) that softplus and log sigmoid share."""
     x = lowest if x < lowest else x
     t = -abs(x)
@@ -84,7 +85,7 @@ def _parts(x, lowest):  # type: ignore[no-untyped-def]
 
 
 @_kernel("void(float32[::1], float32[::1], float32[::1], float64, float32)")
-def negatives(x, loss, grad, gamma, alpha):  # type: ignore[no-untyped-def]
+def negatives(x, loss, grad, gamma, alpha):
     """Write L / alpha and dL/dx of negatives; ``focal_terms`` has the formula.
 
     Args:
@@ -120,7 +121,7 @@ def negatives(x, loss, grad, gamma, alpha):  # type: ignore[no-untyped-def]
 
 
 @_kernel("float64(float32[::1])", "reassoc", "nsz")
-def _sum(values):  # type: ignore[no-untyped-def]
+def _sum(values):
     """The sum in float64; its terms may be added in any order, for vector instructions, but always in the same."""
     total = 0.0
     for i in range(values.size):
@@ -129,7 +130,7 @@ def _sum(values):  # type: ignore[no-untyped-def]
 
 
 @_kernel("void(float32[:, ::1], int64[::1], float32[:, ::1], float64, float32, int64, int64, int64, float64[::1])")
-def sums_of_negatives(logits, labels, grad, gamma, alpha, rows, first, last, sums):  # type: ignore[no-untyped-def]
+def sums_of_negatives(logits, labels, grad, gamma, alpha, rows, first, last, sums):
     """The sum of L / alpha over the elements of background rows and the other columns of positive rows, chunk by chunk.
 
     A whole thread's share in one call: between two calls Python's lock changes hands, which takes longer than a chunk.

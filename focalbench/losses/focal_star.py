@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from focalbench.losses.base import Counts, check_number
 from focalbench.losses.cross_entropy import Alpha, SigmoidFamily
-from focalbench.losses.elementwise import fused_sum, initial_loss_of_terms
+from focalbench.losses.elementwise import fused_sum, initial_loss_of_terms, write_softplus
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class _StarTerms:
         """See ``elementwise.Terms``."""
         torch.mul(x, self.gamma.to(x.dtype), out=scratch).sub_(self.beta)
         torch.sigmoid(scratch, out=grad).mul_(self.alpha_neg.to(x.dtype))
-        torch._C._nn.softplus(scratch, 1, 40, out=loss)  # type: ignore[call-arg]
+        write_softplus(scratch, loss)
         loss.mul_((self.alpha_neg / self.gamma).to(x.dtype))
         return 1.0
 
@@ -65,6 +65,14 @@ class FocalStar(SigmoidFamily):
         check_number("beta", beta, low=-float("inf"))
         self.beta = float(beta)
 
+    def focusing_exponents(self) -> tuple[float, float]:
+        """See ``ClassificationLoss``: gamma scales the logit here."""
+        return 0.0, 0.0
+
+    def side_weights(self) -> tuple[float, float] | None:
+        """See ``ClassificationLoss``."""
+        return None
+
     def forward(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
     ) -> Tensor:
@@ -72,9 +80,7 @@ class FocalStar(SigmoidFamily):
         terms = _StarTerms(self.gamma.clone(), self.beta, *self.weights())
         return fused_sum(*self._flat(logits, labels), terms)
 
-    def initial_loss(self, num_anchors_per_image: int, num_positives: float, prior_prob: float | None) -> float | None:
+    def initial_loss(self, num_anchors: float, num_positives: float, prior_prob: float | None) -> float | None:
         """See ``ClassificationLoss.initial_loss``."""
         terms = _StarTerms(self.gamma, self.beta, *self.weights())
-        return initial_loss_of_terms(
-            terms, num_anchors_per_image, num_positives, prior_prob, num_classes=self.num_classes
-        )
+        return initial_loss_of_terms(terms, num_anchors, num_positives, prior_prob, num_classes=self.num_classes)

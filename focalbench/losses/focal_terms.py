@@ -10,19 +10,14 @@ finite for every gamma >= 0 and every logit, where the textbook form gives inf *
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, lru_cache
 from types import ModuleType
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-_DENORMAL_EXPONENT = 80.0  # exp(-80) is far from float32's denormals, which are several times slower
-_MOST_MULTIPLICATIONS = 6
 
 
 @dataclass(frozen=True)
@@ -41,16 +36,16 @@ class FocalTerms:
 
     def negative(self, x: Tensor, loss: Tensor, grad: Tensor, scratch: Tensor) -> float:
         """See ``elementwise.Terms``."""
-        if x.device.type != "cpu":
+        if x.device.type != "cpu" or x.dtype != torch.float32:
             value, derivative = wrong_side(x, self.gamma.to(x.dtype), self.alpha_neg.to(x.dtype))
             loss.copy_(value)
             grad.copy_(derivative)
             return 1.0
+        alpha = float(self.alpha_neg) if self.alpha_neg.ndim == 0 else 1.0
+        flat = [tensor.view(-1).numpy() for tensor in (x, loss, grad)]
+        _kernels().negatives(*flat, float(self.gamma), alpha)
         if self.alpha_neg.ndim == 0:
-            alpha = float(self.alpha_neg)
-            negative_on_cpu(x, loss, grad, scratch, gamma=float(self.gamma), alpha=alpha)
             return alpha
-        negative_on_cpu(x, loss, grad, scratch, gamma=float(self.gamma), alpha=1.0)
         loss.mul_(self.alpha_neg)
         grad.mul_(self.alpha_neg)
         return 1.0
@@ -59,9 +54,9 @@ class FocalTerms:
         self, logits: Tensor, labels: Tensor, grad: Tensor, rows: int
     ) -> Callable[[range], list[float]] | None:
         """See ``elementwise.CompiledTerms``."""
-        kernels = _kernels()
-        if kernels is None or logits.dtype != torch.float32 or self.alpha_neg.ndim:
+        if logits.dtype != torch.float32 or self.alpha_neg.ndim:
             return None
+        kernels = _kernels()
         gamma, alpha = float(self.gamma), float(self.alpha_neg)
         arrays = logits.numpy(), labels.numpy(), grad.numpy()
 
@@ -122,66 +117,8 @@ def soft_target(
     return weight * cross_entropy, weight * (error + gamma * (1 - 2 * target) * (p * q / safe) * cross_entropy)
 
 
-def negative_on_cpu(x: Tensor, loss: Tensor, grad: Tensor, scratch: Tensor, *, gamma: float, alpha: float) -> None:
-    """Write L / alpha and dL/dx of negatives with logits ``x`` into ``loss`` and ``grad``.
+def _kernels() -> ModuleType:
+    """Returns the compiled kernels. Their first import on a machine compiles, for seconds: only who needs them pays."""
+    from focalbench.losses import focal_numba
 
-    All tensors are contiguous, of one shape and not empty; ``x`` is left alone. float32 goes through the compiled
-    kernel where Numba is installed, everything else through a few passes of torch's operations.
-    """
-    kernels = _kernels() if x.dtype == torch.float32 else None
-    if kernels is not None:
-        kernels.negatives(*(tensor.view(-1).numpy() for tensor in (x, loss, grad)), gamma, alpha)
-    else:
-        _negatives_in_passes(x, loss, grad, scratch, gamma=gamma, alpha=alpha)
-
-
-@cache
-def _kernels() -> ModuleType | None:
-    """The module of compiled kernels, or None without Numba. The first call on a machine compiles, for seconds."""
-    try:
-        return importlib.import_module("focalbench.losses.focal_numba")
-    except ImportError:
-        return None
-
-
-def _negatives_in_passes(x: Tensor, loss: Tensor, s: Tensor, scratch: Tensor, *, gamma: float, alpha: float) -> None:
-    """As ``negative_on_cpu``, dL/dx in the place of ``s``; 1 - s is sigmoid(-x)."""
-    if gamma > 2:  # the power would reach denormals at ordinary logits
-        x = torch.clamp(x, min=-_DENORMAL_EXPONENT / (gamma + 1))
-    torch.sigmoid(x, out=s)
-    torch._C._nn.softplus(x, 1, 40, out=loss)  # type: ignore[call-arg]
-    if gamma == 0:
-        s.mul_(alpha)
-        return
-    _power(s, gamma, out=scratch)
-    loss.mul_(scratch)
-    torch.addcmul(_scalar(0.0, s.dtype), scratch, s, value=alpha, out=s)  # alpha s^(gamma + 1) in one pass
-    torch.neg(x, out=scratch)
-    s.addcmul_(scratch.sigmoid_(), loss, value=alpha * gamma)
-
-
-@lru_cache(maxsize=64)
-def _scalar(value: float, dtype: torch.dtype) -> Tensor:
-    """A 0-d tensor that operations broadcast; kept, because making one takes as long as a pass over a chunk's tenth."""
-    return torch.tensor(value, dtype=dtype)
-
-
-def _power(s: Tensor, gamma: float, *, out: Tensor) -> None:
-    """s^gamma for gamma > 0: whole powers by multiplication, several times faster than a power, the rest by one.
-
-    The rest is below 1, so that its rounding to float32 moves the result less than gamma's would.
-    """
-    if gamma == 2:
-        torch.mul(s, s, out=out)
-        return
-    whole = int(gamma) if gamma <= _MOST_MULTIPLICATIONS else 0
-    rest = gamma - whole
-    if rest == 0:
-        out.copy_(s)
-        whole -= 1
-    elif rest == 0.5:
-        torch.sqrt(s, out=out)
-    else:
-        torch.pow(s, rest, out=out)
-    for _ in range(whole):
-        out.mul_(s)
+    return focal_numba

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from focalbench.losses.base import ClassificationLoss, Counts, check_number
-from focalbench.losses.elementwise import fused_sum
+from focalbench.losses.elementwise import fused_sum, write_softplus
 from focalbench.ranks import sum_over_ranks
 
 _CHUNK = 65536  # elements; the histogram's temporaries stay in the cache
@@ -24,7 +24,7 @@ class _GHMTerms:
     def negative(self, x: Tensor, loss: Tensor, grad: Tensor, scratch: Tensor) -> float:
         """See ``elementwise.Terms``."""
         torch.sigmoid(x, out=grad)
-        torch._C._nn.softplus(x, 1, 40, out=loss)  # type: ignore[call-arg]
+        write_softplus(x, loss)
         weight = self.bin_weights.to(x.dtype)[bin_of(grad, len(self.bin_weights))]
         loss.mul_(weight)
         grad.mul_(weight)

@@ -32,6 +32,8 @@ class OHEM(ClassificationLoss):
         counts: unused.
     """
 
+    waits_for_device = True
+
     def __init__(
         self,
         num_classes: int,

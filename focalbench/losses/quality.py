@@ -56,11 +56,16 @@ class QualityFocal(ClassificationLoss):
     """
 
     needs_quality = True
+    waits_for_device = True  # a tensor is made of beta in each step
 
     def __init__(self, num_classes: int, *, beta: float = 2.0, counts: Counts | None = None) -> None:
         super().__init__(num_classes, counts)
         check_number("beta", beta)
         self.beta = float(beta)
+
+    def focusing_exponents(self) -> tuple[float, float]:
+        """See ``ClassificationLoss``; a positive of quality 1 has the exponent too."""
+        return self.beta, self.beta
 
     def forward(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
@@ -109,6 +114,10 @@ class Varifocal(ClassificationLoss):
         super().__init__(num_classes, counts)
         self._keep("gamma", gamma)
         self._keep("alpha", alpha, high=1.0)
+
+    def focusing_exponents(self) -> tuple[float, float]:
+        """See ``ClassificationLoss``: negatives alone have one."""
+        return 0.0, float(self.gamma)
 
     def forward(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None

@@ -20,17 +20,19 @@ the IoU.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from focalbench.boxes.matching import IGNORE
 from focalbench.boxes.yolo import decode_cells, encode_cells, match_cells
 from focalbench.losses.base import ClassificationLoss, Counts
-from focalbench.losses.detection import ClassProblem, aligned_iou, matched_boxes, normaliser
+from focalbench.losses.criterion import ClassProblem, Criterion, normaliser
+from focalbench.losses.detection import aligned_iou, matched_boxes
 from focalbench.ranks import sum_over_ranks, world_size
 from focalbench.structures import HeadOutputs, Targets
 
@@ -51,7 +53,7 @@ class _Assignment:
             object enough.
         boxes: (N, R, 4) decoded predictions, xyxy pixels, without gradient.
         iou: (N, R) IoU of a responsible box's prediction with its object; 0 elsewhere.
-        avg_factor: float32 scalar, responsible boxes of the batch, at least 1: see ``detection.normaliser``.
+        avg_factor: float32 scalar, responsible boxes of the batch, at least 1: see ``criterion.normaliser``.
     """
 
     matched: Tensor
@@ -65,16 +67,15 @@ class _Assignment:
         return self.matched >= 0
 
 
-class RegionLoss(nn.Module):
-    """Class, objectness and coordinate loss of a batch.
+class RegionLoss(Criterion):
+    """Class, objectness and coordinate loss of boxes predicted from priors in cells.
 
     Args:
-        classification: the loss under test; over K classes, or over 1 with ``apply_to="objectness"``.
-        num_classes: K.
+        classification, num_classes, weight: see ``Criterion``; the loss under test is over K classes, or over 1 with
+            ``apply_to="objectness"``.
         stride: pixels per cell of the network.
         apply_to: which terms the loss under test replaces.
         objectness: the loss under test over 1 class, for ``apply_to="both"`` alone.
-        weight: factor of the loss under test.
         object_scale, noobject_scale: factors of darknet's objectness term.
         coord_scale, class_scale: factors of the coordinate and of the class term.
         ignore_iou: IoU from which a box that is not responsible is let alone.
@@ -87,7 +88,7 @@ class RegionLoss(nn.Module):
         images_seen: int64 scalar, images trained on so far; goes into checkpoints.
     """
 
-    weight: Tensor
+    objectness: ClassificationLoss | None
     images_seen: Tensor
 
     def __init__(
@@ -108,23 +109,39 @@ class RegionLoss(nn.Module):
         coord_area_scale: bool = False,
         anneal_images: int = 12_800,
     ) -> None:
-        super().__init__()
+        super().__init__(classification, num_classes=num_classes, weight=weight)
         if (objectness is not None) != (apply_to == "both"):
             raise ValueError(f"a second loss is for apply_to both, which needs it; apply_to is {apply_to}")
-        self.classification, self.objectness = classification, objectness
-        self.num_classes, self.stride, self.apply_to = num_classes, stride, apply_to
+        self.objectness = objectness
+        self.stride, self.apply_to = stride, apply_to
         self.object_scale, self.noobject_scale = object_scale, noobject_scale
         self.coord_scale, self.class_scale = coord_scale, class_scale
         self.ignore_iou, self.rescore, self.coord_area_scale = ignore_iou, rescore, coord_area_scale
         self.anneal_images = anneal_images
-        self.register_buffer("weight", torch.tensor(weight, dtype=torch.float32))
         self.register_buffer("images_seen", torch.tensor(0))
 
-    def set_progress(self, fraction: float) -> None:
-        """Moves scheduled parameters of the loss under test; ``fraction`` of the training, in [0, 1]."""
-        self.classification.set_progress(fraction)
-        if self.objectness is not None:
-            self.objectness.set_progress(fraction)
+    @classmethod
+    def around(
+        cls,
+        make_loss: Callable[[int], ClassificationLoss],
+        *,
+        num_classes: int,
+        apply_to: ApplyTo = "class",
+        **options: Any,
+    ) -> Self:
+        """See ``Criterion``; with ``apply_to="both"`` the loss under test is in it over K classes and over one."""
+        return cls(
+            make_loss(1 if apply_to == "objectness" else num_classes),
+            objectness=make_loss(1) if apply_to == "both" else None,
+            num_classes=num_classes,
+            apply_to=apply_to,
+            **options,
+        )
+
+    @property
+    def waits_for_device(self) -> bool:
+        """See ``Criterion``: constants are made of numbers in each step."""
+        return True
 
     def forward(self, outputs: HeadOutputs, targets: Targets) -> dict[str, Tensor]:
         """Scalars ``cls``, ``box`` and ``obj`` (their sum is minimised) and ``num_pos``, the responsible boxes.
@@ -143,33 +160,39 @@ class RegionLoss(nn.Module):
         return {**terms, "num_pos": sum_over_ranks(assigned.responsible.sum())}
 
     def class_problem(self, outputs: HeadOutputs, targets: Targets) -> ClassProblem:
-        """The question put to ``classification``: the class, or, applied to objectness alone, object or not."""
+        """See ``Criterion``: which class, or, applied to objectness alone, object or not."""
         assigned = self._assign(outputs, targets)
         if self.apply_to == "objectness":
             return _objectness_problem(self.classification, outputs, assigned)
         return self._class_problem(outputs, targets, assigned)
 
-    def objectness_problem(self, outputs: HeadOutputs, targets: Targets) -> ClassProblem:
-        """The question put to ``objectness``, with ``apply_to="both"``."""
-        assert self.objectness is not None
-        return _objectness_problem(self.objectness, outputs, self._assign(outputs, targets))
+    def problems(self, outputs: HeadOutputs, targets: Targets) -> dict[str, ClassProblem]:
+        """See ``Criterion``."""
+        problem = self.class_problem(outputs, targets)
+        if self.objectness is None:
+            return {"classification": problem}
+        return {
+            "classification": replace(problem, factor=self.class_scale),
+            "objectness": _objectness_problem(self.objectness, outputs, self._assign(outputs, targets)),
+        }
 
-    def count(self, anchors: Tensor, targets: Targets) -> Counts:
-        """What ``classification`` has to balance, for ``alpha: auto``, over a batch on one canvas.
+    def count(self, anchors: Tensor, targets: Targets) -> dict[str, Counts]:
+        """See ``Criterion``; the batch is on one canvas.
 
         Classes: responsible boxes of each class and no background; the K - 1 other classes of each box are negatives
-        that a sigmoid loss adds itself. Objectness: see :meth:`count_objectness`.
+        that a sigmoid loss adds itself. Objectness: responsible boxes and all others; which of those will be ignored,
+        the training decides.
         """
-        if self.apply_to == "objectness":
-            return self.count_objectness(anchors, targets)
-        labels = _class_labels(self._responsible(anchors, targets), targets)
+        matched = self._responsible(anchors, targets)
+        labels = _class_labels(matched, targets)
         positives = torch.bincount(labels[labels >= 0], minlength=self.num_classes).tolist()
-        return Counts(tuple(positives), negatives=0)
-
-    def count_objectness(self, anchors: Tensor, targets: Targets) -> Counts:
-        """Responsible boxes and all others: which of those will be ignored, the training decides."""
-        responsible = self._responsible(anchors, targets) >= 0
-        return Counts((int(responsible.sum()),), int((~responsible).sum()))
+        classes = Counts(tuple(positives), negatives=0)
+        objects = Counts((int((matched >= 0).sum()),), int((matched < 0).sum()))
+        if self.apply_to == "class":
+            return {"classification": classes}
+        if self.apply_to == "objectness":
+            return {"classification": objects}
+        return {"classification": classes, "objectness": objects}
 
     def _responsible(self, anchors: Tensor, targets: Targets) -> Tensor:
         """(N, R) int64 object of each box; the canvas follows from the centre of the last cell."""

@@ -22,6 +22,7 @@ from focalbench.losses.base import (
     check_class_weights,
     check_number,
 )
+from focalbench.losses.cross_entropy import CrossEntropy
 from focalbench.losses.elementwise import check_labels, check_parameter, compute_dtype, is_soft, scale_in_place
 from focalbench.losses.focal_terms import wrong_side
 from focalbench.losses.oracle import initial_softmax_loss
@@ -83,8 +84,17 @@ class SoftmaxFamily(ClassificationLoss):
         """(K + 1,) float32 weights in force, background last, or None."""
         if self.alpha is None:
             return None
-        weights = self.alpha if self.alpha.ndim else side_weights(self.alpha, self.alpha_on, self.num_classes + 1)
+        weights = self.alpha if self.alpha.ndim else spread_alpha(self.alpha, self.alpha_on, self.num_classes + 1)
         return weights.float()
+
+    def side_weights(self) -> tuple[float, float] | None:
+        """See ``ClassificationLoss.side_weights``."""
+        if self.alpha is None:
+            return 1.0, 1.0
+        if self.alpha.ndim:
+            return None
+        alpha = float(self.alpha)
+        return (alpha, 1 - alpha) if self.alpha_on == "positives" else (1 - alpha, alpha)
 
     def forward(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
@@ -92,14 +102,14 @@ class SoftmaxFamily(ClassificationLoss):
         """See ``ClassificationLoss.forward``; logits are (N, R, K + 1)."""
         return softmax_sum(*self._flat(logits, labels), self.gamma, self.class_weights())
 
-    def initial_loss(self, num_anchors_per_image: int, num_positives: float, prior_prob: float | None) -> float | None:
+    def initial_loss(self, num_anchors: float, num_positives: float, prior_prob: float | None) -> float | None:
         """See ``ClassificationLoss.initial_loss``."""
         weights = self.class_weights()
         on_positives, on_background = (
             (1.0, 1.0) if weights is None else (float(weights[:-1].mean()), float(weights[-1]))
         )
         return initial_softmax_loss(
-            num_anchors_per_image,
+            num_anchors,
             num_positives,
             prior_prob,
             num_classes=self.num_classes,
@@ -114,6 +124,13 @@ class SoftmaxCrossEntropy(SoftmaxFamily):
     def __init__(self, num_classes: int, *, counts: Counts | None = None) -> None:
         super().__init__(num_classes, gamma=0.0, alpha=None, counts=counts)
         self._logged.clear()
+
+
+REFERENCES: dict[str, type[CrossEntropy] | type[SoftmaxCrossEntropy]] = {
+    "sigmoid": CrossEntropy,
+    "softmax": SoftmaxCrossEntropy,
+}
+"""Cross entropy by the activation of the outputs: what other losses are matched to."""
 
 
 class SoftmaxBalancedCrossEntropy(SoftmaxFamily):
@@ -141,7 +158,7 @@ class SoftmaxFocal(SoftmaxFamily):
         super().__init__(num_classes, gamma=gamma, alpha=alpha, alpha_on=alpha_on, counts=counts)
 
 
-def side_weights(alpha: Tensor, alpha_on: AlphaOn, num_outputs: int) -> Tensor:
+def spread_alpha(alpha: Tensor, alpha_on: AlphaOn, num_outputs: int) -> Tensor:
     """(C,) weights: the () ``alpha`` on the side that ``alpha_on`` names, 1 - alpha on the other; background last."""
     classes, background = (alpha, 1 - alpha) if alpha_on == "positives" else (1 - alpha, alpha)
     return torch.cat([classes.expand(num_outputs - 1), background.reshape(1)])
@@ -216,7 +233,7 @@ def _parameters(
     else:
         check_parameter("alpha", alpha, high=math.inf if alpha.ndim else 1.0)
     alpha = torch.as_tensor(alpha, dtype=torch.float64, device=logits.device)
-    weights = alpha if alpha.ndim else side_weights(alpha, alpha_on, num_outputs)
+    weights = alpha if alpha.ndim else spread_alpha(alpha, alpha_on, num_outputs)
     return gamma, weights.to(dtype)
 
 

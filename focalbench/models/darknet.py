@@ -29,6 +29,9 @@ class ConvBlock(nn.Sequential):
     here.
     """
 
+    conv: nn.Conv2d
+    norm: nn.BatchNorm2d
+
     def __init__(self, in_channels: int, out_channels: int, kernel: int, *, momentum: float = 0.01) -> None:
         conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
         nn.init.kaiming_normal_(conv.weight, a=0.1, nonlinearity="leaky_relu")

@@ -22,6 +22,7 @@ from focalbench.models.darknet import ConvBlock
 
 # Later versions than darknet ever had: what is read as a header is something else.
 _MAX_VERSION = 1000
+Layer = ConvBlock | nn.Conv2d
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,12 @@ def read_darknet_file(path: Path) -> DarknetFile:
     return DarknetFile(version, seen, torch.from_numpy(values))
 
 
-def count_values(layer: nn.Module) -> int:
+def count_values(layer: Layer) -> int:
     """float32 values that ``layer`` takes in a weight file."""
     return sum(slot.numel() for slot in _slots(layer))
 
 
-def load_darknet_weights(layers: Sequence[nn.Module], path: Path, *, num_trunk: int) -> int:
+def load_darknet_weights(layers: Sequence[Layer], path: Path, *, num_trunk: int) -> int:
     """Fills ``layers`` from the file and returns how many of them it held; nothing is changed when it does not fit.
 
     Three kinds of files fit: all layers (a detector), a cut behind any layer from the trunk's last on
@@ -101,22 +102,23 @@ def load_darknet_weights(layers: Sequence[nn.Module], path: Path, *, num_trunk: 
     return kept
 
 
-def _slots(layer: nn.Module) -> list[Tensor]:
+def _slots(layer: Layer) -> list[Tensor]:
     """The tensors of ``layer`` in the file's order."""
     if isinstance(layer, ConvBlock):
         norm, conv = layer.norm, layer.conv
-        return [norm.bias, norm.weight, norm.running_mean, norm.running_var, conv.weight]  # type: ignore[union-attr, list-item]
-    return [layer.bias, layer.weight]  # type: ignore[list-item]
+        statistics = [norm.get_buffer("running_mean"), norm.get_buffer("running_var")]
+        return [norm.bias, norm.weight, *statistics, conv.weight]
+    return [layer.get_parameter("bias"), layer.weight]
 
 
-def _fill(layer: nn.Module, values: Tensor) -> None:
+def _fill(layer: Layer, values: Tensor) -> None:
     slots = _slots(layer)
     with torch.no_grad():
         for slot, part in zip(slots, values.split([slot.numel() for slot in slots]), strict=True):
             slot.copy_(part.view_as(slot))
 
 
-def _check_values(path: Path, layers: Sequence[nn.Module], values: Tensor) -> None:
+def _check_values(path: Path, layers: Sequence[Layer], values: Tensor) -> None:
     """Raises DataError where the numbers cannot be weights: a length alone does not prove the network."""
     if not bool(values.isfinite().all()):
         raise DataError(f"{path}: holds numbers that are not finite: damaged, download it again")
@@ -129,19 +131,21 @@ def _check_values(path: Path, layers: Sequence[nn.Module], values: Tensor) -> No
         start += count_values(layer)
 
 
-def _is_classifier(last: nn.Module, rest: int) -> bool:
+def _is_classifier(last: Layer, rest: int) -> bool:
     """Whether ``rest`` values behind the trunk are a 1x1 convolution with bias, the classifier of darknet19."""
     return isinstance(last, ConvBlock) and rest == 1000 * (last.width + 1)
 
 
-def _hint(layers: Sequence[nn.Module], found: int, ends: list[int]) -> str:
+def _hint(layers: Sequence[Layer], found: int, ends: list[int]) -> str:
     """What the file may be: cut off, or a detector with other outputs."""
     if found < ends[-1]:
         return ": cut off, or of another network; download it again, or use model.weights: none"
-    outputs, rest = divmod(found - ends[-2], layers[-1].in_channels + 1)  # type: ignore[operator]
+    last = layers[-1]
+    assert isinstance(last, nn.Conv2d)
+    outputs, rest = divmod(found - ends[-2], last.in_channels + 1)
     if rest == 0 and outputs > 0:
         return (
-            f": a network of {outputs} outputs a cell, this one has {layers[-1].out_channels}: priors x (5 + classes); "
+            f": a network of {outputs} outputs a cell, this one has {last.out_channels}: priors x (5 + classes); "
             "use its classes and priors, or a file cut behind an earlier layer (darknet's `partial`)"
         )
     return ": of another network; use model.weights: none or a file of this one"

@@ -16,7 +16,7 @@ class FeaturePyramid(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_uniform_(module.weight, a=1)
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+                nn.init.zeros_(module.get_parameter("bias"))
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """Pyramid levels, finest first; the extra levels are strided convolutions, P6 on P5, P7 on ReLU(P6)."""
@@ -39,4 +39,4 @@ def _halve(x: Tensor, conv: nn.Module) -> Tensor:
     """
     if x.shape[2:] != (1, 1):
         return conv(x)
-    return F.conv2d(x, conv.weight[:, :, 1:2, 1:2], conv.bias)  # type: ignore[index, arg-type]
+    return F.conv2d(x, conv.get_parameter("weight")[:, :, 1:2, 1:2], conv.get_parameter("bias"))

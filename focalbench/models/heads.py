@@ -20,9 +20,9 @@ class Subnet(nn.Module):
         for module in self.tower:
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+                nn.init.zeros_(module.get_parameter("bias"))
         nn.init.normal_(self.predict.weight, std=0.01)
-        nn.init.zeros_(self.predict.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.predict.get_parameter("bias"))
 
     def forward(self, levels: list[Tensor]) -> Tensor:
         """(N, R, num_outputs): levels in order, then rows, columns and the anchors of a cell."""
@@ -47,7 +47,7 @@ def class_subnet(
     subnet = Subnet(channels, num_convs, num_anchors, num_classes)
     bias = 0.0 if prior_prob is None else -math.log((1 - prior_prob) / prior_prob)
     if activation == "sigmoid":
-        nn.init.constant_(subnet.predict.bias, bias)  # type: ignore[arg-type]
+        nn.init.constant_(subnet.predict.get_parameter("bias"), bias)
         return subnet
     class_weight = subnet.predict.weight.detach().view(num_anchors, num_classes, channels, 3, 3)
     background_weight = torch.empty(num_anchors, 1, channels, 3, 3).normal_(std=0.01)
@@ -56,6 +56,6 @@ def class_subnet(
     background_bias = 0.0 if prior_prob is None else math.log(num_classes) - bias
     with torch.no_grad():
         subnet.predict.weight.copy_(torch.cat((class_weight, background_weight), dim=1).flatten(0, 1))
-        subnet.predict.bias.zero_()  # type: ignore[union-attr]
-        subnet.predict.bias.view(num_anchors, -1)[:, -1] = background_bias  # type: ignore[union-attr]
+        biases = subnet.predict.get_parameter("bias").zero_()
+        biases.view(num_anchors, -1)[:, -1] = background_bias
     return subnet

@@ -6,17 +6,15 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from focalbench.boxes.anchors import AnchorPyramid
-from focalbench.boxes.coding import decode_boxes
 from focalbench.models.backbones import BACKBONES, HEAD_DEFAULTS, HeadDefaults
+from focalbench.models.detector import Detector
 from focalbench.models.fpn import FeaturePyramid
 from focalbench.models.heads import Subnet, class_subnet
-from focalbench.models.postprocess import class_scores, decode_outputs
 from focalbench.models.weights import load_backbone_weights
-from focalbench.structures import Detections, HeadOutputs
+from focalbench.structures import HeadOutputs
 
 
 def head_settings(backbone: str, **given: float | None) -> HeadDefaults:
@@ -30,13 +28,12 @@ def anchor_pyramid(head: HeadDefaults, ratios: Sequence[float]) -> AnchorPyramid
     return AnchorPyramid(head.num_levels, scale=head.anchor_scale, octaves=head.anchor_octaves, ratios=ratios)
 
 
-class RetinaNet(nn.Module):
+class RetinaNet(Detector):
     """A RetinaNet for K classes.
 
     Args:
-        num_classes: K.
+        num_classes, activation, pre_nms_top: see ``Detector``.
         backbone: name in ``focalbench.models.backbones.BACKBONES``.
-        activation: sigmoid (K outputs) or softmax (K + 1 outputs, background last).
         prior_prob: start value of an object's probability, None for none.
         fpn_channels: width of the pyramid and of the subnets; None, here and below: what suits the backbone.
         num_levels: pyramid levels from P3 up, at least 3.
@@ -46,7 +43,6 @@ class RetinaNet(nn.Module):
         anchor_ratios: height / width of the anchors.
         norm: batch | frozen | sync, the backbone's normalisation (torchvision backbones).
         weights: none | imagenet | a file: the backbone's first weights, see :mod:`focalbench.models.weights`.
-        pre_nms_top: candidates kept per level before suppression.
     """
 
     def __init__(
@@ -66,8 +62,7 @@ class RetinaNet(nn.Module):
         weights: str = "none",
         pre_nms_top: int = 1000,
     ) -> None:
-        super().__init__()
-        self.num_classes, self.activation, self.pre_nms_top = num_classes, activation, pre_nms_top
+        super().__init__(num_classes, activation=activation, pre_nms_top=pre_nms_top)
         head = head_settings(
             backbone,
             fpn_channels=fpn_channels,
@@ -88,31 +83,12 @@ class RetinaNet(nn.Module):
         )
 
     def forward(self, images: Tensor) -> HeadOutputs:
-        """Head outputs for (N, 3, H, W) normalised images."""
+        """See ``Detector``."""
         levels = self.fpn(self.backbone(images))
         anchors, sizes = self._pyramid.place(tuple((x.shape[2], x.shape[3]) for x in levels), images.device)
         canvas = (images.shape[2], images.shape[3])
         return HeadOutputs(self.class_subnet(levels), self.box_subnet(levels), anchors, canvas, sizes)
 
     def anchors_for(self, canvas: tuple[int, int]) -> Tensor:
-        """(R, 4) anchors on a canvas of (H, W) pixels, on the CPU, without running the network."""
+        """See ``Detector``."""
         return self._pyramid.on_canvas(canvas)
-
-    def dense(self, outputs: HeadOutputs) -> tuple[Tensor, Tensor]:
-        """Scores (N, R, K) and boxes (N, R, 4), xyxy canvas pixels, of every anchor, before any is chosen or cut."""
-        return class_scores(outputs.cls_logits, self.activation), decode_boxes(outputs.box_deltas, outputs.anchors)
-
-    @torch.no_grad()
-    def decode(
-        self, outputs: HeadOutputs, *, score_thresh: float, nms_thresh: float, max_detections: int
-    ) -> list[Detections]:
-        """Final boxes of each image: see ``postprocess.decode_outputs``."""
-        return decode_outputs(
-            outputs,
-            class_scores(outputs.cls_logits, self.activation),
-            decode_boxes,
-            top_k=self.pre_nms_top,
-            score_thresh=score_thresh,
-            nms_thresh=nms_thresh,
-            max_detections=max_detections,
-        )

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
 from focalbench.errors import ConfigError, DataError
-from focalbench.models.darknet_weights import load_darknet_weights
+from focalbench.models.backbones import Backbone
 
-if TYPE_CHECKING:
-    from focalbench.models.backbones import Backbone
-    from focalbench.models.yolov2 import YoloV2
-
-_DARKNET_URL = "https://pjreddie.com/media/files/darknet19_448.conv.23"
 # Names that a state dict may stand under in a larger one; a focalbench checkpoint uses "model".
 _NESTED = ("model", "state_dict")
 
@@ -43,37 +37,6 @@ def load_backbone_weights(backbone: Backbone, name: str, weights: str) -> None:
     else:
         state, source = read_state_dict(Path(weights)), weights
     load_whole(backbone, _backbone_names(state, backbone.torchvision_names), source)
-
-
-def load_yolov2_weights(model: YoloV2, backbone: str, weights: str) -> None:
-    """Fills a YOLOv2.
-
-    Args:
-        weights: none | path of a darknet file (see :func:`focalbench.models.darknet_weights.load_darknet_weights`) or
-            of a torch
-            file: the state dict of the whole network or of its trunk (``trunk.``), alone or in a focalbench checkpoint.
-
-    Raises:
-        ConfigError: for ``imagenet``, or a darknet file for the tiny network.
-        DataError: when the file is missing, damaged, or does not fit.
-    """
-    if weights == "none":
-        return
-    if weights == "imagenet":
-        way_out = f"download {_DARKNET_URL} and give its path" if backbone == "darknet19" else "use none or a file"
-        raise ConfigError(f"model.weights: imagenet: torchvision has no {backbone} of YOLOv2: {way_out}")
-    path = Path(weights)
-    if not _is_torch_file(path):
-        if backbone != "darknet19":
-            raise ConfigError(f"model.weights: {weights}: darknet files fit backbone darknet19, not {backbone}")
-        layers = model.darknet_layers()
-        load_darknet_weights(layers, path, num_trunk=18)
-        return
-    state = read_state_dict(path)
-    if any(key.startswith("predict.") for key in state):
-        load_whole(model, state, weights)
-    else:
-        load_whole(model.trunk, _below(state, "trunk."), weights)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -136,7 +99,7 @@ def _imagenet_state(name: str) -> dict[str, Tensor]:
 def _backbone_names(state: Mapping[str, Tensor], torchvision_names: Mapping[str, str]) -> dict[str, Tensor]:
     """``state`` under the names of ``Backbone``, without a classifier."""
     if any(key.startswith("backbone.") for key in state):
-        return _below(state, "backbone.")
+        return below(state, "backbone.")
     if any(key.startswith("stages.") for key in state):
         return dict(state)
     kept = {key: value for key, value in state.items() if not key.startswith(("fc.", "classifier."))}
@@ -151,13 +114,13 @@ def _renamed(key: str, prefixes: Mapping[str, str]) -> str:
     return key
 
 
-def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The entries under ``prefix``, which is cut off; all of them where none is."""
     found = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
     return found or dict(state)
 
 
-def _is_torch_file(path: Path) -> bool:
+def is_torch_file(path: Path) -> bool:
     """Whether ``path`` starts like a file of ``torch.save``: a zip archive, or a pickle in the old format."""
     _check_is_file(path)
     with path.open("rb") as file:

@@ -3,44 +3,50 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from focalbench.boxes.priors import VOC_PRIORS
-from focalbench.boxes.yolo import decode_cells, place_priors
+from focalbench.boxes.priors import VOC_PRIORS, fit_priors
+from focalbench.boxes.yolo import PRIOR_UNIT, decode_cells, place_priors
+from focalbench.errors import ConfigError
 from focalbench.models.darknet import ConvBlock, darknet19, reorganise, tiny_darknet
-from focalbench.models.postprocess import decode_outputs
-from focalbench.models.weights import load_yolov2_weights
-from focalbench.structures import IMAGE_MEAN, IMAGE_STD, Detections, HeadOutputs
+from focalbench.models.darknet_weights import load_darknet_weights
+from focalbench.models.detector import Detector
+from focalbench.models.weights import below, is_torch_file, load_whole, read_state_dict
+from focalbench.structures import IMAGE_MEAN, IMAGE_STD, HeadOutputs
 
+_DARKNET_URL = "https://pjreddie.com/media/files/darknet19_448.conv.23"
 # Trunk, width of the head and of the passthrough.
 _BACKBONES = {"darknet19": (darknet19, 1024, 64), "tiny": (tiny_darknet, 128, 32)}
 
 
-class YoloV2(nn.Module):
+class YoloV2(Detector):
     """A YOLOv2 for K classes; with ``darknet19``, 20 classes and 5 priors it is darknet's yolov2-voc.
 
     Class outputs are K with sigmoid and softmax alike: an empty cell is told by its objectness, there is no background
     class. Inside, images go back from normalised values to 0..1, the range that darknet's networks are trained on.
 
     Args:
-        num_classes: K.
+        num_classes, activation, pre_nms_top: see ``Detector``; the activation is over the K classes.
         backbone: darknet19 (stride 32) or tiny (stride 16).
-        activation: softmax or sigmoid, over the K classes.
         prior_prob: objectness that every box starts with, in (0, 1); None: 0.5.
-        priors: (width, height) of each prior in units of 32 px, whatever the stride.
+        priors: (width, height) of each prior in units of 32 px, whatever the stride; ``voc``, those of the published
+            network; ``auto``, k-means of ``box_sizes``.
+        num_priors: how many for ``auto``.
+        box_sizes: see ``Detector``.
         weights: none | a file (darknet's formats, or a torch state dict).
-        pre_nms_top: candidates kept before suppression.
 
     Attributes:
         priors: (A, 2) float32 buffer, the priors' widths and heights in units of 32 px.
         stride: pixels per cell; canvases must be multiples of 32 in any case.
 
     Raises:
-        ConfigError: for weights that this network cannot have.
+        ConfigError: for weights that this network cannot have, or more priors than there are box sizes.
         DataError: for a weight file that is damaged or does not fit.
     """
 
@@ -55,14 +61,15 @@ class YoloV2(nn.Module):
         *,
         activation: str = "softmax",
         prior_prob: float | None = None,
-        priors: Sequence[tuple[float, float]] = VOC_PRIORS,
+        priors: Sequence[tuple[float, float]] | Literal["voc", "auto"] = "voc",
+        num_priors: int = 5,
+        box_sizes: Callable[[], np.ndarray] | None = None,
         weights: str = "none",
         pre_nms_top: int = 1000,
     ) -> None:
-        super().__init__()
-        self.num_classes, self.activation, self.pre_nms_top = num_classes, activation, pre_nms_top
+        super().__init__(num_classes, activation=activation, pre_nms_top=pre_nms_top)
         # In checkpoints, because priors may come from the training set.
-        self.register_buffer("priors", torch.tensor(priors, dtype=torch.float32).reshape(-1, 2))
+        self.register_buffer("priors", choose_priors(priors, num_priors, box_sizes))
         self.register_load_state_dict_post_hook(_forget_anchors)
         build, width, passthrough = _BACKBONES[backbone]
         # Registered in the order of darknet's weight files.
@@ -80,7 +87,7 @@ class YoloV2(nn.Module):
         self.register_buffer("_std", torch.tensor(IMAGE_STD).view(3, 1, 1), persistent=False)
         self.stride = self.trunk.stride
         self._anchors: dict[tuple[tuple[int, int], torch.device], Tensor] = {}
-        load_yolov2_weights(self, backbone, weights)
+        self._load_weights(backbone, weights)
 
     def _start_predictions(self, prior_prob: float | None) -> None:
         """Small random weights, so that the first boxes are the priors, and the objectness bias at its prior."""
@@ -89,7 +96,7 @@ class YoloV2(nn.Module):
         if prior_prob is not None:
             bias[:, 4] = -math.log((1 - prior_prob) / prior_prob)
         with torch.no_grad():
-            self.predict.bias.copy_(bias.flatten())  # type: ignore[union-attr]
+            self.predict.get_parameter("bias").copy_(bias.flatten())
 
     def forward(self, images: Tensor) -> HeadOutputs:
         """Head outputs for (N, 3, H, W) normalised images, H and W multiples of 32.
@@ -113,41 +120,80 @@ class YoloV2(nn.Module):
         return self._anchors[canvas, device]
 
     def anchors_for(self, canvas: tuple[int, int]) -> Tensor:
-        """(R, 4) priors in all cells of a canvas of (H, W) pixels, on the CPU, without running the network."""
+        """See ``Detector``: the priors in all cells."""
         return self._place(canvas, torch.device("cpu"))
 
-    def darknet_layers(self) -> list[nn.Module]:
-        """The convolutions in the order of darknet's weight files."""
-        trunk = [module for module in self.trunk.modules() if isinstance(module, ConvBlock)]
-        return [*trunk, *self.head, self.passthrough, self.fuse, self.predict]
+    def criterion_arguments(self) -> dict[str, Any]:
+        """See ``Detector``."""
+        return {"stride": self.stride}
 
-    def class_scores(self, outputs: HeadOutputs) -> Tensor:
-        """(N, R, K) float32: objectness times class probability."""
+    def darknet_layers(self) -> list[ConvBlock | nn.Conv2d]:
+        """The convolutions in the order of darknet's weight files."""
+        blocks = [module for part in (self.trunk, self.head) for module in part.modules()]
+        found = [block for block in blocks if isinstance(block, ConvBlock)]
+        return [*found, self.passthrough, self.fuse, self.predict]
+
+    def scores(self, outputs: HeadOutputs) -> Tensor:
+        """See ``Detector``: objectness times class probability."""
         logits = outputs.cls_logits.float()
         classes = logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(dim=-1)
         assert outputs.objectness is not None
         return classes * outputs.objectness.float().sigmoid()[..., None]
 
-    def dense(self, outputs: HeadOutputs) -> tuple[Tensor, Tensor]:
-        """Scores (N, R, K) and boxes (N, R, 4), xyxy canvas pixels, of every prior, before any is chosen or cut."""
-        return self.class_scores(outputs), decode_cells(outputs.box_deltas, outputs.anchors, stride=self.stride)
+    def boxes(self, deltas: Tensor, anchors: Tensor) -> Tensor:
+        """See ``Detector``: offsets within the cells."""
+        return decode_cells(deltas, anchors, stride=self.stride)
 
-    @torch.no_grad()
-    def decode(
-        self, outputs: HeadOutputs, *, score_thresh: float, nms_thresh: float, max_detections: int
-    ) -> list[Detections]:
-        """Final boxes of each image by objectness times class: see ``postprocess.decode_outputs``."""
-        return decode_outputs(
-            outputs,
-            self.class_scores(outputs),
-            partial(decode_cells, stride=self.stride),
-            top_k=self.pre_nms_top,
-            score_thresh=score_thresh,
-            nms_thresh=nms_thresh,
-            max_detections=max_detections,
-        )
+    def _load_weights(self, backbone: str, weights: str) -> None:
+        """Fills the network.
+
+        Args:
+            weights: none | path of a darknet file (see ``darknet_weights.load_darknet_weights``) or of a torch file,
+                the state dict of the network or of its trunk (``trunk.``), alone or in a focalbench checkpoint.
+
+        Raises:
+            ConfigError: for ``imagenet``, or a darknet file for the tiny network.
+            DataError: when the file is missing, damaged, or does not fit.
+        """
+        if weights == "none":
+            return
+        if weights == "imagenet":
+            way_out = f"download {_DARKNET_URL} and give its path" if backbone == "darknet19" else "use none or a file"
+            raise ConfigError(f"model.weights: imagenet: torchvision has no {backbone} of YOLOv2: {way_out}")
+        path = Path(weights)
+        if not is_torch_file(path):
+            if backbone != "darknet19":
+                raise ConfigError(f"model.weights: {weights}: darknet files fit backbone darknet19, not {backbone}")
+            load_darknet_weights(self.darknet_layers(), path, num_trunk=18)
+            return
+        state = read_state_dict(path)
+        if any(key.startswith("predict.") for key in state):
+            load_whole(self, state, weights)
+        else:
+            load_whole(self.trunk, below(state, "trunk."), weights)
 
 
-def _forget_anchors(model: nn.Module, incompatible_keys: object) -> None:
+def choose_priors(
+    priors: Sequence[tuple[float, float]] | Literal["voc", "auto"],
+    num_priors: int = 5,
+    box_sizes: Callable[[], np.ndarray] | None = None,
+) -> Tensor:
+    """Returns the priors that the arguments of :class:`YoloV2` name: (A, 2) float32, in units of 32 px.
+
+    Raises:
+        ConfigError: for ``auto`` with fewer box sizes than priors.
+    """
+    if priors == "auto":
+        if box_sizes is None:
+            return torch.ones(num_priors, 2)
+        try:
+            found = fit_priors(box_sizes() / PRIOR_UNIT, num_priors).sizes
+        except ValueError as fault:
+            raise ConfigError(f"model.priors: auto: {fault}: lower model.num_priors") from fault
+        return torch.tensor(found, dtype=torch.float32)
+    return torch.tensor(VOC_PRIORS if priors == "voc" else priors, dtype=torch.float32).reshape(-1, 2)
+
+
+def _forget_anchors(model: YoloV2, incompatible_keys: object) -> None:
     """After other priors were loaded, the anchors kept are wrong."""
-    model._anchors.clear()  # type: ignore[operator, union-attr]
+    model._anchors.clear()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from focalbench.errors import ConfigError
+from focalbench.models.detector import Detector
 from focalbench.storage import storage_faults, write_output
 from focalbench.structures import IMAGE_MEAN, IMAGE_STD
 from focalbench.trained.trial import TrainedTrial
@@ -43,12 +44,12 @@ class Exported:
 class _Dense(nn.Module):
     """The network with scores and boxes instead of raw outputs."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Detector) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return self.model.dense(self.model(images))  # type: ignore[operator]
+        return self.model.dense(self.model(images))
 
 
 def export_onnx(trained: TrainedTrial, path: Path) -> Exported:

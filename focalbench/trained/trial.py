@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from focalbench.config.dump import resolved
 from focalbench.config.identity import keeps_network
@@ -26,6 +25,8 @@ from focalbench.errors import CheckpointError, ConfigError, DataError, Focalbenc
 from focalbench.experiment import build
 from focalbench.experiment.build_loss import Uncounted, build_criterion
 from focalbench.experiment.locations import cache_dir, canvas_size, data_location
+from focalbench.losses.criterion import Criterion
+from focalbench.models.detector import Detector
 from focalbench.records.result import TrialResult
 from focalbench.records.state import TrialState
 from focalbench.records.trial import TrialFolder
@@ -58,8 +59,8 @@ class TrainedTrial:
 
     folder: Path
     config: ExperimentConfig
-    model: nn.Module
-    criterion: nn.Module
+    model: Detector
+    criterion: Criterion
     classes: tuple[str, ...]
     canvas: tuple[int, int]
     fit: Fit
@@ -136,7 +137,7 @@ def load_trained(
     return TrainedTrial(
         folder=folder,
         config=config,
-        model=model.to(where, memory_format=memory_format).eval(),  # type: ignore[call-overload]
+        model=model.to(where).to(memory_format=memory_format).eval(),
         criterion=criterion.to(where).eval(),
         classes=classes,
         canvas=canvas_size(config),

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from focalbench.models.detector import Detector
+
 
 class MovingAverage(AveragedModel):
     """Exponential moving average of parameters and buffers; whole numbers among them are copied.
@@ -20,7 +22,9 @@ class MovingAverage(AveragedModel):
         decay: share of the average that an update keeps, in (0, 1).
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    module: Detector
+
+    def __init__(self, model: Detector, decay: float) -> None:
         super().__init__(model, use_buffers=True)
         self._decay = decay
 

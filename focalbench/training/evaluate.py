@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from focalbench.data.dataset import DetectionData
 from focalbench.metrics.coco import coco_average_precision
 from focalbench.metrics.voc import INTERPOLATIONS, voc_average_precision
+from focalbench.models.detector import Detector
 from focalbench.ranks import any_rank, gather, rank, world_size
-from focalbench.runtime import StopFlag
+from focalbench.runtime import StopFlag, autocast
 from focalbench.structures import Detections
 
 FlatArrays = dict[str, NDArray]
@@ -48,7 +49,7 @@ class Evaluation:
 
 @torch.no_grad()
 def detect(
-    model: nn.Module,
+    model: Detector,
     data: DetectionData,
     settings: DetectionSettings,
     *,
@@ -96,12 +97,12 @@ def _joined(parts: Sequence[FlatArrays]) -> FlatArrays:
 
 
 def detect_batch(
-    model: nn.Module, images: Tensor, settings: DetectionSettings, precision: torch.dtype
+    model: Detector, images: Tensor, settings: DetectionSettings, precision: torch.dtype
 ) -> list[Detections]:
     """Detections on the canvas of one batch of normalised images; ``model`` should be in eval mode."""
-    with torch.autocast(images.device.type, precision, enabled=precision != torch.float32):
+    with autocast(images.device, precision):
         outputs = model(images)
-    return model.decode(  # type: ignore[operator]
+    return model.decode(
         outputs,
         score_thresh=settings.score_thresh,
         nms_thresh=settings.nms_thresh,

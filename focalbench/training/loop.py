@@ -12,9 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from focalbench.errors import DivergedError, InterruptedTrial
+from focalbench.losses.criterion import Criterion
+from focalbench.models.detector import Detector
 from focalbench.ranks import any_rank, mean_over_ranks
-from focalbench.runtime import StopFlag
+from focalbench.runtime import StopFlag, autocast
 from focalbench.structures import Targets
+from focalbench.training.average import MovingAverage
 
 _NUMBERS = ("step", "lr_scale", "evaluated", "best", "seconds")
 
@@ -69,11 +72,11 @@ class TrainState:
         seconds: training time so far, evaluation and checkpoints left out.
     """
 
-    model: nn.Module
-    criterion: nn.Module
+    model: Detector
+    criterion: Criterion
     optimizer: torch.optim.Optimizer
     parallel: nn.Module | None = None
-    ema: torch.optim.swa_utils.AveragedModel | None = None
+    ema: MovingAverage | None = None
     scaler: torch.amp.GradScaler | None = None
     step: int = 0
     lr_scale: float = 1.0
@@ -86,7 +89,7 @@ class TrainState:
         """What a step calls."""
         return self.model if self.parallel is None else self.parallel
 
-    def evaluated_model(self) -> nn.Module:
+    def evaluated_model(self) -> Detector:
         """The averaged network where there is one, else the trained one."""
         return self.model if self.ema is None else self.ema.module
 
@@ -141,7 +144,7 @@ def train_step(state: TrainState, images: Tensor, targets: Targets, settings: St
     """One update. Returns detached scalars: cls, box, num_pos, loss (their minimised sum) and grad_norm before
     clipping. With several ranks each has its share of the batch, and all get the scalars of the whole.
     """
-    with torch.autocast(settings.device.type, settings.precision, enabled=settings.precision != torch.float32):
+    with autocast(settings.device, settings.precision):
         outputs = state.trained_model()(images)
     terms = state.criterion(outputs, targets)
     loss = torch.stack([value for name, value in terms.items() if name != "num_pos"]).sum()
@@ -261,7 +264,7 @@ def run_step(
     lr = plan.learning_rate(state.step) * state.lr_scale
     for group in state.optimizer.param_groups:
         group["lr"] = lr
-    state.criterion.set_progress(state.step / plan.total_steps)  # type: ignore[operator]
+    state.criterion.set_progress(state.step / plan.total_steps)
     values = (train or train_step)(state, *batches(state.step), settings)
     state.meter.add(values)
     state.step += 1

@@ -1,5 +1,6 @@
 """The pass over a trained network agrees with the training's own loss, and finds what was left out of the labels."""
 
+import copy
 import dataclasses
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +20,8 @@ from focalbench.analysis.loss_distribution import (
 )
 from focalbench.experiment.margins import count_margins
 from focalbench.losses import LOSSES
-from focalbench.losses.base import Counts
-from focalbench.losses.detection import ClassProblem
+from focalbench.losses.base import ClassificationLoss, Counts
+from focalbench.losses.criterion import ClassProblem
 from focalbench.metrics.loss_histogram import MarginHistogram, total_loss
 from focalbench.models import MODELS
 from focalbench.trained.trial import TrainedTrial, load_trained
@@ -63,9 +64,7 @@ def test_the_histogram_holds_the_training_loss(loaded: TrainedTrial, found: Loss
 def _ended_with(name: str, **parameters: Any) -> Any:
     """As much of a trained trial as tells how its loss weighs."""
     loss = LOSSES[name](num_classes=4, counts=Counts((5, 9, 3, 2), 400), **parameters)
-    return SimpleNamespace(
-        config=SimpleNamespace(loss=SimpleNamespace(name=name)), criterion=SimpleNamespace(classification=loss)
-    )
+    return SimpleNamespace(criterion=SimpleNamespace(classification=loss))
 
 
 @pytest.mark.parametrize(
@@ -111,6 +110,24 @@ def test_a_loss_that_weighs_otherwise_has_no_class_loss(name: str, parameters: d
     trained = _ended_with(name, **parameters)
     assert class_loss(trained, MarginHistogram.empty()) is None
     assert own_gamma(trained) == gamma
+
+
+class _Invented(ClassificationLoss):
+    """A focal-like loss of somebody who read nothing about analyses."""
+
+    def __init__(self, num_classes: int, *, gamma: Any) -> None:
+        super().__init__(num_classes)
+        self._keep("gamma", gamma)
+
+
+def test_a_loss_that_is_in_no_list_is_analysed_with_its_own_gamma(loaded: TrainedTrial) -> None:
+    criterion = copy.deepcopy(loaded.criterion)
+    criterion.classification = _Invented(4, gamma={"schedule": "linear", "values": [0, 3]})
+    criterion.set_progress(1.0)
+    invented = dataclasses.replace(loaded, criterion=criterion)
+    assert own_gamma(invented) == 3.0
+    assert measure(invented, loaded.data(), num_regions=1).tail.gamma == 3.0
+    assert class_loss(invented, MarginHistogram.empty()) is None  # its weights are not known
 
 
 def test_detections_are_those_of_the_evaluation(loaded: TrainedTrial, found: LossDistribution) -> None:

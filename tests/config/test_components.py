@@ -9,10 +9,13 @@ from focalbench.config.data import AugmentConfig
 from focalbench.config.faults import variants
 from focalbench.config.schema import ExperimentConfig
 from focalbench.data.transforms import Augment
-from focalbench.losses import LOSSES
-from focalbench.losses.detection import DetectionLoss
+from focalbench.experiment.build_loss import keywords_among
+from focalbench.losses import CRITERIA, LOSSES
+from focalbench.losses.base import ClassificationLoss
+from focalbench.losses.criterion import Criterion
 from focalbench.models import MODELS
 from focalbench.models.backbones import BACKBONES
+from focalbench.models.detector import Detector
 
 
 def keywords(function):
@@ -23,9 +26,12 @@ def keywords(function):
     }
 
 
-def test_every_model_and_loss_can_be_named():
-    assert set(variants("model")) == set(MODELS)
+def test_a_section_names_classes_of_its_kind():
+    assert set(variants("model")) == set(MODELS) == set(CRITERIA)
     assert set(variants("loss")) == set(LOSSES)
+    assert all(issubclass(network, Detector) for network in MODELS.values())
+    assert all(issubclass(criterion, Criterion) for criterion in CRITERIA.values())
+    assert all(issubclass(loss, ClassificationLoss) for loss in LOSSES.values())
 
 
 def test_every_backbone_can_be_named():
@@ -52,9 +58,14 @@ def test_keys_of_a_loss_are_the_keywords_of_its_class_with_the_same_defaults(nam
     assert {key: fields[key].default for key in own} == theirs
 
 
-def test_each_key_of_a_model_reaches_the_model_or_the_criterion():
-    reached = set(keywords(MODELS["retinanet"])) | set(keywords(DetectionLoss))
-    assert set(variants("model")["retinanet"].model_fields) - {"name"} <= reached
+@pytest.mark.parametrize("name", list(variants("model")))
+def test_each_key_of_a_model_reaches_the_network_or_the_criterion(name):
+    section, parts = variants("model")[name], (MODELS[name], CRITERIA[name])
+    reached = {key for part in parts for key in keywords_among(section.model_fields, part)}
+    assert set(section.model_fields) - reached <= {"name", "multiscale", "multiscale_every"}  # those of the batches
+    for part in parts:
+        for key, default in keywords(part).items():
+            assert section.model_fields[key].default == default if key in section.model_fields else True, key
 
 
 def test_default_of_the_canvas_is_a_multiple_of_the_coarsest_stride():

@@ -16,11 +16,9 @@ optim: {name: adamw, steps: 4, batch_size: 4}
 @pytest.fixture(scope="module")
 def copy(recipe: Any) -> Any:
     """The package and its tests with the recipe's loss in it."""
-    module, its_import, entry, section, member = recipe.blocks("Adding a loss")
+    module, section, member = recipe.blocks("Adding a loss")
     recipe.bring("tests/losses/test_family.py")
     recipe.write("focalbench/losses/poly.py", module)
-    recipe.insert("focalbench/losses/__init__.py", "from focalbench.losses.quality import", its_import)
-    recipe.insert("focalbench/losses/__init__.py", '    "asymmetric": Asymmetric,\n', entry)
     recipe.insert("focalbench/config/loss.py", "LossConfig = Annotated[\n", section + "\n\n")
     recipe.insert("focalbench/config/loss.py", "    | AsymmetricConfig,\n", member)
     return recipe

@@ -9,21 +9,23 @@ from torch import nn
 
 from focalbench.config.schema import ExperimentConfig
 from focalbench.experiment import build
+from focalbench.losses import CRITERIA, LOSSES
 from focalbench.training.graph import GraphedStep
 from focalbench.training.loop import TrainState
 
 GPU = torch.device("cuda:0")
 
 
-def _state() -> TrainState:
-    model = nn.Linear(1, 1)
-    return TrainState(model, nn.Identity(), torch.optim.SGD(model.parameters()))
+def _state(config: ExperimentConfig) -> TrainState:
+    model: Any = nn.Linear(1, 1)
+    criterion = CRITERIA[config.model.name].around(LOSSES[config.loss.name], num_classes=2)
+    return TrainState(model, criterion, torch.optim.SGD(model.parameters()))
 
 
-def _step(device: torch.device, *, state: TrainState | None = None, **sections: Any) -> tuple[Any, list[str]]:
+def _step(device: torch.device, *, scaler: Any = None, **sections: Any) -> tuple[Any, list[str]]:
     config = ExperimentConfig.model_validate({"run": {"cuda_graph": True}, **sections})
     warnings: list[str] = []
-    return build.build_step(config, state or _state(), device, warnings.append), warnings
+    return build.build_step(config, replace(_state(config), scaler=scaler), device, warnings.append), warnings
 
 
 def test_steps_are_plain_unless_asked_for() -> None:
@@ -61,6 +63,6 @@ def test_a_warm_up_ends_before_the_training_does(asked: float, total: int, used:
 
 
 def test_a_loss_scaler_keeps_steps_plain() -> None:
-    step, warnings = _step(GPU, state=replace(_state(), scaler=torch.amp.GradScaler("cpu")))
+    step, warnings = _step(GPU, scaler=torch.amp.GradScaler("cpu"))
     assert step is None
     assert "fp16" in warnings[0]

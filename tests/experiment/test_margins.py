@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from focalbench.experiment.margins import count_margins, element_margins
-from focalbench.losses.detection import ClassProblem
+from focalbench.losses.criterion import ClassProblem
 from focalbench.metrics.loss_histogram import NUM_BINS
 
 

@@ -159,7 +159,7 @@ def test_the_class_problem_is_what_forward_computes():
 
 def test_counting_matches_the_labels():
     outputs, targets = scene()
-    counts = criterion().count(outputs.anchors, targets)
+    counts = criterion().count(outputs.anchors, targets)["classification"]
     labels = criterion().class_problem(outputs, targets).labels
     assert counts.positives_per_class == tuple(int((labels == k).sum()) for k in range(NUM_CLASSES))
     assert counts.negatives == int((labels == NUM_CLASSES).sum())

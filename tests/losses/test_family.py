@@ -209,6 +209,57 @@ def test_auto_gives_both_sides_the_same_weight():
     assert alpha * positives == pytest.approx((1 - alpha) * (elements - positives), rel=1e-3)
 
 
+def cross_entropy_ratios(name: str, positive: bool, **fields) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss of one element over its cross entropy, and 1 - p_t, for several p_t; a positive's box is perfect."""
+    loss = build(name, num_classes=1, **fields).eval()
+    x = torch.linspace(-5, 5, 21, dtype=torch.float64)
+    label = torch.tensor([[0 if positive else 1]])
+    others = {"quality": torch.ones(1, 1), "boxes": torch.tensor([[[0.0, 0, 9, 9]]])}
+    softmax = loss.activation == "softmax"
+    values = [loss(torch.stack([v, torch.zeros_like(v)] if softmax else [v])[None, None], label, **others) for v in x]
+    z = -x if positive else x
+    return torch.stack(values) / F.softplus(z), torch.sigmoid(z)
+
+
+@pytest.mark.parametrize("positive", [True, False])
+@pytest.mark.parametrize("name", sorted(set(LOSSES) - {"class_balanced"}))
+def test_a_loss_that_focuses_says_how(name, positive):
+    """Where the ratio to cross entropy is a power of 1 - p_t, the stated exponent is that power."""
+    fields = {"margin": 0.0, "gamma_pos": 1.25} if name == "asymmetric" else {}
+    ratio, miss = cross_entropy_ratios(name, positive, **fields)
+    slopes = ratio.log().diff() / miss.log().diff()
+    stated = build(name, **fields).focusing_exponents()[0 if positive else 1]
+    if (slopes - slopes.mean()).abs().max() < 1e-3:
+        assert stated == pytest.approx(slopes.mean().item(), abs=1e-3)
+    else:
+        assert stated == 0
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_stated_weights_and_exponents_make_up_the_loss(name):
+    loss = build(name, **({"margin": 0.0, "gamma_pos": 1.25} if name == "asymmetric" else {})).eval()
+    if loss.side_weights() is None:
+        return
+    logits, others = problem(loss)
+    if loss.activation == "softmax":
+        own = LABELS.clamp(min=0)[..., None]
+        p_t, positive = logits.detach().softmax(-1).gather(-1, own), own < K
+    else:
+        positive = LABELS[..., None] == torch.arange(K)
+        p_t = torch.where(positive, logits.detach().sigmoid(), 1 - logits.detach().sigmoid())
+    sides = zip(loss.side_weights(), loss.focusing_exponents(), strict=True)
+    on_positives, on_negatives = (-weight * (1 - p_t) ** exponent * p_t.log() for weight, exponent in sides)
+    wanted = (torch.where(positive, on_positives, on_negatives) * (LABELS >= 0)[..., None]).sum()
+    torch.testing.assert_close(loss(logits, LABELS, **others).detach(), wanted, rtol=1e-6, atol=1e-9)
+
+
+def test_only_what_comes_from_the_anchors_asks_for_their_counts():
+    asking = {name for name, loss in LOSSES.items() if loss.needs_counts({})}
+    assert asking == {"class_balanced"}
+    assert LOSSES["focal"].needs_counts({"alpha": "auto"})
+    assert not LOSSES["focal"].needs_counts({"alpha": 0.25})
+
+
 @pytest.mark.parametrize("name", ["quality_focal", "varifocal"])
 def test_quality_is_asked_for(name):
     loss = build(name)

@@ -377,12 +377,12 @@ def test_a_loss_that_asks_sees_boxes_and_their_quality(apply_to):
 def test_counts_for_alpha():
     _, targets = scene()
     anchors = place_priors(PRIORS, CANVAS, STRIDE)
-    classes = criterion().count(anchors, targets)
+    classes = criterion().count(anchors, targets)["classification"]
     assert classes.positives_per_class == (2, 0, 1)
     assert classes.negatives == 0
     for counts in (
-        criterion(apply_to="objectness").count(anchors, targets),
-        criterion(apply_to="both", objectness=SoftmaxCrossEntropy(1)).count_objectness(anchors, targets),
+        criterion(apply_to="objectness").count(anchors, targets)["classification"],
+        criterion(apply_to="both", objectness=SoftmaxCrossEntropy(1)).count(anchors, targets)["objectness"],
     ):
         assert counts.positives_per_class == (3,)
         assert counts.negatives == 2 * 12 - 3

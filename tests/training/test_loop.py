@@ -1,7 +1,7 @@
 """A step learns, a stop loses nothing, a value that is not finite is never saved."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -129,6 +129,19 @@ def test_a_stop_during_an_evaluation_leaves_it_to_be_done_again() -> None:
     resumed.load_state_dict(content)
     fit(resumed, _batch, _plan(4, 2, 4), CPU, after, StopFlag())
     assert after.evaluations == [2, 4]
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_before_the_first_step_there_is_nothing_to_save(stopped: bool) -> None:
+    events, stop = _Events(), StopFlag()
+    if stopped:
+        stop.request(15)
+        with pytest.raises(InterruptedTrial):
+            fit(_state(), _batch, _plan(2, 2), CPU, events, stop)
+        assert events.saved == []
+    else:  # a checkpoint is due at every look at the clock
+        fit(_state(), _batch, replace(_plan(2, 2), checkpoint_every=0.0), CPU, events, stop)
+        assert [step for step, _ in events.saved] == [1, 2]
 
 
 def test_divergence_names_step_loss_and_rate_and_saves_nothing_of_it() -> None:

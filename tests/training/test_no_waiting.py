@@ -13,7 +13,6 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from focalbench.experiment.build import WAIT_FOR_DEVICE
 from focalbench.losses import LOSSES, focal_op
 from focalbench.losses.base import Counts
 from focalbench.losses.detection import DetectionLoss
@@ -23,7 +22,8 @@ from focalbench.training.loop import Meter, StepSettings, TrainState, train_step
 from focalbench.training.optim import build_optimizer
 
 GPU = torch.device("cuda")
-WAITS = WAIT_FOR_DEVICE  # one picks the hardest negatives by index, one makes a tensor of a number in each step
+# One picks the hardest negatives by index, one makes a tensor of a number in each step.
+WAITS = {name for name, loss in LOSSES.items() if loss.waits_for_device}
 
 
 class _NoCopies(TorchDispatchMode):

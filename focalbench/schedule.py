@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, get_args
@@ -37,32 +37,7 @@ class Schedule:
         if self.schedule not in get_args(Kind):
             raise ValueError(f"schedule is one of {', '.join(get_args(Kind))}, got {self.schedule!r}")
         object.__setattr__(self, "values", tuple(float(value) for value in self.values))
-        object.__setattr__(self, "at", self._knots())
-
-    def _knots(self) -> tuple[float, ...]:
-        count = len(self.values)
-        if self.schedule == "constant":
-            if count != 1 or self.at:
-                raise ValueError("a constant schedule takes one value and no `at`")
-            return ()
-        if count < 2:
-            raise ValueError(f"a {self.schedule} schedule needs at least two values, got {count}")
-        at = self.at
-        if self.schedule == "step":
-            if at is None:
-                return tuple(index / count for index in range(1, count))
-            if len(at) == count and at[0] == 0:
-                at = at[1:]
-            wanted = count - 1
-        else:
-            if at is None:
-                return tuple(index / (count - 1) for index in range(count))
-            wanted = count
-        if len(at) != wanted:
-            raise ValueError(f"a {self.schedule} schedule of {count} values needs {wanted} fractions, got {len(at)}")
-        if not all(0 <= fraction <= 1 for fraction in at) or any(b <= a for a, b in pairwise(at)):
-            raise ValueError(f"`at` must rise within [0, 1], got {list(at)}")
-        return tuple(float(fraction) for fraction in at)
+        object.__setattr__(self, "at", place_knots(self.schedule, len(self.values), self.at))
 
     def __call__(self, fraction: float) -> float:
         """The value in force when ``fraction`` of the training, clamped to [0, 1], is done."""
@@ -81,6 +56,32 @@ class Schedule:
         if self.schedule == "cosine":
             share = (1 - math.cos(math.pi * share)) / 2
         return self.values[after - 1] + share * (self.values[after] - self.values[after - 1])
+
+
+def place_knots(schedule: Kind, count: int, at: Sequence[float] | None) -> tuple[float, ...]:
+    """Returns the fractions of training at which ``count`` values are reached (``step``: at which all but the first
+    start), as ``Schedule.at`` gives them or evenly spread.
+
+    Raises:
+        ValueError: numbers of values and fractions that do not fit, fractions that do not rise.
+    """
+    if schedule == "constant":
+        if count != 1 or at:
+            raise ValueError("a constant schedule takes one value and no `at`")
+        return ()
+    if count < 2:
+        raise ValueError(f"a {schedule} schedule needs at least two values, got {count}")
+    wanted = count - 1 if schedule == "step" else count
+    if at is None:
+        starts = [index / count for index in range(1, count)]
+        return tuple(starts if schedule == "step" else [index / (count - 1) for index in range(count)])
+    if schedule == "step" and len(at) == count and at[0] == 0:
+        at = at[1:]
+    if len(at) != wanted:
+        raise ValueError(f"a {schedule} schedule of {count} values needs {wanted} fractions in `at`, got {len(at)}")
+    if not all(0 <= fraction <= 1 for fraction in at) or any(b <= a for a, b in pairwise(at)):
+        raise ValueError(f"`at` must rise within [0, 1], got {list(at)}")
+    return tuple(float(fraction) for fraction in at)
 
 
 def as_schedule(value: Any) -> Schedule | None:

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from focalbench.losses.schedule import Schedule, as_schedule
+from focalbench.schedule import Schedule, as_schedule
 
 
 def test_constant_never_moves():
