@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from focalbench import __version__
+from focalbench import __version__, console
 from focalbench.cli import bench, compare, config, data, doctor, evaluate, init, report, run
 from focalbench.errors import FocalbenchError
 from focalbench.runtime import prepare_process
@@ -77,8 +77,6 @@ def _mend_streams() -> None:
 
 def _fail(message: str, exit_code: int) -> None:
     """Say what is wrong in at most twenty lines, and end."""
-    from focalbench import console
-
     if _debugging():
         traceback.print_exc()
     lines = message.splitlines() or ["unknown"]
@@ -90,8 +88,6 @@ def _fail(message: str, exit_code: int) -> None:
 
 def _crash(error: Exception) -> None:
     """Report a fault of focalbench itself: short, with the place, and how to see all of it."""
-    from focalbench import console
-
     if _debugging():
         traceback.print_exc()
     places = traceback.extract_tb(error.__traceback__)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from focalbench import console
 from focalbench.cli.config import Overrides
 from focalbench.errors import ConfigError, DataError
 
@@ -56,7 +57,6 @@ def anchors(
 
     -s model.backbone=tiny, -s model.anchor_scale=2 and the like choose the RetinaNet.
     """
-    from focalbench import console
     from focalbench.data.dataset import load_data
     from focalbench.data.files import default_splits
 
@@ -162,8 +162,6 @@ def _coverage_document(
 
 
 def _print_priors(priors: Priors, published: float, data: DetectionData) -> None:
-    from focalbench import console
-
     rows = [
         (f"{width:.3f}", f"{height:.3f}", f"{width * _STRIDE:.0f}", f"{height * _STRIDE:.0f}", f"{100 * share:.1f}%")
         for (width, height), share in zip(priors.sizes, priors.shares, strict=True)
@@ -181,7 +179,6 @@ def _print_priors(priors: Priors, published: float, data: DetectionData) -> None
 def _print_coverage(
     coverage: Coverage, alternatives: list[Alternative], data: DetectionData, model: RetinaNetConfig
 ) -> None:
-    from focalbench import console
     from focalbench.analysis.anchor_coverage import SAMPLE, advise
 
     groups = {"all": coverage.counts()} | coverage.by_class(data.classes) | coverage.by_size()

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from focalbench import console
+
 bench_app = typer.Typer(help="Time the parts against the public references, in one run.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
@@ -43,14 +45,12 @@ def loss(
 
 def _print_document(result: dict[str, Any]) -> None:
     """The figures and what they were measured on, as JSON."""
-    from focalbench import console
     from focalbench.runtime import environment
 
     console.print_json(result | {"environment": environment()})
 
 
 def _print_machine() -> None:
-    from focalbench import console
     from focalbench.runtime import environment
 
     facts = environment()
@@ -79,8 +79,6 @@ def _devices(device: str) -> list[str]:
 
 
 def _print_loss(result: dict[str, Any]) -> None:
-    from focalbench import console
-
     console.print_text(f"{result['device']}, {result['threads']} threads, load {result['load_average']:.1f}")
     rows = []
     for case in result["cases"]:
@@ -126,8 +124,6 @@ def evaluate(
 
 
 def _print_evaluate(result: dict[str, Any]) -> None:
-    from focalbench import console
-
     case, ratios, wanted = result["case"], result["ratios"], result["wanted"]
     rows = [
         [name, f"{seconds:.3f}", *(f"{table[name]:.1f}" if name in table else "" for table in (ratios, wanted))]
@@ -174,8 +170,6 @@ def step(
 
 
 def _print_circumstances(result: dict[str, Any]) -> None:
-    from focalbench import console
-
     console.print_text(
         f"{result['device']}, {result['backbone']}, {result['precision']}, {result['threads']} threads, "
         f"load {result['load_average']:.1f}"
@@ -183,8 +177,6 @@ def _print_circumstances(result: dict[str, Any]) -> None:
 
 
 def _print_growth(result: dict[str, Any]) -> None:
-    from focalbench import console
-
     _print_circumstances(result)
     base = ", ".join(f"{name} {value}" for name, value in result["base"].items())
     rows = [
@@ -197,8 +189,6 @@ def _print_growth(result: dict[str, Any]) -> None:
 
 
 def _print_step(result: dict[str, Any]) -> None:
-    from focalbench import console
-
     _print_circumstances(result)
     rows = [
         (f"{case['size']} px, batch {case['batch']}", name, f"{ms:.1f}", f"{case['images_per_s'][name]:.1f}")
@@ -231,7 +221,6 @@ def sweep(
     as_json: Json = False,
 ) -> None:
     """Time a sweep against separate runs that decode their images: whole runs, process start and imports included."""
-    from focalbench import console
     from focalbench.benchmarks.sweep import bench_sweep, bench_trials
 
     if scaling:
@@ -252,8 +241,6 @@ def sweep(
 
 
 def _print_sweep(result: dict[str, Any]) -> None:
-    from focalbench import console
-
     case, wanted = result["case"], result["wanted"]
     console.print_text(
         f"{result['device']}, {result['precision']}, {result['cores']} cores, load {result['load_average']:.1f}"

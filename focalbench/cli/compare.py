@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from focalbench import console
 from focalbench.report.formats import number as _number
 from focalbench.report.formats import p_value as _p
 from focalbench.report.formats import signed as _signed
@@ -48,7 +49,6 @@ def compare(
     ] = None,
 ) -> None:
     """Compare arms over their seeds: mean, sd, paired difference to a baseline, and what can be claimed."""
-    from focalbench import console
     from focalbench.analysis.comparison import compare_trials
     from focalbench.records.reader import read_trials
 
@@ -68,7 +68,6 @@ def compare(
 
 
 def _print_verdicts(comparison: Comparison) -> None:
-    from focalbench import console
     from focalbench.analysis.comparison import RULE
 
     against = {entry.arm: entry for entry in comparison.comparisons}
@@ -100,8 +99,6 @@ def _verdict_row(result: ArmResult, entry: ArmComparison | None) -> list[str]:
 
 def _print_resolution(comparison: Comparison) -> None:
     """What the sweep could have found at all, and the other tests."""
-    from focalbench import console
-
     paired = [
         entry
         for entry in comparison.comparisons
@@ -139,8 +136,6 @@ def _print_swept(comparison: Comparison) -> None:
 
 
 def _print_line(grid: SweptGrid, metric: str) -> None:
-    from focalbench import console
-
     means = [result.summary.mean for result in grid.cells.values()]
     low, span = min(means), max(means) - min(means)
     rows = []
@@ -154,8 +149,6 @@ def _print_line(grid: SweptGrid, metric: str) -> None:
 
 
 def _print_heat_map(grid: SweptGrid, metric: str) -> None:
-    from focalbench import console
-
     means = [result.summary.mean for result in grid.cells.values()]
     low, span = min(means), max(means) - min(means)
     rows = []
@@ -188,8 +181,6 @@ def _reproduction(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def _print_reproduction(comparison: Comparison) -> None:
-    from focalbench import console
-
     cards = _reproduction(comparison)
     if not cards:
         return
@@ -214,7 +205,6 @@ def _print_reproduction(comparison: Comparison) -> None:
 
 
 def _print_unfinished(comparison: Comparison) -> None:
-    from focalbench import console
     from focalbench.records.state import TrialState
 
     if not comparison.unfinished:

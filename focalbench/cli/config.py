@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from focalbench import console
 from focalbench.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ def register(app: typer.Typer) -> None:
 
 def validate(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Check a configuration and every trial of its sweep."""
-    from focalbench import console
     from focalbench.config.load import load_config
     from focalbench.config.notes import notes
 
@@ -78,8 +78,6 @@ def _size(trials: tuple[Trial, ...]) -> str:
 
 
 def _print_arms(config: ExperimentConfig, trials: tuple[Trial, ...]) -> None:
-    from focalbench import console
-
     seeds: dict[str, list[int]] = {}
     for trial in trials:
         seeds.setdefault(trial.arm, []).append(trial.seed)
@@ -102,7 +100,6 @@ def _ranges(numbers: list[int]) -> str:
 
 def show(config: ConfigPath, overrides: Overrides = None) -> None:
     """Print the configuration with every default spelled out."""
-    from focalbench import console
     from focalbench.config.dump import dump_yaml
     from focalbench.config.load import load_config
 
@@ -112,7 +109,6 @@ def show(config: ConfigPath, overrides: Overrides = None) -> None:
 
 def schema() -> None:
     """Print the JSON Schema, for completion and checks in an editor."""
-    from focalbench import console
     from focalbench.config.json_schema import json_schema
 
     console.print_json(json_schema())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from focalbench import console
 from focalbench.cli import anchors, download
 from focalbench.errors import DataError
 
@@ -65,7 +66,6 @@ def check(
 
     Without --train and --val: trainval and test of every year, else train and val.
     """
-    from focalbench import console
     from focalbench.data.check import CheckReport, check_data, raise_for_errors
     from focalbench.data.faults import Fault, summarise
     from focalbench.data.files import default_splits
@@ -109,7 +109,6 @@ def stats(
     as_json: Json = False,
 ) -> None:
     """Count classes, imbalance, object sizes and image sizes of each split."""
-    from focalbench import console
     from focalbench.data.files import default_splits
     from focalbench.data.stats import measure_records
     from focalbench.data.voc import read_records
@@ -128,8 +127,6 @@ def stats(
 
 
 def _print_stats(name: str, entry: SplitStats) -> None:
-    from focalbench import console
-
     mean, median, largest = entry.objects_per_image
     sizes = ", ".join(f"{width} x {height} ({count})" for (width, height), count in entry.image_sizes[:3])
     more = f" and {len(entry.image_sizes) - 3} other sizes" if len(entry.image_sizes) > 3 else ""
@@ -170,7 +167,6 @@ def synthesize(
     as_json: Json = False,
 ) -> None:
     """Generate a small imbalanced set of shapes: DIR/VOCdevkit/VOC2007 with the splits train and val."""
-    from focalbench import console
     from focalbench.data.synthetic import synthesize as generate
 
     root = generate(folder, num_train, num_val, image_size, seed)

@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from focalbench import console
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -46,8 +48,6 @@ def register(app: typer.Typer) -> None:
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False) -> None:
     """Show what this machine offers, and how to get what is missing."""
-    from focalbench import console
-
     findings = [*_versions(), *_processor(), *_gpus(), *_compiler(), *_extras(), *_folders()]
     if as_json:
         console.print_json({"findings": [asdict(finding) for finding in findings]})

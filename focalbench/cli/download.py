@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from focalbench import console
+
 
 class Dataset(StrEnum):
     """Names what can be downloaded."""
@@ -27,7 +29,6 @@ def download(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Fetch Pascal VOC from its mirrors, check it and unpack it; the same command again goes on where it stopped."""
-    from focalbench import console
     from focalbench.data import download as archives
     from focalbench.progress import DownloadDisplay
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from focalbench import console
 from focalbench.cli.config import AsJson
 from focalbench.tags import MEAN_AP
 
@@ -55,7 +56,6 @@ def register(app: typer.Typer) -> None:
 
 
 def _load(trial: Path, device: str, unfinished: bool) -> TrainedTrial:
-    from focalbench import console
     from focalbench.trained.trial import load_trained
 
     return load_trained(trial, device=device, unfinished=unfinished, warn=console.warn)
@@ -74,8 +74,6 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a trained trial on any split."""
-    from focalbench import console
-
     trained = _load(trial, device, unfinished)
     chosen = protocol.value if protocol is not None else trained.config.eval.protocol
     data = trained.data(root=root, splits=split)
@@ -119,8 +117,6 @@ def _all_protocols(detections: dict[str, Any], truth: dict[str, Any], classes: t
 
 
 def _print_evaluation(document: dict[str, Any]) -> None:
-    from focalbench import console
-
     about = (
         f"{document['trial']}, step {document['step']}, on {', '.join(document['split'])}: "
         f"{document['images']} images, {document['objects']} objects, {document['detections']} detections"
@@ -158,8 +154,6 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Draw boxes on images and print them; no image is ever overwritten."""
-    from focalbench import console
-
     trained = _load(trial, device, unfinished)
     from focalbench.errors import DataError
     from focalbench.report.prediction_files import PictureFolder
@@ -201,8 +195,6 @@ def _prediction_row(path: Path, picture: Path, found: Any, classes: tuple[str, .
 
 
 def _print_prediction(row: dict[str, Any]) -> None:
-    from focalbench import console
-
     count = len(row["detections"])
     console.print_text(f"{row['image']}: {count} box{'' if count == 1 else 'es'}, drawn in {row['picture']}")
     for box in row["detections"]:
@@ -224,8 +216,6 @@ def analyze(
     as_json: AsJson = False,
 ) -> None:
     """Show where the loss of a trained trial comes from: figures 1 and 4 of the paper, hard tail, calibration."""
-    from focalbench import console
-
     trained = _load(trial, device, unfinished)
     from focalbench.records.trial import TrialFolder
     from focalbench.report.analysis import write_analysis
@@ -239,8 +229,6 @@ def analyze(
 
 
 def _print_analysis(document: dict[str, Any]) -> None:
-    from focalbench import console
-
     loss = document["loss"]
     rows = []
     for group in ("positives", "negatives"):
@@ -261,8 +249,6 @@ def _print_analysis(document: dict[str, Any]) -> None:
 
 
 def _print_tail(tail: dict[str, Any], kinds: dict[str, str]) -> None:
-    from focalbench import console
-
     if not tail["regions"]:
         console.print_text("\nthis loss is asked about no negatives, so there is no hard tail of them")
         return
@@ -287,8 +273,6 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write the trained network as ONNX, checked against torch."""
-    from focalbench import console
-
     trained = _load(trial, "cpu", unfinished)
     from focalbench.trained.export import export_onnx
 

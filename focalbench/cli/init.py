@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from focalbench import console
 from focalbench.errors import DataError, StorageError
 from focalbench.runtime import num_cores
 
@@ -62,8 +63,6 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
 ) -> None:
     """Write a commented configuration fitted to a data set and this machine."""
-    from focalbench import console
-
     fit = _examine(root)
     text = configuration(fit)
     if str(output) == "-":

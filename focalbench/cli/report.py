@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from focalbench import console
 from focalbench.errors import ConfigError
 
 
@@ -36,7 +37,6 @@ def report(
     ] = None,
 ) -> None:
     """Write one self-contained HTML page: verdicts, curves, pictures, and how to repeat it. No network."""
-    from focalbench import console
     from focalbench.report.html import write_report
 
     output = out if out is not None else (paths[0] if len(paths) == 1 else Path()) / "report.html"

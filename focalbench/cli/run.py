@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from focalbench import console
 from focalbench.cli.config import AsJson, ConfigPath, Overrides
 from focalbench.errors import DataError, InterruptedTrial
+from focalbench.records.state import TrialState
 from focalbench.tags import BEST_MEAN_AP, MEAN_AP
 
 if TYPE_CHECKING:
@@ -85,14 +87,11 @@ def _as_found(trials: tuple[Trial, ...], folder: Path, signum: int) -> Session:
 
 
 def _say_how_to_resume(what: str, arguments: Sequence[str]) -> None:
-    from focalbench import console
-
     console.info(f"{what}; go on with: {shlex.join(['focalbench', *arguments])}")
 
 
 def _train(experiment: Experiment, folder: Path, *, fresh: bool, retry_failed: bool, fail_fast: bool) -> Session:
     """Runs the session with a display on stderr."""
-    from focalbench import console
     from focalbench.launchers.session import SessionOptions, run_session
     from focalbench.progress import SweepDisplay
 
@@ -112,9 +111,6 @@ def _train(experiment: Experiment, folder: Path, *, fresh: bool, retry_failed: b
 
 def _report(session: Session, folder: Path, as_json: bool) -> None:
     """Arms and verdicts, then what did not work, then where to look next."""
-    from focalbench import console
-    from focalbench.records.state import TrialState
-
     if as_json:
         _print_document(session, folder)
         return
@@ -131,16 +127,12 @@ def _report(session: Session, folder: Path, as_json: bool) -> None:
 
 
 def _print_document(session: Session, folder: Path) -> None:
-    from focalbench import console
-
     rows = [_trial_row(trial, session, folder) for trial in session.trials]
     console.print_json({"out": str(folder), "trials": rows, "exit_code": session.exit_code})
 
 
 def _unfinished_lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     """The trials that something went wrong with, each with its reason; the others are only counted."""
-    from focalbench.records.state import TrialState
-
     rest = [row for row in rows if row["state"] != TrialState.DONE]
     faulty = [row for row in rest if _went_wrong(row)]
     for row in faulty[:_MAX_LISTED]:
@@ -153,8 +145,6 @@ def _unfinished_lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _went_wrong(row: dict[str, Any]) -> bool:
-    from focalbench.records.state import TrialState
-
     return row["state"] == TrialState.FAILED or bool(row["error"])
 
 
@@ -177,7 +167,6 @@ def _trial_row(trial: Trial, session: Session, folder: Path) -> dict[str, Any]:
 
 def _print_comparison(session: Session, folder: Path) -> None:
     """The table of ``focalbench compare`` over the trials of this sweep, not over what an earlier form of it left."""
-    from focalbench import console
     from focalbench.cli.compare import compare
     from focalbench.records.sweep import SweepFolder
 
@@ -197,7 +186,6 @@ def _list_trials(experiment: Experiment, folder: Path, *, retry_failed: bool, fr
     """What would run, how each trial stands, and the time it may take."""
     from dataclasses import asdict
 
-    from focalbench import console
     from focalbench.launchers.forecast import forecast
     from focalbench.launchers.local import plan_slots
     from focalbench.launchers.search import leaves_stopped, num_search_trials, proposed_trials
@@ -244,8 +232,6 @@ def _assignments(differs: dict[str, Any]) -> str:
 
 def _time_words(left: Forecast, num_slots: int) -> str:
     """The forecast as a sentence; what is not known is said."""
-    from focalbench import console
-
     if left.num_left == 0:
         return "nothing is left to train"
     trials = f"{left.num_left} trial{'s'[: left.num_left > 1]} left to train"
