@@ -116,7 +116,7 @@ def test_a_signal_ends_with_a_checkpoint_its_code_and_the_way_on(
 def stopped_early(monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGTERM arrives while the data are checked."""
 
-    def stop(*arguments: object) -> None:
+    def stop(*arguments: object, **options: object) -> None:
         raise InterruptedTrial("stopped by SIGTERM while the images were read", 15)
 
     monkeypatch.setattr("focalbench.launchers.session.check_all_data", stop)
