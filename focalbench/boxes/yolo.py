@@ -17,7 +17,7 @@ PRIOR_UNIT = 32
 
 
 def place_priors(priors: Sequence[tuple[float, float]], canvas: tuple[int, int], stride: int) -> Tensor:
-    """The priors, centred in every cell.
+    """Returns the priors, centred in every cell.
 
     Args:
         priors: (width, height) in units of 32 px.
@@ -31,7 +31,7 @@ def place_priors(priors: Sequence[tuple[float, float]], canvas: tuple[int, int],
 
 
 def decode_cells(deltas: Tensor, anchors: Tensor, *, stride: int) -> Tensor:
-    """Boxes from raw outputs: b_xy = sigmoid(t_xy) + cell, b_wh = prior * exp(t_wh) (arXiv:1612.08242, fig. 3).
+    """Decodes raw outputs to boxes: b_xy = sigmoid(t_xy) + cell, b_wh = prior * exp(t_wh) (arXiv:1612.08242, fig. 3).
 
     Args:
         deltas: (..., 4) raw t_x, t_y, t_w, t_h; t_wh is cut at ``MAX_LOG_RATIO``, far beyond any canvas.
@@ -48,7 +48,7 @@ def decode_cells(deltas: Tensor, anchors: Tensor, *, stride: int) -> Tensor:
 
 
 def encode_cells(boxes: Tensor, anchors: Tensor, *, stride: int) -> Tensor:
-    """What sigmoid(t_xy) and t_wh should be: the inverse of :func:`decode_cells`, with t_xy after its sigmoid.
+    """Returns what sigmoid(t_xy) and t_wh should be: the inverse of :func:`decode_cells`, with t_xy after its sigmoid.
 
     Args:
         boxes: (..., 4) xyxy pixels, centres within the anchors' cells.
@@ -63,7 +63,7 @@ def encode_cells(boxes: Tensor, anchors: Tensor, *, stride: int) -> Tensor:
 
 
 def match_cells(anchors: Tensor, canvas: tuple[int, int], boxes: Tensor, labels: Tensor, *, stride: int) -> Tensor:
-    """The object each prior is responsible for.
+    """Returns the object each prior is responsible for.
 
     Of the priors of the cell that an object is centred in, the one whose shape fits it best is responsible. The first
     of equally good priors is taken. Where two objects claim one prior, the later one in the list has it, as in darknet.

@@ -31,7 +31,7 @@ class EvaluationImages(Protocol):
         ...
 
     def images(self, indices: Sequence[int], device: torch.device) -> Tensor:
-        """(B, 3, H, W) float, normalised, on ``device``."""
+        """Returns (B, 3, H, W) float, normalised, on ``device``."""
         ...
 
     def to_original(self, image: int, boxes: NDArray) -> NDArray:
@@ -39,7 +39,7 @@ class EvaluationImages(Protocol):
         ...
 
     def ground_truth(self) -> FlatArrays:
-        """Flat arrays image, label, box, difficult."""
+        """Returns the flat arrays image, label, box, difficult."""
         ...
 
 
@@ -78,7 +78,7 @@ def detect(
     precision: torch.dtype,
     stop: StopFlag | None = None,
 ) -> FlatArrays:
-    """All detections of ``model`` on ``data``, image by image, best first; memory grows with the detections only.
+    """Returns all detections of ``model`` on ``data``, image by image, best first.
 
     Several ranks take turns at the batches; the first one gets all detections, the others only their own.
 
@@ -120,7 +120,7 @@ def _joined(parts: Sequence[FlatArrays]) -> FlatArrays:
 def detect_batch(
     model: Detector, images: Tensor, settings: DetectionSettings, precision: torch.dtype
 ) -> list[Detections]:
-    """Detections on the canvas of one batch of normalised images; ``model`` should be in eval mode."""
+    """Returns the detections on the canvas of one batch of normalised images; ``model`` should be in eval mode."""
     with autocast(images.device, precision):
         outputs = model(images)
     return model.decode(
@@ -132,7 +132,7 @@ def detect_batch(
 
 
 def score(detections: FlatArrays, ground_truth: FlatArrays, classes: tuple[str, ...], protocol: str) -> Evaluation:
-    """mAP and AP per class by ``protocol`` (voc07 | voc12 | coco)."""
+    """Returns mAP and AP per class by ``protocol`` (voc07 | voc12 | coco)."""
     num_classes = len(classes)
     result: Mapping[str, Any]
     if protocol == "coco":
