@@ -40,7 +40,7 @@ class Terms(Protocol):
         """
 
     def positive(self, x: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns values and derivatives of the positives at (rows, columns) with the logits ``x``, all of them (P,)."""
+        """Returns values and derivatives of positives at (rows, columns) with the logits ``x``, all of them (P,)."""
 
 
 @runtime_checkable
