@@ -40,7 +40,7 @@ class Schedule:
         object.__setattr__(self, "at", place_knots(self.schedule, len(self.values), self.at))
 
     def __call__(self, fraction: float) -> float:
-        """The value in force when ``fraction`` of the training, clamped to [0, 1], is done."""
+        """Returns the value in force when ``fraction`` of the training, clamped to [0, 1], is done."""
         knots = self.at or ()
         if self.schedule == "constant":
             return self.values[0]
@@ -85,7 +85,7 @@ def place_knots(schedule: Kind, count: int, at: Sequence[float] | None) -> tuple
 
 
 def as_schedule(value: Any) -> Schedule | None:
-    """``value`` as a schedule when it is one (or a mapping of its fields), else None."""
+    """Returns ``value`` as a schedule when it is one (or a mapping of its fields), else None."""
     if isinstance(value, Schedule):
         return value
     if isinstance(value, Mapping):

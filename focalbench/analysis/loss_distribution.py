@@ -115,12 +115,12 @@ def _detections(
 
 
 def own_gamma(trained: TrainedTrial) -> float:
-    """The focusing exponent on negatives that the training ended with; 0, cross entropy, for a loss without one."""
+    """Returns the focusing exponent on negatives that the training ended with; 0 for a loss without one."""
     return trained.criterion.classification.focusing_exponents()[1]
 
 
 def class_loss(trained: TrainedTrial, histogram: MarginHistogram) -> float | None:
-    """The loss of all elements as the training weighs them, in units of which one nat of a negative is one.
+    """Returns the loss of all elements as the training weighs them, in units of which one nat of a negative is one.
 
     None for a loss whose weights are more than one number for each side: by box, class, rank or density.
     """
@@ -138,7 +138,7 @@ def class_loss(trained: TrainedTrial, histogram: MarginHistogram) -> float | Non
 def hardest_negatives(
     model: Detector, outputs: HeadOutputs, problem: ClassProblem, activation: str, row: int, limit: int = 200
 ) -> Candidates:
-    """The negative elements of one image with the highest loss: what they claim, and where.
+    """Returns the negative elements of one image with the highest loss: what they claim, and where.
 
     Args:
         row: which image of the batch.
@@ -174,7 +174,7 @@ def _within(boxes: Tensor, canvas: tuple[int, int]) -> Tensor:
 
 
 def figures(histogram: MarginHistogram, gamma: float) -> dict[str, Any]:
-    """The numbers behind the pictures, ready for JSON.
+    """Returns the numbers behind the pictures, ready for JSON.
 
     Args:
         gamma: the training's own, reported beside the paper's.

@@ -13,7 +13,7 @@ Columns = dict[str, NDArray[Any]]
 def classic_average_precision(
     detections: Columns, ground_truth: Columns, *, num_classes: int, iou_thresh: float = 0.5
 ) -> NDArray[np.float64]:
-    """(K,) 11-point AP by the algorithm of the VOC devkit, as most Python evaluators write it."""
+    """Returns (K,) 11-point AP by the algorithm of the VOC devkit, as most Python evaluators write it."""
     return np.array([_class_ap(k, detections, ground_truth, iou_thresh) for k in range(num_classes)])
 
 

@@ -71,7 +71,7 @@ def bench_evaluate(
 def random_case(
     num_images: int, num_detections: int, num_objects: int, num_classes: int, seed: int = 0
 ) -> tuple[Columns, Columns]:
-    """Random objects, a tenth of them difficult, and detections of which a third lie near an object of their class."""
+    """Returns random objects, a tenth of them difficult, and detections, a third near an object of their class."""
     rng = np.random.default_rng(seed)
     corner = rng.uniform(1, 400, (num_objects, 2))
     truth: Columns = {

@@ -148,7 +148,7 @@ def _contestants(logits: Tensor, labels: Tensor) -> dict[str, Callable[[], Tenso
 
 
 def dense_targets(labels: Tensor, logits: Tensor) -> Tensor:
-    """The (A, K) targets of 0 and 1 that torchvision's operation takes, built as its RetinaNet builds them."""
+    """Returns the (A, K) targets of 0 and 1 that torchvision's operation takes, built as its RetinaNet builds them."""
     targets = torch.zeros_like(logits, requires_grad=False)
     rows = torch.where(labels < logits.shape[1])[0]
     targets[rows, labels[rows]] = 1.0
@@ -156,7 +156,7 @@ def dense_targets(labels: Tensor, logits: Tensor) -> Tensor:
 
 
 def mmdetection_style_loss(logits: Tensor, labels: Tensor, avg_factor: float) -> Tensor:
-    """The focal loss as a chain of tensor operations on one-hot targets, the way MMDetection's Python version works."""
+    """Returns the focal loss as a chain of operations on one-hot targets, as MMDetection's Python version does."""
     num_classes = logits.shape[1]
     targets = F.one_hot(labels, num_classes + 1)[:, :num_classes].type_as(logits)
     p = logits.sigmoid()
@@ -182,7 +182,7 @@ def _seconds(run: Callable[[], object], device: str) -> float:
 
 
 def peak_bytes(run: Callable[[], object], device: str) -> int:
-    """The most memory that tensors made by ``run`` hold at one time, as its allocator counts it."""
+    """Returns the most memory that tensors made by ``run`` hold at one time, as its allocator counts it."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()

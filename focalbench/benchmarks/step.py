@@ -169,7 +169,7 @@ def _medians(contestants: Mapping[Key, Callable[[], object]], device: torch.devi
 
 
 def bench_growth(*, device: str = "auto", backbone: str = "tiny", repeats: int = 5) -> dict[str, Any]:
-    """How a step on one batch grows with the canvas, the batch and the number of classes, each alone.
+    """Measures how a step on one batch grows with the canvas, the batch and the number of classes, each alone.
 
     Returns:
         ``{"device", ..., "growth": {axis: {"ms": {value: float}, "exponent": of the time from the first value to the
@@ -210,14 +210,14 @@ def _product(device: torch.device) -> Callable[[], object]:
 
 
 def count_operations(step: Callable[[], object]) -> int:
-    """Floating-point operations of the convolutions and products in ``step``."""
+    """Counts the floating-point operations of the convolutions and products in ``step``."""
     with FlopCounterMode(display=False) as counter:
         step()
     return counter.get_total_flops()
 
 
 def bench_config(size: int, batch: int, backbone: str) -> ExperimentConfig:
-    """RetinaNet on the synthetic set with the defaults of both sides where they agree."""
+    """Returns the configuration of RetinaNet on the synthetic set with the defaults of both sides where they agree."""
     return ExperimentConfig.model_validate(
         {
             "name": "bench",
@@ -231,7 +231,7 @@ def bench_config(size: int, batch: int, backbone: str) -> ExperimentConfig:
 def torchvision_step(
     images: Tensor, targets: Targets, num_classes: int, size: int, device: torch.device
 ) -> Callable[[], object]:
-    """torchvision's RetinaNet as its reference script trains it: float32, eager, SGD with momentum."""
+    """Returns a step of torchvision's RetinaNet as its reference script has it: float32, eager, SGD with momentum."""
     trunk = _resnet_fpn_extractor(
         resnet18(weights=None), 5, returned_layers=[2, 3, 4], extra_blocks=LastLevelP6P7(256, 256)
     )

@@ -90,7 +90,7 @@ def bench_sweep(
 def bench_trials(
     *, device: str = "auto", counts: tuple[int, ...] = (1, 2, 4, 8), steps: int = STEPS, trials_per_device: int = 1
 ) -> list[dict[str, float]]:
-    """How the wall clock of a sweep grows with its trials: ``{"trials", "seconds", "seconds_per_trial"}`` each."""
+    """Measures how a sweep's time grows with its trials: ``{"trials", "seconds", "seconds_per_trial"}`` each."""
     rows = []
     with tempfile.TemporaryDirectory(prefix="focalbench-bench-") as folder:
         root = write_photographs(Path(folder), NUM_TRAIN, NUM_VAL)
@@ -165,7 +165,7 @@ def _call(module: list[str], environment: dict[str, str], stdin: str = "") -> st
 
 
 def sweep_config(root: Path, num_trials: int, steps: int, trials_per_device: int = 1) -> ExperimentConfig:
-    """Focal loss at ``num_trials`` values of gamma on a half-width network at 128 px."""
+    """Returns the configuration of focal loss at ``num_trials`` values of gamma on a half-width network at 128 px."""
     return ExperimentConfig.model_validate(
         {
             "name": "bench-sweep",
@@ -181,7 +181,7 @@ def sweep_config(root: Path, num_trials: int, steps: int, trials_per_device: int
 
 
 def write_photographs(folder: Path, num_train: int, num_val: int) -> Path:
-    """A synthetic set in VOC's layout as JPEG files of a photograph's size; returns the data root."""
+    """Writes a synthetic set in VOC's layout as JPEG files of a photograph's size; returns the data root."""
     root = synthesize(folder, num_train, num_val, image_size=PHOTO_SIDE)
     for png in sorted((root / "VOC2007" / "JPEGImages").glob("*.png")):
         with Image.open(png) as image:

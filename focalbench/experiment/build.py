@@ -98,7 +98,7 @@ def _box_sizes(train: DetectionData) -> np.ndarray:
 
 
 def build_batches(config: ExperimentConfig, train: DetectionData, device: torch.device) -> AugmentedBatches:
-    """The training batches: a function of seed and step, the same for all arms."""
+    """Returns the training batches: a function of seed and step, the same for all arms."""
     augment = Augment(**config.data.augment.model_dump())
     return AugmentedBatches(
         train,
@@ -127,7 +127,7 @@ def _multiscale(config: ExperimentConfig) -> Resize | None:
 
 
 def build_state(config: ExperimentConfig, model: Detector, criterion: Criterion, step: StepSettings) -> TrainState:
-    """Model, criterion and optimizer on their device, before the first step."""
+    """Returns model, criterion and optimizer on their device, before the first step."""
     optim, shared = config.optim, world_size() > 1
     memory_format = torch.channels_last if optim.channels_last else torch.contiguous_format
     model = model.to(step.device).to(memory_format=memory_format)
@@ -157,7 +157,7 @@ def _in_parallel(model: Detector, device: torch.device) -> DistributedDataParall
 def build_step(
     config: ExperimentConfig, state: TrainState, device: torch.device, warn: Callable[[str], None]
 ) -> StepFunction | None:
-    """What carries out a step: with ``run.cuda_graph`` a recording, where that can be; None for the plain way."""
+    """Returns what carries out a step: a recording with ``run.cuda_graph`` where that can be, else None."""
     if not config.run.cuda_graph:
         return None
     obstacle = _cannot_be_recorded(config, state, device)
@@ -181,7 +181,7 @@ def _cannot_be_recorded(config: ExperimentConfig, state: TrainState, device: tor
 
 
 def total_steps(config: ExperimentConfig, num_train: int) -> int:
-    """Optimizer steps of the whole training."""
+    """Returns the optimizer steps of the whole training."""
     if config.optim.steps is not None:
         return config.optim.steps
     assert config.optim.epochs is not None  # the schema asks for exactly one
@@ -189,7 +189,7 @@ def total_steps(config: ExperimentConfig, num_train: int) -> int:
 
 
 def warmup_steps(config: ExperimentConfig, total: int) -> float:
-    """Steps, or the share, in which the learning rate rises: as asked for, or half of a training that is over before.
+    """Returns the steps, or the share, in which the learning rate rises: as asked for, or half of a shorter training.
 
     The schema refuses that for a training given in steps. One given in epochs has as many as the data set makes them:
     with the defaults, a hundred images are too few.
@@ -199,7 +199,7 @@ def warmup_steps(config: ExperimentConfig, total: int) -> float:
 
 
 def build_plan(config: ExperimentConfig, num_train: int) -> Plan:
-    """Length, learning rate and the steps after which an evaluation is due; the end always is one."""
+    """Returns the length, the learning rate and the steps after which an evaluation is due; the end always is one."""
     total = total_steps(config, num_train)
     eval_steps = {total}
     if config.eval.every is not None:
@@ -228,7 +228,7 @@ def build_plan(config: ExperimentConfig, num_train: int) -> Plan:
 
 
 def detection_settings(config: ExperimentConfig) -> DetectionSettings:
-    """Which boxes count as detections."""
+    """Returns what counts as a detection."""
     return DetectionSettings(
         score_thresh=config.eval.score_thresh,
         nms_thresh=config.eval.nms_thresh,

@@ -11,7 +11,7 @@ from focalbench.metrics.loss_histogram import BIN_WIDTH, LIMIT, NUM_BINS, Margin
 
 
 def element_margins(logits: Tensor, labels: Tensor, activation: str) -> tuple[Tensor, Tensor]:
-    """The logit of p_t of every element, and which elements are negatives.
+    """Returns the logit of p_t of every element, and which elements are negatives.
 
     Args:
         logits: (..., C) of any floating dtype; C is K with sigmoid, K + 1 (background last) with softmax.
@@ -33,7 +33,7 @@ def element_margins(logits: Tensor, labels: Tensor, activation: str) -> tuple[Te
 
 
 def count_margins(problem: ClassProblem, activation: str) -> MarginHistogram:
-    """The histogram of one batch; waits for the device once."""
+    """Returns the histogram of one batch; waits for the device once."""
     margin, is_negative = element_margins(problem.logits, problem.labels, activation)
     is_counted = (problem.labels >= 0)[..., None].expand_as(margin)
     if activation == "sigmoid":

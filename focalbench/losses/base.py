@@ -68,7 +68,7 @@ class ClassificationLoss(nn.Module):
     def forward(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
     ) -> Tensor:
-        """The sum of the loss over all anchors and classes.
+        """Returns the sum of the loss over all anchors and classes.
 
         Args:
             logits: (N, R, C), any floating dtype.
@@ -90,7 +90,7 @@ class ClassificationLoss(nn.Module):
             self.get_buffer(name).fill_(schedule(fraction))
 
     def scheduled(self) -> dict[str, float]:
-        """The gamma and alpha in force, those that exist as one number; waits for the device."""
+        """Returns the gamma and alpha in force, those that exist as one number; waits for the device."""
         return {name: float(self.get_buffer(name)) for name in self._logged}
 
     @classmethod
@@ -115,7 +115,7 @@ class ClassificationLoss(nn.Module):
         return None
 
     def initial_loss(self, num_anchors: float, num_positives: float, prior_prob: float | None) -> float | None:
-        """The expected loss per positive anchor before the first step, or None where there is no closed form.
+        """Returns the expected loss per positive anchor before the first step, or None where there is no closed form.
 
         Args:
             num_anchors: R, anchors that are not ignored, a mean over images.
@@ -169,7 +169,7 @@ def check_number(name: str, value: Any, *, low: float = 0.0, high: float = math.
 
 
 def check_class_weights(name: str, values: Sequence[float], length: int, *, high: float = math.inf) -> Tensor:
-    """``values`` as a (length,) float64 tensor.
+    """Returns ``values`` as a (length,) float64 tensor.
 
     Raises:
         ValueError: another length, or an element that is no finite number in [0, high].
@@ -182,7 +182,7 @@ def check_class_weights(name: str, values: Sequence[float], length: int, *, high
 
 
 def balance_from_counts(positives: int, negatives: int, *, name: str = "alpha: auto") -> float:
-    """The alpha that gives both sides the same total weight: alpha / (1 - alpha) = negatives / positives.
+    """Returns the alpha that gives both sides the same total weight: alpha / (1 - alpha) = negatives / positives.
 
     Raises:
         ValueError: one side is empty.

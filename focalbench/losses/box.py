@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 
 def smooth_l1_loss(deltas: Tensor, target_deltas: Tensor, *, beta: float) -> Tensor:
-    """Sum of the smooth L1 loss over all elements (Fast R-CNN eq. 3; ``beta`` is where it turns from square to line).
+    """Returns the sum of the smooth L1 loss over all elements (Fast R-CNN, eq. 3).
 
     Args:
         deltas: (P, 4) predicted offsets; promoted to float32.

@@ -73,12 +73,12 @@ class ClassBalanced(SigmoidFamily):
         return focal_sum(flat_logits, flat_labels, self.gamma, *self.weights(), row_weight[:, None])
 
     def initial_loss(self, num_anchors: float, num_positives: float, prior_prob: float | None) -> float | None:
-        """None: the weight of the first batch depends on which classes are in it."""
+        """Returns None: the weight of the first batch depends on which classes are in it."""
         return None
 
 
 def effective_number_weights(counts: tuple[int, ...], beta: float) -> list[float]:
-    """(1 - beta) / (1 - beta^n) for each n, scaled to a mean of 1; n = 0 counts as 1."""
+    """Returns (1 - beta) / (1 - beta^n) for each n, scaled to a mean of 1; n = 0 counts as 1."""
     if beta == 0:
         return [1.0] * len(counts)
     raw = [(1 - beta) / -math.expm1(max(count, 1) * math.log(beta)) for count in counts]

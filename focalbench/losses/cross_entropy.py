@@ -61,7 +61,7 @@ class SigmoidFamily(ClassificationLoss):
         return balance_from_counts(positives, elements - positives)
 
     def weights(self) -> tuple[Tensor, Tensor]:
-        """alpha of positives and of negatives in force, () or (K,) float32 each."""
+        """Returns alpha of positives and of negatives in force, () or (K,) float32 each."""
         if self.alpha is None:
             one = torch.ones((), device=self.gamma.device)
             return one, one

@@ -43,7 +43,7 @@ class DetectionLoss(Criterion):
         self.box_weight, self.box_beta = box_weight, box_beta
 
     def forward(self, outputs: HeadOutputs, targets: Targets) -> dict[str, Tensor]:
-        """Scalars ``cls`` and ``box`` (their sum is minimised) and ``num_pos``, the positive anchors of the batch."""
+        """See ``Criterion``."""
         matched = self._match(outputs.anchors, targets)
         problem = self.class_problem(outputs, targets, matched)
         box = self.box_weight * self._box_loss(outputs, targets, matched) / problem.avg_factor
@@ -89,14 +89,14 @@ class DetectionLoss(Criterion):
 
 
 def matched_boxes(matched: Tensor, targets: Targets) -> Tensor:
-    """(N, R, 4) ground-truth box of each anchor; any box where the anchor is not positive."""
+    """Returns the (N, R, 4) ground-truth box of each anchor; any box where the anchor is not positive."""
     if targets.boxes.shape[1] == 0:
         return targets.boxes.new_zeros((*matched.shape, 4))
     return targets.boxes.gather(1, matched.clamp(min=0)[..., None].expand(-1, -1, 4))
 
 
 def anchor_labels(matched: Tensor, targets: Targets, num_classes: int) -> Tensor:
-    """(N, R) int64 labels of anchors: class of the matched object, K where background, -1 where ignored."""
+    """Returns the (N, R) int64 labels of anchors: class of the matched object, K where background, -1 where ignored."""
     if targets.labels.shape[1] == 0:
         return torch.full_like(matched, num_classes)
     labels = targets.labels.gather(1, matched.clamp(min=0))
@@ -105,7 +105,7 @@ def anchor_labels(matched: Tensor, targets: Targets, num_classes: int) -> Tensor
 
 
 def aligned_iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """IoU of boxes pair by pair: (..., 4) and (..., 4) to (...)."""
+    """Returns the IoU of boxes pair by pair: (..., 4) and (..., 4) to (...)."""
     low = torch.maximum(boxes[..., :2], others[..., :2])
     high = torch.minimum(boxes[..., 2:], others[..., 2:])
     inter = (high - low).clamp(min=0).prod(dim=-1)

@@ -67,7 +67,7 @@ class FocalLoss(nn.Module):
         avg_factor: float | Tensor | None = None,
         reduction_override: Reduction | None = None,
     ) -> Tensor:
-        """The loss.
+        """Returns the loss.
 
         Args:
             pred: (N, K) logits, or probabilities if ``activated``.
@@ -123,7 +123,7 @@ class FocalLoss(nn.Module):
 
 
 def focal_loss_of_probabilities(p: Tensor, target: Tensor, *, gamma: float, alpha: float | None) -> Tensor:
-    """Elementwise sigmoid focal loss of probabilities, finite in value and gradient at 0 and 1.
+    """Returns the elementwise sigmoid focal loss of probabilities, finite in value and gradient at 0 and 1.
 
     As in torch's binary cross entropy a logarithm is at least -100; there its gradient is taken as 0.
 

@@ -28,7 +28,7 @@ _MAX_THREADS = 8  # beyond it they wait for Python's lock
 
 
 class Terms(Protocol):
-    """An elementwise loss as value and derivative in the logit, for the two kinds of element."""
+    """Computes an elementwise loss and its derivative in the logit, for negatives and for positives."""
 
     def negative(self, x: Tensor, loss: Tensor, grad: Tensor, scratch: Tensor) -> float:
         """Write value and derivative of negatives with the logits ``x`` into ``loss`` and ``grad``.
@@ -40,7 +40,7 @@ class Terms(Protocol):
         """
 
     def positive(self, x: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Value and derivative, (P,) each, of the positives (rows, columns), all (P,), with the logits ``x``."""
+        """Returns values and derivatives of positives at (rows, columns) with the logits ``x``, all of them (P,)."""
 
 
 @runtime_checkable
@@ -50,7 +50,7 @@ class CompiledTerms(Protocol):
     def chunk_sums(
         self, logits: Tensor, labels: Tensor, grad: Tensor, rows: int
     ) -> Callable[[range], list[float]] | None:
-        """A function that writes the gradients of a range of chunks and returns their sums, or None for these tensors.
+        """Returns a function that writes a range of chunks' gradients and returns their sums; None for these tensors.
 
         Args:
             logits: (A, C).
@@ -94,7 +94,7 @@ def _sum_on(logits: Tensor) -> Any:
 
 @torch.compiler.disable
 def fused_sum(logits: Tensor, labels: Tensor, terms: Terms, weight: Tensor | None = None) -> Tensor:
-    """The sum of an elementwise loss over all anchors that are not ignored, in at least float32.
+    """Returns the sum of an elementwise loss over all anchors that are not ignored, in at least float32.
 
     Args:
         logits: (A, C), any floating dtype.
@@ -112,7 +112,7 @@ def fused_sum(logits: Tensor, labels: Tensor, terms: Terms, weight: Tensor | Non
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which a loss of logits of ``dtype`` is computed: float32, and float64 for float64."""
+    """Returns the dtype in which a loss of logits of ``dtype`` is computed: float32, and float64 for float64."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -122,14 +122,14 @@ def write_softplus(x: Tensor, out: Tensor) -> None:
 
 
 def scale_in_place(grad: Tensor, scale: Tensor) -> Tensor:
-    """``grad`` multiplied by the 0-d ``scale``, for free where it is 1 and looking costs nothing."""
+    """Returns ``grad`` multiplied by the 0-d ``scale``, for free where it is 1 and looking costs nothing."""
     if scale.device.type == "cpu" and float(scale) == 1.0:
         return grad
     return grad.mul_(scale)
 
 
 def split_labels(labels: Tensor, num_columns: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The rows and columns of positives, (P,) each, and the ignored rows; rows ascend. Waits for the device.
+    """Returns the rows and columns of positives, (P,) each, and the ignored rows; rows ascend. Waits for the device.
 
     Raises:
         ValueError: a label outside -1..num_columns.
@@ -176,7 +176,8 @@ def check_interval(noun: str, values: Tensor, *, high: float = 1.0) -> None:
 
 
 def check_parameter(name: str, value: Tensor, *, high: float = math.inf) -> None:
-    """As ``check_interval`` for gamma or alpha, except in compiled code, which a look at a value would cut in two.
+    """Refuses values of gamma or alpha as ``check_interval`` does, except in compiled code, which a look at a value
+    would cut in two.
 
     Raises:
         ValueError: out of range, or it requires a gradient: no loss has one for its parameters.
@@ -188,7 +189,7 @@ def check_parameter(name: str, value: Tensor, *, high: float = math.inf) -> None
 
 
 def is_soft(logits: Tensor, labels: Tensor) -> bool:
-    """Whether ``labels`` are targets for every element, after a check of shapes and dtypes.
+    """Returns whether ``labels`` are targets for every element, after a check of shapes and dtypes.
 
     Raises:
         ValueError: shapes or dtypes that do not fit, a target outside [0, 1].
@@ -221,7 +222,7 @@ def assert_labels_on_device(labels: Tensor, num_columns: int) -> None:
 def sum_on_cpu(
     logits: Tensor, labels: Tensor, terms: Terms, weight: Tensor | None, *, want_grad: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """The sum, and its gradient in the logits' dtype if wanted: negatives in chunks, then positives by index."""
+    """Returns the sum and, if wanted, its gradient in the logits' dtype: negatives in chunks, then positives."""
     dtype = compute_dtype(logits.dtype)
     num_columns = logits.shape[1]
     rows, columns, ignored_rows = split_labels(labels, num_columns)
@@ -315,7 +316,7 @@ class _Chunks:
 
     @torch.no_grad()
     def sums(self, indices: range) -> list[float]:
-        """The sums of these chunks; their gradients are written. Runs on several threads, on disjoint ranges."""
+        """Returns the sums of these chunks and writes their gradients; runs on several threads, on disjoint ranges."""
         casts = self.logits[0].dtype != self.dtype
         rows = len(self.logits[0])
         loss, spare = torch.empty(2, *self.logits[0].shape, dtype=self.dtype)
@@ -373,7 +374,7 @@ def _pool(pid: int) -> ThreadPoolExecutor:
 def sum_with_masks(
     logits: Tensor, labels: Tensor, terms: Terms, weight: Tensor | None, *, want_grad: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """As ``sum_on_cpu`` for any device: whole tensors and masks of fixed shape, so the host never waits."""
+    """Computes the same as ``sum_on_cpu`` on any device, with masks of fixed shape, so that the host never waits."""
     assert_labels_on_device(labels, logits.shape[1])
     x = logits.to(compute_dtype(logits.dtype)).contiguous()
     loss, grad = torch.empty_like(x), torch.empty_like(x)
@@ -396,7 +397,7 @@ def sum_with_masks(
 def initial_loss_of_terms(
     terms: Terms, num_anchors: float, num_positives: float, prior_prob: float | None, *, num_classes: int
 ) -> float | None:
-    """The loss per positive anchor when every probability is ``prior_prob`` (None: 1/2), or None without positives."""
+    """Returns the loss per positive anchor, if any, when every probability is ``prior_prob`` (None: 1/2)."""
     if num_positives <= 0:
         return None
     prior = torch.tensor(0.5 if prior_prob is None else prior_prob, dtype=torch.float64)

@@ -35,7 +35,7 @@ def sigmoid_focal_loss(
     reduction: Reduction = "none",
     avg_factor: float | Tensor | None = None,
 ) -> Tensor:
-    """-alpha_t (1 - p_t)^gamma log p_t with p = sigmoid(logits). Source: arXiv:1708.02002, eq. 4-5.
+    """Returns -alpha_t (1 - p_t)^gamma log p_t with p = sigmoid(logits). Source: arXiv:1708.02002, eq. 4-5.
 
     With class ids and a reduction, nothing of the logits' size is made beside the gradient. The result is float32
     (float64 for float64 logits) whatever the logits are.

@@ -131,7 +131,7 @@ def _sum(values):
 
 @_kernel("void(float32[:, ::1], int64[::1], float32[:, ::1], float64, float32, int64, int64, int64, float64[::1])")
 def sums_of_negatives(logits, labels, grad, gamma, alpha, rows, first, last, sums):
-    """The sum of L / alpha over the elements of background rows and the other columns of positive rows, chunk by chunk.
+    """Write the sum of L / alpha over background rows and the other columns of positive rows, chunk by chunk.
 
     A whole thread's share in one call: between two calls Python's lock changes hands, which takes longer than a chunk.
 

@@ -26,7 +26,7 @@ def focal_sum(
     alpha_neg: Tensor,
     weight: Tensor | None = None,
 ) -> Tensor:
-    """The sum of -alpha_t (1 - p_t)^gamma log p_t over all classes of all anchors that are not ignored.
+    """Returns the sum of -alpha_t (1 - p_t)^gamma log p_t over all classes of all anchors that are not ignored.
 
     The gradient is computed with the value, in the logits' dtype; nothing else of the logits' size is made. It can be
     differentiated again. Only ``logits`` gets a gradient.
@@ -134,7 +134,7 @@ def _differentiable_gradient(
 
 
 def one_hot(labels: Tensor, num_columns: int, dtype: torch.dtype) -> Tensor:
-    """(A, C) of 0 and 1; background and ignored rows are all 0."""
+    """Returns (A, C) of 0 and 1; background and ignored rows are all 0."""
     columns = torch.arange(num_columns, device=labels.device)
     return (labels[:, None] == columns).to(dtype)
 

@@ -75,7 +75,7 @@ class FocalTerms:
 
 
 def wrong_side(z: Tensor, gamma: Tensor, alpha: Tensor, *, differentiable: bool = False) -> tuple[Tensor, Tensor]:
-    """L and dL/dz of the module's formula, on any device and without looking at values.
+    """Returns L and dL/dz of the module's formula, on any device and without looking at values.
 
     Args:
         z: any shape, the logit of the wrong side.
@@ -94,7 +94,7 @@ def wrong_side(z: Tensor, gamma: Tensor, alpha: Tensor, *, differentiable: bool 
 def soft_target(
     x: Tensor, target: Tensor, gamma: Tensor, alpha_pos: Tensor, alpha_neg: Tensor, *, differentiable: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """L and dL/dx for targets in [0, 1]; 0 and 1 give the focal loss of a negative and of a positive.
+    """Returns L and dL/dx for targets in [0, 1]; 0 and 1 give the focal loss of a negative and of a positive.
 
     L = (a t + b (1 - t)) u^gamma (t softplus(-x) + (1 - t) softplus(x)) with u = p (1 - t) + (1 - p) t, the form that
     MMDetection and torchvision share; a weighs positives, b negatives.

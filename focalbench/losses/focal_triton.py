@@ -119,7 +119,7 @@ def focal_sum(
     *,
     want_grad: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """As ``focal_op.focal_sum``, with the gradient in the logits' dtype if wanted.
+    """Computes what ``focal_op.focal_sum`` does, with the gradient in the logits' dtype if wanted.
 
     Labels out of range are found on the way; the assertion is queued on the device and costs no synchronisation.
     """
@@ -164,7 +164,7 @@ def focal_sum(
 
 
 def scale_in_place(grad: Tensor, scale: Tensor) -> Tensor:
-    """``grad`` times the 0-d ``scale``; where that is 1 the kernel returns before it touches memory."""
+    """Returns ``grad`` times the 0-d ``scale``; where that is 1 the kernel returns before it touches memory."""
     blocks = triton.cdiv(grad.numel(), _BLOCK)
     if blocks:
         _scale_kernel[(blocks,)](grad, scale, grad.numel(), block=_BLOCK, num_warps=_WARPS)

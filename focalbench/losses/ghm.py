@@ -38,7 +38,7 @@ class _GHMTerms:
 
 
 def bin_of(norm: Tensor, bins: int) -> Tensor:
-    """The int64 bin of each gradient norm in [0, 1]."""
+    """Returns the int64 bin of each gradient norm in [0, 1]."""
     return (norm * bins).long().clamp_(0, bins - 1)
 
 

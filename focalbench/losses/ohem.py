@@ -108,7 +108,7 @@ class OHEM(ClassificationLoss):
 
 @torch.no_grad()
 def anchor_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """(A,) float32 sigmoid cross entropy of each anchor, summed over its classes; 0 where ignored.
+    """Returns the (A,) float32 sigmoid cross entropy of each anchor, summed over its classes; 0 where ignored.
 
     Args:
         logits: (A, K).

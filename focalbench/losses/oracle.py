@@ -18,7 +18,7 @@ def initial_sigmoid_loss(
     gamma: float = 0.0,
     alpha: float | None = None,
 ) -> float | None:
-    """L0 of the sigmoid focal loss, per positive anchor, when every probability equals the prior.
+    """Returns L0 of the sigmoid focal loss, per positive anchor, when every probability equals the prior.
 
     a (1 - pi)^g (-ln pi) + (1 - a) pi^g (-ln(1 - pi)) (R K - P) / P; without alpha both weights are 1.
 
@@ -51,7 +51,7 @@ def initial_softmax_loss(
     gamma: float = 0.0,
     weights: tuple[float, float] = (1.0, 1.0),
 ) -> float | None:
-    """L0 of the softmax focal loss over K + 1 outputs, per positive anchor.
+    """Returns L0 of the softmax focal loss over K + 1 outputs, per positive anchor.
 
     The classes share the prior: each starts at pi / K, the background at 1 - pi.
 
@@ -76,7 +76,7 @@ def initial_softmax_loss(
 
 
 def diagnose_initial_loss(observed: float, expected: float | None) -> str | None:
-    """A warning with the likely cause if the first step's loss is more than 20 % off, else None.
+    """Returns a warning with the likely cause if the first step's loss is more than 20 % off, else None.
 
     Args:
         observed: the classification loss of the first step, over the number of positives and before ``weight``.
@@ -104,7 +104,7 @@ def diagnose_initial_loss(observed: float, expected: float | None) -> str | None
 
 
 def diagnose_stuck(history: Sequence[float], *, window: int = 50) -> str | None:
-    """What a loss that no longer moves is a sign of, or None.
+    """Returns what a loss that no longer moves is a sign of, or None.
 
     Args:
         history: classification losses per positive, in order of the logged steps, before ``weight``.

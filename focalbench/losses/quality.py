@@ -129,7 +129,7 @@ class Varifocal(ClassificationLoss):
 
 
 def flat_quality(quality: Tensor | None, labels: Tensor) -> Tensor:
-    """(A,) qualities within [0, 1], a constant for the gradient.
+    """Returns the (A,) qualities within [0, 1], a constant for the gradient.
 
     Raises:
         ValueError: there are none, or their shape is not the labels'.

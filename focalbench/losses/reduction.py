@@ -20,7 +20,7 @@ def check_reduction(reduction: str, avg_factor: float | Tensor | None) -> None:
 
 
 def divisor(reduction: str, avg_factor: float | Tensor | None, num_elements: int) -> float | Tensor:
-    """What the sum is divided by: ``avg_factor`` if given, the number of elements for a plain mean, else 1.
+    """Returns what the sum is divided by: ``avg_factor`` if given, the number of elements for a plain mean, else 1.
 
     Weights never change it. An ``avg_factor`` of 0 counts as the smallest step above 0, so that an empty batch gives 0.
 
@@ -39,7 +39,7 @@ def divisor(reduction: str, avg_factor: float | Tensor | None, num_elements: int
 
 
 def fit_weight(weight: Tensor, shape: torch.Size) -> Tensor:
-    """``weight`` as something that broadcasts against a loss of ``shape``.
+    """Returns ``weight`` as something that broadcasts against a loss of ``shape``.
 
     Args:
         weight: (N,) per anchor, (N, K) per element, or (N * K,) per element in rows.
@@ -62,7 +62,7 @@ def fit_weight(weight: Tensor, shape: torch.Size) -> Tensor:
 
 
 def reduce_loss(loss: Tensor, weight: Tensor | None, reduction: str, avg_factor: float | Tensor | None) -> Tensor:
-    """``loss`` weighted and reduced; with ``none`` its shape is kept and ``avg_factor`` has no effect."""
+    """Returns ``loss`` weighted and reduced; with ``none`` its shape is kept and ``avg_factor`` has no effect."""
     if weight is not None:
         loss = loss * weight
     if reduction == "none":

@@ -144,7 +144,7 @@ class RegionLoss(Criterion):
         return True
 
     def forward(self, outputs: HeadOutputs, targets: Targets) -> dict[str, Tensor]:
-        """Scalars ``cls``, ``box`` and ``obj`` (their sum is minimised) and ``num_pos``, the responsible boxes.
+        """See ``Criterion``; there is a term ``obj``, and ``num_pos`` counts the responsible boxes.
 
         In training mode the images count towards ``anneal_images``.
         """

@@ -81,7 +81,7 @@ class SoftmaxFamily(ClassificationLoss):
         return on_positives if self.alpha_on == "positives" else 1 - on_positives
 
     def class_weights(self) -> Tensor | None:
-        """(K + 1,) float32 weights in force, background last, or None."""
+        """Returns the (K + 1,) float32 weights in force, background last, or None."""
         if self.alpha is None:
             return None
         weights = self.alpha if self.alpha.ndim else spread_alpha(self.alpha, self.alpha_on, self.num_classes + 1)
@@ -159,7 +159,7 @@ class SoftmaxFocal(SoftmaxFamily):
 
 
 def spread_alpha(alpha: Tensor, alpha_on: AlphaOn, num_outputs: int) -> Tensor:
-    """(C,) weights: the () ``alpha`` on the side that ``alpha_on`` names, 1 - alpha on the other; background last."""
+    """Returns (C,) weights, background last: the () ``alpha`` on the side that ``alpha_on`` names, 1 - alpha else."""
     classes, background = (alpha, 1 - alpha) if alpha_on == "positives" else (1 - alpha, alpha)
     return torch.cat([classes.expand(num_outputs - 1), background.reshape(1)])
 
@@ -175,7 +175,7 @@ def softmax_focal_loss(
     reduction: Reduction = "none",
     avg_factor: float | Tensor | None = None,
 ) -> Tensor:
-    """-alpha[y] (1 - p_y)^gamma log p_y with p = softmax(logits); one loss per row.
+    """Returns -alpha[y] (1 - p_y)^gamma log p_y with p = softmax(logits); one loss per row.
 
     Args:
         logits: (N, C), any floating dtype; in detection C = K + 1 with the background LAST.
@@ -241,7 +241,7 @@ def _parameters(
 def softmax_sum(
     logits: Tensor, labels: Tensor, gamma: Tensor, weights: Tensor | None, row_weight: Tensor | None = None
 ) -> Tensor:
-    """The sum of -weights[y] (1 - p_y)^gamma log p_y over all rows that are not ignored; can be differentiated twice.
+    """Returns the sum of -weights[y] (1 - p_y)^gamma log p_y over all rows that are not ignored; twice differentiable.
 
     Args:
         logits: (A, C), any floating dtype.

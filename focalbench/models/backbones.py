@@ -39,7 +39,7 @@ class Backbone(nn.Module):
         self.torchvision_names = torchvision_names or {}
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Feature maps C3, C4, C5: (N, channels[i], ceil(H / stride), ceil(W / stride))."""
+        """Returns the feature maps C3, C4, C5: (N, channels[i], ceil(H / stride), ceil(W / stride))."""
         x = self.stem(images)
         features = []
         for stage in self.stages:
@@ -67,12 +67,12 @@ class _ResidualBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in, H, W) to (N, out, ceil(H / stride), ceil(W / stride))."""
+        """Turns (N, in, H, W) into (N, out, ceil(H / stride), ceil(W / stride))."""
         return torch.relu(self.body(x) + self.shortcut(x))
 
 
 def tiny() -> Backbone:
-    """A small residual trunk (widths 16, 16, 32, 64, 128) that trains from scratch on a CPU; 0.3 M parameters."""
+    """Returns a small residual trunk (widths 16, 16, 32, 64, 128; 0.3 M parameters) that a CPU trains from scratch."""
     stem = nn.Sequential(
         nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)
     )

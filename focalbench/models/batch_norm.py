@@ -30,7 +30,7 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
     """torch's ``SyncBatchNorm`` refuses to work without a GPU."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """(N, C, H, W) normalised by mean and variance over N, H, W and all ranks; in eval mode by the averages."""
+        """Normalises (N, C, H, W) by mean and variance over N, H, W and all ranks; in eval mode by the averages."""
         if not self.training or world_size() == 1:
             return super().forward(input)
         x = input.float()

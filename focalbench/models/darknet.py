@@ -60,7 +60,7 @@ class DarknetTrunk(nn.Module):
         self.stride = 2 ** (fine + coarse).count("pool")
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Fine map (N, channels[0], 2h, 2w) and coarse map (N, channels[1], h, w), h = H / stride."""
+        """Returns the fine map (N, channels[0], 2h, 2w) and the coarse map (N, channels[1], h, w), h = H / stride."""
         fine = self.fine(images)
         return fine, self.coarse(fine)
 
@@ -78,12 +78,12 @@ def _stack(in_channels: int, layout: Layout, momentum: float) -> tuple[nn.Sequen
 
 
 def darknet19() -> DarknetTrunk:
-    """Darknet-19 without its classifier: 18 convolutions, widths 512 (stride 16) and 1024 (stride 32)."""
+    """Returns Darknet-19 without its classifier: 18 convolutions, widths 512 (stride 16) and 1024 (stride 32)."""
     return DarknetTrunk(_DARKNET19_FINE, _DARKNET19_COARSE, momentum=0.01)
 
 
 def tiny_darknet() -> DarknetTrunk:
-    """A trunk of the same make for a CPU: 9 convolutions, widths 128 (stride 8) and 256 (stride 16).
+    """Returns a trunk of the same make for a CPU: 9 convolutions, widths 128 (stride 8) and 256 (stride 16).
 
     Its batch norm moves by 10 % a batch: short trainings have no time for darknet's 1 %.
     """
@@ -91,7 +91,7 @@ def tiny_darknet() -> DarknetTrunk:
 
 
 def reorganise(x: Tensor) -> Tensor:
-    """Half the resolution, four times the channels, in darknet's order.
+    """Returns ``x`` at half the resolution with four times the channels, in darknet's order.
 
     This is NOT space-to-depth. darknet's ``reorg`` layer reads the memory of the (C, H, W) input as if it were a (C/4,
     2H, 2W) image and takes that one apart in 2 x 2 blocks. The network learns around it, so it does no harm, but

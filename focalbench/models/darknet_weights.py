@@ -41,7 +41,7 @@ class DarknetFile:
 
 
 def read_darknet_file(path: Path) -> DarknetFile:
-    """Header and values of ``path``, either header version.
+    """Returns the header and the values of ``path``, either header version.
 
     Raises:
         DataError: when the file cannot be read, has no darknet header, or ends within a number.
@@ -65,7 +65,7 @@ def read_darknet_file(path: Path) -> DarknetFile:
 
 
 def count_values(layer: Layer) -> int:
-    """float32 values that ``layer`` takes in a weight file."""
+    """Returns how many float32 values ``layer`` takes in a weight file."""
     return sum(slot.numel() for slot in _slots(layer))
 
 

@@ -19,7 +19,7 @@ class FeaturePyramid(nn.Module):
                 nn.init.zeros_(module.get_parameter("bias"))
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """Pyramid levels, finest first; the extra levels are strided convolutions, P6 on P5, P7 on ReLU(P6)."""
+        """Returns the levels, finest first; the extra ones are strided convolutions, P6 on P5, P7 on ReLU(P6)."""
         top = self.lateral[-1](features[-1])
         merged = [top]
         for lateral, feature in zip(reversed(self.lateral[:-1]), reversed(features[:-1]), strict=True):

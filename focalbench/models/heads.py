@@ -25,7 +25,7 @@ class Subnet(nn.Module):
         nn.init.zeros_(self.predict.get_parameter("bias"))
 
     def forward(self, levels: list[Tensor]) -> Tensor:
-        """(N, R, num_outputs): levels in order, then rows, columns and the anchors of a cell."""
+        """Returns (N, R, num_outputs): levels in order, then rows, columns and the anchors of a cell."""
         outputs = [self.predict(self.tower(x)) for x in levels]
         # shape[0], not len(): an exported network keeps its number of images open.
         return torch.cat([x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, self.num_outputs) for x in outputs], dim=1)
@@ -34,7 +34,7 @@ class Subnet(nn.Module):
 def class_subnet(
     channels: int, num_convs: int, num_anchors: int, num_classes: int, activation: str, prior_prob: float | None
 ) -> Subnet:
-    """The class subnet with its bias at the prior: training starts with rare objects (arXiv:1708.02002, sec. 3.3).
+    """Returns the class subnet with its bias at the prior: objects start rare (arXiv:1708.02002, sec. 3.3).
 
     With softmax a background logit is added last. The weights of the K classes are drawn first and the background's
     after them, so that sigmoid and softmax models of one seed start from the same class weights.

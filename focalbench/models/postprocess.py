@@ -10,7 +10,7 @@ from focalbench.structures import Detections, HeadOutputs
 
 
 def class_scores(logits: Tensor, activation: str) -> Tensor:
-    """(..., K) float32 probabilities of the K classes; a softmax's background column is left out."""
+    """Returns the (..., K) float32 probabilities of the K classes; a softmax's background column is left out."""
     logits = logits.float()
     return logits.sigmoid() if activation == "sigmoid" else logits.softmax(dim=-1)[..., :-1]
 
@@ -25,7 +25,7 @@ def decode_outputs(
     nms_thresh: float,
     max_detections: int,
 ) -> list[Detections]:
-    """Final boxes of each image: top candidates of each level, threshold, NMS within each class.
+    """Returns the final boxes of each image: top candidates of each level, threshold, NMS within each class.
 
     Args:
         scores: (N, R, K) of all anchors, in [0, 1].
@@ -49,7 +49,7 @@ def decode_outputs(
 
 
 def top_candidates(scores: Tensor, level_sizes: tuple[int, ...], top_k: int) -> tuple[Tensor, Tensor]:
-    """The ``top_k`` best (anchor, class) pairs of each level of each image.
+    """Returns the ``top_k`` best (anchor, class) pairs of each level of each image.
 
     Args:
         scores: (N, R, K).
@@ -80,7 +80,7 @@ def select_detections(
     nms_thresh: float,
     max_detections: int,
 ) -> list[Detections]:
-    """Threshold, non-maximum suppression within each class, and the best ``max_detections`` of each image.
+    """Returns each image's best detections by threshold and by non-maximum suppression within each class.
 
     What is found in an image does not depend on the others of its batch: each goes through the suppression by itself,
     in float64, for torchvision shifts the boxes of each class by a multiple of the largest coordinate.

@@ -18,13 +18,13 @@ from focalbench.structures import HeadOutputs
 
 
 def head_settings(backbone: str, **given: float | None) -> HeadDefaults:
-    """What suits ``backbone``, with those of ``given`` (fields of ``HeadDefaults``) in its place that are not None."""
+    """Returns what suits ``backbone``, replaced by the fields of ``HeadDefaults`` in ``given`` that are not None."""
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(HEAD_DEFAULTS.get(backbone, HeadDefaults()), **chosen)
 
 
 def anchor_pyramid(head: HeadDefaults, ratios: Sequence[float]) -> AnchorPyramid:
-    """The anchors of a RetinaNet with this head."""
+    """Returns the anchors of a RetinaNet with this head."""
     return AnchorPyramid(head.num_levels, scale=head.anchor_scale, octaves=head.anchor_octaves, ratios=ratios)
 
 

@@ -40,7 +40,7 @@ def load_backbone_weights(backbone: Backbone, name: str, weights: str) -> None:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors in a torch file by name; only plain tensors are ever unpickled.
+    """Returns the tensors in a torch file by name; only plain tensors are ever unpickled.
 
     Raises:
         DataError: when the file is missing, is not a torch file, or holds something else.
@@ -61,7 +61,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def load_whole(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """``state`` into ``module``: every tensor of it, in the right shape and finite, or none at all.
+    """Loads ``state`` into ``module``: every tensor of it, in the right shape and finite, or none at all.
 
     Raises:
         DataError: naming what is missing, left over, of another shape or not finite.
@@ -115,13 +115,13 @@ def _renamed(key: str, prefixes: Mapping[str, str]) -> str:
 
 
 def below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The entries under ``prefix``, which is cut off; all of them where none is."""
+    """Returns the entries under ``prefix``, which is cut off; all of them where none is."""
     found = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
     return found or dict(state)
 
 
 def is_torch_file(path: Path) -> bool:
-    """Whether ``path`` starts like a file of ``torch.save``: a zip archive, or a pickle in the old format."""
+    """Returns whether ``path`` starts like a file of ``torch.save``: a zip archive, or a pickle in the old format."""
     _check_is_file(path)
     with path.open("rb") as file:
         return file.read(2) in (b"PK", b"\x80\x02")

@@ -99,7 +99,7 @@ class YoloV2(Detector):
             self.predict.get_parameter("bias").copy_(bias.flatten())
 
     def forward(self, images: Tensor) -> HeadOutputs:
-        """Head outputs for (N, 3, H, W) normalised images, H and W multiples of 32.
+        """Returns the head outputs for (N, 3, H, W) normalised images, H and W multiples of 32.
 
         ``box_deltas`` are raw t_x, t_y, t_w, t_h, to be read with :func:`focalbench.boxes.yolo.decode_cells`.
         """
@@ -128,7 +128,7 @@ class YoloV2(Detector):
         return {"stride": self.stride}
 
     def darknet_layers(self) -> list[ConvBlock | nn.Conv2d]:
-        """The convolutions in the order of darknet's weight files."""
+        """Returns the convolutions in the order of darknet's weight files."""
         blocks = [module for part in (self.trunk, self.head) for module in part.modules()]
         found = [block for block in blocks if isinstance(block, ConvBlock)]
         return [*found, self.passthrough, self.fuse, self.predict]

@@ -59,14 +59,14 @@ def save_best(folder: Path, state: dict[str, Any]) -> Path:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The step checkpoints in ``folder``, newest (by step) first; whole or not."""
+    """Returns the step checkpoints in ``folder``, newest (by step) first; whole or not."""
     if not folder.is_dir():
         return []
     return sorted((p for p in folder.iterdir() if _NAME.fullmatch(p.name)), key=lambda p: p.name, reverse=True)
 
 
 def load_newest(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint that is whole, or None; each damaged one that is passed over is warned about.
+    """Returns the newest checkpoint that is whole, or None; each damaged one that is passed over is warned about.
 
     Raises:
         CheckpointError: when checkpoints exist and none is whole, or one was written by a newer focalbench.
@@ -86,7 +86,7 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The state saved in ``path``, after its checksum and version were checked.
+    """Returns the state saved in ``path``, after its checksum and version were checked.
 
     Raises:
         CheckpointError: when the file is missing, damaged, unsafe, or of another format version.

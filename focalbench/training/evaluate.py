@@ -57,7 +57,7 @@ def detect(
     precision: torch.dtype,
     stop: StopFlag | None = None,
 ) -> FlatArrays:
-    """All detections of ``model`` on ``data``, image by image, best first; memory grows with the detections only.
+    """Returns all detections of ``model`` on ``data``, image by image, best first.
 
     Several ranks take turns at the batches; the first one gets all detections, the others only their own.
 
@@ -99,7 +99,7 @@ def _joined(parts: Sequence[FlatArrays]) -> FlatArrays:
 def detect_batch(
     model: Detector, images: Tensor, settings: DetectionSettings, precision: torch.dtype
 ) -> list[Detections]:
-    """Detections on the canvas of one batch of normalised images; ``model`` should be in eval mode."""
+    """Returns the detections on the canvas of one batch of normalised images; ``model`` should be in eval mode."""
     with autocast(images.device, precision):
         outputs = model(images)
     return model.decode(
@@ -111,7 +111,7 @@ def detect_batch(
 
 
 def score(detections: FlatArrays, ground_truth: FlatArrays, classes: tuple[str, ...], protocol: str) -> Evaluation:
-    """mAP and AP per class by ``protocol`` (voc07 | voc12 | coco)."""
+    """Returns mAP and AP per class by ``protocol`` (voc07 | voc12 | coco)."""
     num_classes = len(classes)
     result: Mapping[str, Any]
     if protocol == "coco":

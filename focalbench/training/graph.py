@@ -35,7 +35,7 @@ class Recorder(Protocol):
         ...
 
     def record(self, work: Callable[[], Values]) -> tuple[Callable[[], None], Values]:
-        """A function that repeats ``work`` in the same memory, and the tensors that hold its values afterwards.
+        """Returns a function that repeats ``work`` in the same memory, and the tensors that hold its values afterwards.
 
         ``work`` is not done now.
 
@@ -98,7 +98,7 @@ class GraphedStep:
         self._gave_up = False
 
     def __call__(self, state: TrainState, images: Tensor, targets: Targets, settings: StepSettings) -> Values:
-        """As ``train_step``."""
+        """Does what ``train_step`` does."""
         targets = pad_targets(targets, _OBJECTS)
         key = (images.shape, images.stride(), images.dtype, targets.labels.shape)
         recording = self._recordings.get(key)
@@ -142,7 +142,7 @@ class GraphedStep:
 
 
 def pad_targets(targets: Targets, multiple: int) -> Targets:
-    """The same objects, with padding up to a multiple of ``multiple`` an image."""
+    """Returns the same objects, with padding up to a multiple of ``multiple`` an image."""
     missing = -targets.labels.shape[1] % multiple
     if missing == 0:
         return targets

@@ -26,7 +26,7 @@ class TrainingBatches(Protocol):
     """The batch of each step: a pure function of the step, whatever came before."""
 
     def __call__(self, step: int) -> tuple[Tensor, Targets]:
-        """Normalised float images (B, 3, H, W) and their targets, on the training device."""
+        """Returns normalised float images (B, 3, H, W) and their targets, on the training device."""
         ...
 
 
@@ -49,7 +49,7 @@ class Meter:
         return {"sums": dict(self.sums), "steps": self.steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
+        """Restores what :meth:`state_dict` returned."""
         self.sums, self.steps = dict(state["sums"]), state["steps"]
 
     def means(self) -> dict[str, float]:
@@ -86,11 +86,11 @@ class TrainState:
     meter: Meter = field(default_factory=Meter)
 
     def trained_model(self) -> nn.Module:
-        """What a step calls."""
+        """Returns what a step calls."""
         return self.model if self.parallel is None else self.parallel
 
     def evaluated_model(self) -> Detector:
-        """The averaged network where there is one, else the trained one."""
+        """Returns the averaged network where there is one, else the trained one."""
         return self.model if self.ema is None else self.ema.module
 
     def require_finite(self) -> None:
@@ -108,12 +108,12 @@ class TrainState:
             raise DivergedError(f"diverged before step {self.step}: {', '.join(bad)} not finite; lower optim.lr")
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain tensors and numbers only."""
+        """Returns plain tensors and numbers only."""
         parts: dict[str, Any] = {name: part.state_dict() for name, part in self._parts().items()}
         return {**parts, **{name: getattr(self, name) for name in _NUMBERS}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
+        """Restores what :meth:`state_dict` returned."""
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
         for name in _NUMBERS:
@@ -141,8 +141,8 @@ class StepSettings:
 
 
 def train_step(state: TrainState, images: Tensor, targets: Targets, settings: StepSettings) -> dict[str, Tensor]:
-    """One update. Returns detached scalars: cls, box, num_pos, loss (their minimised sum) and grad_norm before
-    clipping. With several ranks each has its share of the batch, and all get the scalars of the whole.
+    """Carries out one update. Returns detached scalars: cls, box, num_pos, loss (their minimised sum) and grad_norm
+    before clipping. With several ranks each has its share of the batch, and all get the scalars of the whole.
     """
     with autocast(settings.device, settings.precision):
         outputs = state.trained_model()(images)
@@ -191,13 +191,13 @@ class LoopEvents(Protocol):
     """What the loop calls; the trial decides what is written where."""
 
     def log(self, state: TrainState, values: dict[str, float]) -> None:
-        """A log line is due; ``values`` are means since the last one."""
+        """Writes a log line; ``values`` are means since the last one."""
 
     def evaluate(self, state: TrainState) -> None:
-        """An evaluation is due."""
+        """Scores the network."""
 
     def checkpoint(self, state: TrainState) -> None:
-        """A checkpoint is due, and the training is sound."""
+        """Saves the state of a training that is sound."""
 
 
 def fit(
@@ -259,7 +259,7 @@ def run_step(
     events: LoopEvents,
     train: StepFunction | None = None,
 ) -> None:
-    """One step at its learning rate, gamma and alpha; checked where that costs nothing or something would be saved."""
+    """Carries out one step at its learning rate, gamma and alpha, and checks it where that costs nothing."""
     began = time.perf_counter()
     lr = plan.learning_rate(state.step) * state.lr_scale
     for group in state.optimizer.param_groups:

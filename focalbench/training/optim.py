@@ -17,7 +17,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": torch.opti
 
 
 def build_optimizer(model: nn.Module, name: str, *, weight_decay: float, **options: Any) -> torch.optim.Optimizer:
-    """The optimizer over the model's trainable parameters; weight decay on weights only, not on biases and norms.
+    """Returns the optimizer over the trainable parameters, with weight decay on weights alone, not biases and norms.
 
     Args:
         name: key of ``OPTIMIZERS``.
@@ -40,7 +40,7 @@ def learning_rate_factor(
     milestones: Sequence[float] = (),
     factor: float = 0.1,
 ) -> float:
-    """Share of the peak learning rate in force during a step.
+    """Returns the share of the peak learning rate in force during a step.
 
     Args:
         step: finished steps, 0-based.
