@@ -49,7 +49,8 @@ from focalbench.runtime import (
 from focalbench.storage import START_ANEW, remove_unfinished, write_atomically
 from focalbench.tags import EVALUATION
 from focalbench.tracking.hparams import columns_of, flatten
-from focalbench.tracking.trackers import TrackedTrial, open_trackers
+from focalbench.tracking.tracker import TrackedTrial
+from focalbench.tracking.trackers import open_trackers
 from focalbench.training.evaluate import score
 from focalbench.training.loop import Plan, StepSettings, TrainState, fit
 
@@ -268,7 +269,7 @@ def _written(
     tracker = open_trackers(
         TrackedTrial(
             folder.path,
-            trial=trial.name,
+            name=trial.name,
             arm=trial.arm,
             hparams=flatten(resolved(config)),
             columns=columns_of(ExperimentConfig.model_json_schema()),

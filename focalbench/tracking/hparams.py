@@ -59,26 +59,20 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
     return flat
 
 
-def columns_of(schema: Mapping[str, Any], *, leave_out: frozenset[str] = frozenset({"sweep"})) -> dict[str, Column]:
+def columns_of(schema: Mapping[str, Any]) -> dict[str, Column]:
     """The columns for every key that a configuration of this JSON Schema can have, whichever loss, model or optimizer
     it names.
 
     Args:
         schema: JSON Schema of the whole configuration, as pydantic writes it (``$defs``, ``anyOf``, ``oneOf``,
             ``allOf``).
-        leave_out: top-level keys that no trial has.
     """
     columns = dict.fromkeys(TRIAL_COLUMNS, Column("string"))
     for key, node in schema["properties"].items():
-        if key not in leave_out:
+        if key != "sweep":  # no trial has one
             for name, column in _columns_below(key, node, schema.get("$defs", {})):
                 columns[name] = _merge(columns.get(name), column)
     return columns
-
-
-def columns_from_values(values: Mapping[str, Scalar]) -> dict[str, Column]:
-    """Columns with open domains that fit ``values``; for a trial whose schema is not known."""
-    return {name: Column(_kind(value)) for name, value in values.items()}
 
 
 def fit(values: Mapping[str, Scalar], columns: Mapping[str, Column]) -> dict[str, Scalar]:

@@ -10,7 +10,6 @@ import io
 import math
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +23,8 @@ from focalbench.records.state import TrialState
 from focalbench.storage import storage_faults
 from focalbench.tags import BEST_MEAN_AP, CLASS_AP, MEAN_AP, TRAIN_LOSS
 from focalbench.tracking.event_file import PATTERN, EventFile
-from focalbench.tracking.hparams import Column, Scalar, columns_from_values, fit
-from focalbench.tracking.tracker import MatchedScores, Tracker
+from focalbench.tracking.hparams import Column, fit
+from focalbench.tracking.tracker import MatchedScores, TrackedTrial, Tracker
 
 METRICS = (
     Metric(MEAN_AP, display_name="mAP", description="mean average precision of the last evaluation, in [0, 1]"),
@@ -62,44 +61,24 @@ _TYPE = {
 
 class TensorBoardTracker(Tracker):
     """Writes event files into the trial's own folder, which TensorBoard shows as one run and one session of the
-    HPARAMS page.
-
-    Args:
-        folder: the trial's folder, made when missing.
-        hparams: the resolved configuration, flattened (``focalbench.tracking.hparams.flatten``).
-        trial: the trial's name, a column of its own.
-        arm: the trial's name without seed and hash, a column of its own.
-        group: rows of the HPARAMS page with one group become one row that averages their metrics; "" is a row a trial.
-        columns: the constant set of columns (``columns_of``); without it they are taken from ``hparams``.
-        purge_step: first step that will be written again after a resume (checkpoint's step + 1): what an earlier
-            process wrote from there on is hidden. None starts anew: event files of an earlier start are removed.
+    HPARAMS page. What an earlier process wrote behind the checkpoint is hidden, or removed where the trial starts anew.
 
     Raises:
         StorageError: when the folder cannot be written.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        hparams: Mapping[str, Scalar],
-        trial: str,
-        arm: str,
-        group: str = "",
-        columns: Mapping[str, Column] | None = None,
-        purge_step: int | None = None,
-    ) -> None:
-        self._folder = Path(folder)
-        values = {"trial": trial, "arm": arm, **hparams}
-        columns = columns or columns_from_values(values)
+    def __init__(self, trial: TrackedTrial) -> None:
+        self._folder = trial.folder
+        resumed = trial.resume_step is not None
         with storage_faults(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             # TensorBoard keeps the first end of a session it meets: a retried trial must lose the old one.
-            for path in self._folder.glob(PATTERN if purge_step is None else f"{PATTERN}{_END_SUFFIX}"):
+            for path in self._folder.glob(f"{PATTERN}{_END_SUFFIX}" if resumed else PATTERN):
                 path.unlink()
-            self._events = EventFile(self._folder, first_step=purge_step or 0)
-            self._events.add(_experiment(columns))
-            self._events.add(hparams_pb(fit(values, columns), trial_id=group))
+            self._events = EventFile(self._folder, first_step=0 if trial.resume_step is None else trial.resume_step + 1)
+            self._events.add(_experiment(trial.columns))
+            values = {"trial": trial.name, "arm": trial.arm, **trial.hparams}
+            self._events.add(hparams_pb(fit(values, trial.columns), trial_id=""))  # no group: a row a trial
             self._events.add(summaries.custom_scalars(LAYOUT))
         self.flush()  # a trial that dies at once still has its row
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from focalbench.records.state import TrialState
+from focalbench.tracking.hparams import Column, Scalar
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,28 @@ class MatchedScores:
     scores: NDArray[np.floating]
     is_hit: NDArray[np.bool_]
     num_objects: int
+
+
+@dataclass(frozen=True)
+class TrackedTrial:
+    """What a tracker may know of its trial.
+
+    Attributes:
+        folder: the trial's folder, made when missing.
+        name: the trial's name.
+        arm: the trial's name without seed and hash.
+        hparams: the resolved configuration, flattened.
+        columns: every key that a configuration can have: the constant columns of the HPARAMS page.
+        resume_step: step of the checkpoint that training goes on from; what was logged up to it stays, the rest goes.
+            None starts anew.
+    """
+
+    folder: Path
+    name: str
+    arm: str
+    hparams: Mapping[str, Scalar]
+    columns: Mapping[str, Column]
+    resume_step: int | None = None
 
 
 class Tracker:
@@ -58,32 +83,26 @@ class MultiTracker(Tracker):
         self._trackers = tuple(trackers)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        for tracker in self._trackers:
-            tracker.scalars(step, values)
+        self._each(lambda tracker: tracker.scalars(step, values))
 
     def images(self, step: int, tag: str, image: NDArray[np.uint8]) -> None:
-        for tracker in self._trackers:
-            tracker.images(step, tag, image)
+        self._each(lambda tracker: tracker.images(step, tag, image))
 
     def pr_curves(self, step: int, curves: Mapping[str, MatchedScores]) -> None:
-        for tracker in self._trackers:
-            tracker.pr_curves(step, curves)
+        self._each(lambda tracker: tracker.pr_curves(step, curves))
 
     def finish(self, state: TrialState) -> None:
-        for tracker in self._trackers:
-            tracker.finish(state)
+        self._each(lambda tracker: tracker.finish(state))
 
     def flush(self) -> None:
-        for tracker in self._trackers:
-            tracker.flush()
+        self._each(lambda tracker: tracker.flush())
 
     def close(self) -> None:
-        """Closes all of them even when one fails; the first fault is raised at the end."""
-        faults: list[Exception] = []
+        """Closes all of them, the last first, even when one fails: then raises the fault of the first that did."""
+        with ExitStack() as stack:  # a full disk under one must not leave the others' lines unwritten
+            for tracker in self._trackers:
+                stack.callback(tracker.close)
+
+    def _each(self, call: Callable[[Tracker], None]) -> None:
         for tracker in self._trackers:
-            try:
-                tracker.close()
-            except Exception as fault:  # a full disk under one must not leave the others' lines unwritten
-                faults.append(fault)
-        if faults:
-            raise faults[0]
+            call(tracker)

@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from focalbench.config.schema import ExperimentConfig
-from focalbench.tracking.hparams import Column, columns_from_values, columns_of, fit, flatten
+from focalbench.tracking.hparams import Column, columns_of, fit, flatten
 
 
 class Schedule(BaseModel):
@@ -98,15 +98,6 @@ def test_flatten_names_nested_keys():
         "d": "none",
         "e": '[1, "x"]',
         "f": False,
-    }
-
-
-def test_columns_from_values_tell_truth_values_from_numbers():
-    assert columns_from_values({"a": True, "b": 1, "c": 0.5, "d": "x"}) == {
-        "a": Column("bool"),
-        "b": Column("number"),
-        "c": Column("number"),
-        "d": Column("string"),
     }
 
 

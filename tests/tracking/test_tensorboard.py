@@ -19,8 +19,8 @@ from focalbench.errors import StorageError
 from focalbench.records.metrics import read_metrics
 from focalbench.tracking.hparams import Column
 from focalbench.tracking.tensorboard import TensorBoardTracker, precision_recall_rows
-from focalbench.tracking.tracker import MatchedScores
-from focalbench.tracking.trackers import TrackedTrial, open_trackers
+from focalbench.tracking.tracker import MatchedScores, TrackedTrial
+from focalbench.tracking.trackers import open_trackers
 
 COLUMNS = {
     "trial": Column("string"),
@@ -56,8 +56,9 @@ DYING = """
 import os, sys
 from pathlib import Path
 from focalbench.tracking.hparams import Column
-from focalbench.tracking.trackers import TrackedTrial, open_trackers
-trial = TrackedTrial(Path(sys.argv[1]), trial="t", arm="a", hparams={"seed": 0}, columns=eval(sys.argv[2]))
+from focalbench.tracking.tracker import TrackedTrial
+from focalbench.tracking.trackers import open_trackers
+trial = TrackedTrial(Path(sys.argv[1]), "t", "a", hparams={"seed": 0}, columns=eval(sys.argv[2]))
 tracker = open_trackers(trial)
 for step in range(1, 8):
     tracker.scalars(step, {"train/loss": 100.0 + step})
@@ -286,7 +287,7 @@ def test_a_new_start_removes_what_an_earlier_one_wrote(tmp_path):
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file/trial: cannot write"):
-        TensorBoardTracker(tmp_path / "file" / "trial", hparams={}, trial="t", arm="a")
+        TensorBoardTracker(TrackedTrial(tmp_path / "file" / "trial", "t", "a", {}, {}))
 
 
 FULL_DISK = """
@@ -295,7 +296,8 @@ from pathlib import Path
 import numpy as np
 from focalbench.errors import StorageError
 from focalbench.tracking.tensorboard import TensorBoardTracker
-tracker = TensorBoardTracker(Path(sys.argv[1]), hparams={}, trial="t", arm="a")
+from focalbench.tracking.tracker import TrackedTrial
+tracker = TensorBoardTracker(TrackedTrial(Path(sys.argv[1]), "t", "a", {}, {}))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # beyond the limit a write fails, as on a full disk
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:

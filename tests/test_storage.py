@@ -16,10 +16,11 @@ from focalbench.errors import DataError, StorageError
 from focalbench.records.metrics import METRICS_FILE, read_metrics, truncate_after
 from focalbench.storage import read_arrays, read_json, remove_unfinished, to_json, write_json, write_output
 from focalbench.tracking.metrics import MetricsTracker
+from focalbench.tracking.tracker import TrackedTrial
 
 
 def log_steps(folder: Path, steps: range, resume_step: int | None = None) -> None:
-    tracker = MetricsTracker(folder, resume_step=resume_step)
+    tracker = MetricsTracker(TrackedTrial(folder, "t", "a", {}, {}, resume_step))
     for step in steps:
         tracker.scalars(step, {"train/loss": 1 / step})
     tracker.close()
@@ -32,7 +33,7 @@ def test_lines_come_back_in_order(tmp_path):
 
 
 def test_a_line_is_readable_before_the_tracker_is_closed_or_flushed(tmp_path):
-    tracker = MetricsTracker(tmp_path)
+    tracker = MetricsTracker(TrackedTrial(tmp_path, "t", "a", {}, {}))
     tracker.scalars(5, {"val/mAP": 0.5})
     assert read_metrics(tmp_path) == [{"step": 5, "val/mAP": 0.5}]
     tracker.close()
@@ -40,7 +41,7 @@ def test_a_line_is_readable_before_the_tracker_is_closed_or_flushed(tmp_path):
 
 
 def test_undefined_values_are_null_and_the_file_is_strict_json(tmp_path):
-    tracker = MetricsTracker(tmp_path)
+    tracker = MetricsTracker(TrackedTrial(tmp_path, "t", "a", {}, {}))
     tracker.scalars(1, {"AP/cat": math.nan, "train/loss": math.inf, "train/lr": np.float32(0.5)})
     tracker.close()
 
@@ -136,7 +137,7 @@ def test_a_trial_that_starts_anew_keeps_no_line(tmp_path):
 
 
 def test_the_resumed_step_keeps_all_its_lines(tmp_path):
-    tracker = MetricsTracker(tmp_path)
+    tracker = MetricsTracker(TrackedTrial(tmp_path, "t", "a", {}, {}))
     tracker.scalars(4, {"train/loss": 1.0})
     tracker.scalars(4, {"val/mAP": 0.5})
     tracker.close()
@@ -182,7 +183,7 @@ def test_a_missing_folder_is_named(tmp_path):
         write_json(tmp_path / "gone" / "status.json", {})
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file"):
-        MetricsTracker(tmp_path / "file" / "trial")
+        MetricsTracker(TrackedTrial(tmp_path / "file" / "trial", "t", "a", {}, {}))
 
 
 @pytest.mark.parametrize("content", [b"", b'{"state": ', b"\xff\xfe"])
@@ -201,9 +202,10 @@ KILLED_WRITER = """
 import sys
 from pathlib import Path
 from focalbench.tracking.metrics import MetricsTracker
+from focalbench.tracking.tracker import TrackedTrial
 from focalbench.storage import write_json
 folder = Path(sys.argv[1])
-tracker = MetricsTracker(folder)
+tracker = MetricsTracker(TrackedTrial(folder, "t", "a", {}, {}))
 print("ready", flush=True)
 step = 0
 while True:
