@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 MEAN_AP = "val/mAP"
 """Mean average precision by the configured protocol, in [0, 1]."""
 BEST_MEAN_AP = "val/mAP_best"
@@ -12,6 +14,11 @@ TRAIN_LOSS = "train/loss"
 LEARNING_RATE = "train/lr"
 EVALUATION = ("val/", CLASS_AP)
 """Prefixes of what an evaluation logs."""
+
+
+ProtocolName = Literal["voc07", "voc12", "coco"]
+PROTOCOL_MEANING = """What `val/mAP` means: `voc07`, VOC's 11 points; `voc12`, VOC's area under the curve (2010 on);
+`coco`, COCO's mean over IoU .50 to .95."""
 
 
 def is_average_precision(tag: str) -> bool:

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from focalbench.analysis.arms import Arm
+from focalbench.metrics.protocols import PROTOCOLS
 from focalbench.metrics.resampling import draw_image_weights, resampled_average_precision
-from focalbench.metrics.voc import INTERPOLATIONS, Interpolation
+from focalbench.metrics.voc import Interpolation
 from focalbench.records.detections import StoredDetections, UnusableDetectionsError, read_detections
 from focalbench.tags import CLASS_AP, MEAN_AP, is_average_precision
 
@@ -55,7 +56,8 @@ def measure_test_set_noise(
     Returns:
         label -> noise, for the arms for which it could be measured.
     """
-    interpolation = INTERPOLATIONS.get(str(baseline.facts.get("protocol")))
+    protocol = PROTOCOLS.get(str(baseline.facts.get("protocol")))
+    interpolation = None if protocol is None else protocol.interpolation
     if interpolation is None or not is_average_precision(metric) or not arms:
         return {}
     scores: dict[Path, NDArray[np.float64]] = {}

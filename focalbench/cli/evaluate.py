@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from focalbench import console
 from focalbench.cli.config import AsJson
-from focalbench.tags import MEAN_AP
+from focalbench.tags import MEAN_AP, ProtocolName
 
 if TYPE_CHECKING:
     from focalbench.trained.trial import TrainedTrial
 
 
-class ProtocolChoice(enum.StrEnum):
-    """Chooses what mAP means; ``all`` shows every protocol and the variants of public tools."""
-
-    voc07 = "voc07"
-    voc12 = "voc12"
-    coco = "coco"
-    all = "all"
-
+# What mAP means; ``all`` shows every protocol and the variants of public tools.
+ProtocolChoice = enum.StrEnum("ProtocolChoice", [*get_args(ProtocolName), "all"])  # type: ignore[misc]
 
 TrialPath = Annotated[
     Path, typer.Argument(metavar="TRIAL", help="Folder of a trained trial: runs/NAME/TRIAL.", show_default=False)
@@ -102,18 +96,18 @@ def evaluate(
 
 def _all_protocols(detections: dict[str, Any], truth: dict[str, Any], classes: tuple[str, ...]) -> dict[str, Any]:
     """Name of each protocol and variant -> mAP and AP by class, all from the same detections."""
-    from focalbench.metrics.coco import coco_average_precision
+    from focalbench.metrics.protocols import PROTOCOLS
     from focalbench.metrics.voc import voc_variants
 
-    found: dict[str, Any] = {}
-    for name, result in voc_variants(detections, truth, num_classes=len(classes)).items():
-        found[name] = {"mAP": result["map"], "AP": dict(zip(classes, result["ap"].tolist(), strict=True))}
-    coco = coco_average_precision(detections, truth, num_classes=len(classes))
-    by_class = dict(zip(classes, coco["ap"].tolist(), strict=True))
-    found["coco (IoU .50:.95)"] = {"mAP": coco["map"], "AP": by_class}
-    for key in ("map_50", "map_75", "map_small", "map_medium", "map_large"):
-        found[f"coco, {key.removeprefix('map_')}"] = {"mAP": coco[key]}
-    return found
+    results: dict[str, Any] = {**voc_variants(detections, truth, num_classes=len(classes))}
+    further: dict[str, Any] = {}
+    for name, protocol in PROTOCOLS.items():
+        if (row := f"{name} ({protocol.rule})") not in results:
+            results[row] = protocol.score(detections, truth, num_classes=len(classes))
+            means = {key: mean for key, mean in results[row].items() if key.startswith("map_")}
+            further |= {f"{name}, {key.removeprefix('map_')}": {"mAP": mean} for key, mean in means.items()}
+    by_class = {row: dict(zip(classes, result["ap"].tolist(), strict=True)) for row, result in results.items()}
+    return {row: {"mAP": result["map"], "AP": by_class[row]} for row, result in results.items()} | further
 
 
 def _print_evaluation(document: dict[str, Any]) -> None:

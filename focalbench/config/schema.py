@@ -11,6 +11,7 @@ from focalbench.config.data import DataConfig, VocData
 from focalbench.config.loss import FocalConfig, LossConfig
 from focalbench.config.model import ModelConfig, RetinaNetConfig
 from focalbench.config.optim import OptimConfig, SgdConfig
+from focalbench.tags import PROTOCOL_MEANING, ProtocolName
 
 MAX_TRIALS = 10_000
 """More than this is a mistake in the sweep, not an experiment."""
@@ -21,9 +22,7 @@ class EvalConfig(Section):
 
     every: Annotated[int, Field(ge=1, le=1_000_000)] | None = 1
     """Epochs between two evaluations; with `optim.steps` too. null: at the end only. The end is always evaluated."""
-    protocol: Literal["voc07", "voc12", "coco"] = "voc07"
-    """What `val/mAP` means: VOC's 11 points, VOC's area under the curve (2010 on), or COCO's mean over
-    IoU .50 to .95."""
+    protocol: ProtocolName = Field("voc07", description=PROTOCOL_MEANING)
     score_thresh: Fraction = 0.05
     """Detections with a lower score are dropped before NMS."""
     nms_thresh: Fraction = 0.5

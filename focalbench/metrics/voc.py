@@ -17,8 +17,6 @@ from focalbench.metrics.assignment import Assignment, MatchRules, assign_detecti
 from focalbench.metrics.flat import check_detections, check_ground_truth
 
 Interpolation = Literal["11point", "area"]
-INTERPOLATIONS: dict[str, Interpolation] = {"voc07": "11point", "voc12": "area"}
-"""By the name of the protocol in the configuration."""
 # The devkit's own steps: 0.30000000000000004, not 0.3, so a recall of exactly 3/10 does not reach the fourth.
 RECALL_STEPS = np.arange(0.0, 1.1, 0.1)
 

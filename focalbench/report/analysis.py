@@ -32,8 +32,8 @@ from focalbench.metrics.loss_histogram import (
     probability_counts,
     total_loss,
 )
+from focalbench.metrics.protocols import PROTOCOLS
 from focalbench.metrics.tide import ErrorsByCause, errors_by_cause
-from focalbench.metrics.voc import INTERPOLATIONS
 from focalbench.storage import storage_faults, write_json
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _calibration_document(found: Reliability) -> dict[str, Any]:
 
 
 def _errors(found: LossDistribution, truth: dict[str, Any], trained: TrainedTrial, folder: Path) -> dict[str, Any]:
-    interpolation = INTERPOLATIONS.get(trained.config.eval.protocol, "area")
+    interpolation = PROTOCOLS[trained.config.eval.protocol].interpolation or "area"
     split = errors_by_cause(found.detections, truth, num_classes=len(trained.classes), interpolation=interpolation)
     if not math.isfinite(split.map):  # nothing to find: nothing to draw
         return _errors_document(split, interpolation)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from focalbench.data.dataset import DetectionData
-from focalbench.metrics.coco import coco_average_precision
-from focalbench.metrics.voc import INTERPOLATIONS, voc_average_precision
+from focalbench.metrics.protocols import PROTOCOLS
 from focalbench.models.detector import Detector
 from focalbench.ranks import any_rank, gather, rank, world_size
 from focalbench.runtime import StopFlag, autocast
@@ -111,13 +109,7 @@ def detect_batch(
 
 
 def score(detections: FlatArrays, ground_truth: FlatArrays, classes: tuple[str, ...], protocol: str) -> Evaluation:
-    """Returns mAP and AP per class by ``protocol`` (voc07 | voc12 | coco)."""
-    num_classes = len(classes)
-    result: Mapping[str, Any]
-    if protocol == "coco":
-        result = coco_average_precision(detections, ground_truth, num_classes=num_classes)
-    else:
-        interpolation = INTERPOLATIONS[protocol]
-        result = voc_average_precision(detections, ground_truth, num_classes=num_classes, interpolation=interpolation)
+    """Returns mAP and AP per class by ``protocol``, a key of ``PROTOCOLS``."""
+    result = PROTOCOLS[protocol].score(detections, ground_truth, num_classes=len(classes))
     ap = {name: float(value) for name, value in zip(classes, result["ap"], strict=True)}
     return Evaluation(float(result["map"]), ap, detections)

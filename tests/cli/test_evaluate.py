@@ -204,7 +204,7 @@ def test_analyze_prints_tables(focalbench: Call, trained: Any) -> None:
 def test_export_says_what_was_written_and_checked(
     focalbench: Call, trained: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from focalbench.experiment import export
+    from focalbench.trained import export
 
     def fake(network: object, example: object, path: Path, metadata: dict[str, str]) -> int:
         path.write_bytes(b"onnx")
