@@ -67,3 +67,38 @@ def test_torch_is_not_loaded(module: str) -> None:
     code = f"import sys, {module}; print([m for m in ('torch', 'matplotlib', 'scipy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("text", "module"),
+    [
+        ("done", "records/state.py"),
+        ("val/mAP", "tags.py"),
+        ("config.yaml", "records/trial.py"),
+        ("status.json", "records/trial.py"),
+        ("result.json", "records/trial.py"),
+        ("metrics.jsonl", "records/metrics.py"),
+        ("detections.npz", "records/detections.py"),
+        ("sweep.json", "records/sweep.py"),
+        ("results.csv", "records/sweep.py"),
+    ],
+)
+def test_what_a_trial_leaves_has_its_name_in_one_place(text: str, module: str) -> None:
+    found = [
+        str(path.relative_to(_PACKAGE))
+        for path in _PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value == text
+    ]
+    assert found == [module]
+
+
+def test_files_are_replaced_in_one_place() -> None:
+    found = {
+        str(path.relative_to(_PACKAGE))
+        for path in _PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == "os.replace"
+    }
+    # The cache renames a folder that it has built, and a download its part once that is whole.
+    assert found == {"storage.py", "data/cache.py", "data/download.py"}

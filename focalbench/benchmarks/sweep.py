@@ -25,6 +25,7 @@ from focalbench.config.sweep import expand
 from focalbench.data.synthetic import CLASSES, synthesize
 from focalbench.errors import FocalbenchError
 from focalbench.launchers.local import plan_slots
+from focalbench.records.reader import read_trials
 from focalbench.runtime import resolve_device, resolve_precision
 
 OURS, SEPARATE, LOADED = "one sweep", "separate runs", "separate runs, {} loading processes each"
@@ -146,8 +147,7 @@ def time_sweep(config: ExperimentConfig, folder: Path, device: str, side_by_side
     began = time.perf_counter()
     _call(["focalbench", "run", str(path), "--out", str(out), "--device", device, "--json"], environment)
     seconds = time.perf_counter() - began
-    results = [json.loads(file.read_text(encoding="utf-8")) for file in out.glob("*/result.json")]
-    return seconds, sum(result["train_s"] for result in results) / side_by_side
+    return seconds, sum(trial.result.train_s or 0.0 for trial in read_trials([out])) / side_by_side
 
 
 def _call(module: list[str], environment: dict[str, str], stdin: str = "") -> str:
