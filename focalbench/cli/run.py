@@ -193,6 +193,7 @@ def _list_trials(experiment: Experiment, folder: Path, *, retry_failed: bool, fr
 
     config = experiment.config
     found = SweepFolder(folder / ".set-aside" if fresh else folder)  # --fresh begins with nothing there
+    found.listed()  # refuses another version's list, as a run would
     trials = proposed_trials(experiment, found)
     num_slots, place = 1, None  # how many trials a cluster takes at once is not known before it is asked
     if config.run.launcher == "local":

@@ -1,1 +1,1 @@
-"""From a configuration to finished trials: building the parts, training one trial, keeping the books of a sweep."""
+"""From a configuration to a finished trial: builds the parts, trains, evaluates, writes down what was found."""

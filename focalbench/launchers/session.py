@@ -180,6 +180,8 @@ def run_session(
     """
     config, trials, stop, sweep = experiment.config, experiment.trials, StopFlag(), SweepFolder(out)
     with stop_on_signals(stop):
+        if not options.fresh:
+            sweep.listed()  # another version's list is refused before any image is read
         _require_parts(config, [*trials, *typical_trials(config)], options.device)
         fingerprints = check_all_data(
             [*trials, *typical_trials(config)],

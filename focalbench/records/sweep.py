@@ -22,7 +22,7 @@ from focalbench.storage import read_json, remove_unfinished, storage_faults, wri
 from focalbench.tags import BEST_MEAN_AP, CLASS_AP, MEAN_AP
 
 _RESULTS = "results.csv"
-_LOCK = ".books.lock"
+_LOCK = ".list.lock"
 _LISTED = ("name", "arm", "seed", "hash", "differs")
 
 

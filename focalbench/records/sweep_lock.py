@@ -16,7 +16,7 @@ from focalbench.errors import BusyError, ConfigError, StorageError
 from focalbench.records.trial import TrialFolder
 from focalbench.storage import storage_faults
 
-_FILE = ".attendance"
+_FILE = ".at-work.lock"
 
 
 class SweepLock:

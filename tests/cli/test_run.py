@@ -210,3 +210,19 @@ def test_the_users_fault_is_exit_code_2_in_few_lines(
     assert names in done.stderr + done.stdout
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) <= 20
+
+
+@pytest.mark.parametrize("switches", [(), ("--dry-run",)])
+def test_a_folder_of_an_older_version_is_refused_in_one_line(
+    write_config: Write, tmp_path: Path, switches: tuple[str, ...]
+) -> None:
+    row = {"name": "ce-s0-64f6b733", "arm": "ce", "seed": 0, "hash": "64f6b733", "differs": {}}
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "sweep.json").write_text(json.dumps({"name": "tiny", "trials": [row]}))
+    done = _focalbench("run", write_config(_SWEEP), "--out", tmp_path / "old", *switches)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert "another version of focalbench" in line
+    assert "--fresh" in line
+    assert [path.name for path in (tmp_path / "old").iterdir()] == ["sweep.json"]
