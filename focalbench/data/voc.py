@@ -5,6 +5,7 @@ What is repaired and what is refused is stated in :mod:`focalbench.data.scanning
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -61,6 +62,22 @@ class VocSplit:
     classes: tuple[str, ...]
 
 
+def join_objects(records: Sequence[Record]) -> dict[str, np.ndarray]:
+    """Joins the objects of all ``records``, difficult ones included, to flat arrays.
+
+    Returns:
+        ``image`` (G,) int64 index into ``records``, ``label`` (G,) int64, ``box`` (G, 4) float32 in original 1-based
+        inclusive pixels, ``difficult`` (G,) bool.
+    """
+    counts = np.array([len(record.boxes) for record in records], np.int64)
+    return {
+        "image": np.repeat(np.arange(len(records)), counts),
+        "label": np.concatenate([np.zeros(0, np.int64), *(record.labels for record in records)]),
+        "box": np.concatenate([np.zeros((0, 4), np.float32), *(record.boxes for record in records)]),
+        "difficult": np.concatenate([np.zeros(0, bool), *(record.difficult for record in records)]),
+    }
+
+
 def found_names(scans: Iterable[Scan]) -> set[str]:
     """Collects the class names of the objects that are used."""
     return {item.name for scan in scans for item in scan.objects}
@@ -109,16 +126,11 @@ def find_case_twins(classes: Sequence[str], scans: Iterable[Scan]) -> list[Fault
     groups: dict[str, list[str]] = {}
     for name in classes:
         groups.setdefault(name.casefold(), []).append(name)
-    groups = {key: names for key, names in groups.items() if len(names) > 1}
-    if not groups:
-        return []
-    uses = [(item, scan) for scan in scans for item in scan.objects if item.name.casefold() in groups]
-    counts: dict[str, int] = {}
-    for item, _ in uses:
-        counts[item.name] = counts.get(item.name, 0) + 1
+    uses = [(item, scan) for scan in scans for item in scan.objects if len(groups.get(item.name.casefold(), ())) > 1]
+    counts = Counter(item.name for item, _ in uses)
     faults = []
     for item, scan in uses:
-        usual = max(groups[item.name.casefold()], key=lambda name: (counts.get(name, 0), name))
+        usual = max(groups[item.name.casefold()], key=lambda name: (counts[name], name))
         if item.name != usual:
             names = f"class {shorten(item.name, 60)!r} differs from {shorten(usual, 60)!r}"
             reason = f"{names} only in case; list both in data.classes to keep both"

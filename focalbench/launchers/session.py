@@ -12,8 +12,8 @@ from typing import Any
 from focalbench.config.load import Experiment
 from focalbench.config.schema import ExperimentConfig
 from focalbench.config.sweep import Trial
-from focalbench.data.check import check_data, raise_for_errors
-from focalbench.data.faults import summarise
+from focalbench.data.check import check_data
+from focalbench.data.faults import raise_for_faults, summarise
 from focalbench.errors import BusyError, ConfigError
 from focalbench.experiment.locations import cache_dir, class_setting, data_location, image_cache
 from focalbench.experiment.search import require_optuna
@@ -136,7 +136,7 @@ def check_all_data(
             stop=stop,
             fill=[cache for cache in caches if cache is not None],
         )
-        raise_for_errors(found)
+        raise_for_faults(found.errors)
         if found.warnings:
             for line in summarise(found.warnings, "warning", _WARNING_LINES):
                 report(line)
