@@ -168,7 +168,7 @@ def _read(
 
     scans: dict[tuple[str, str], Scan] = {}
     unread = {sample.key: sample for sample in samples}  # an image of both sides is read once
-    for scan, pixels in scan_samples(unread.values(), to_pixels, stop=stop):
+    for scan, pixels in scan_samples(unread.values(), to_pixels, stop=stop) if unread else ():
         scans[scan.sample.key] = scan
         if pixels is None:
             continue
