@@ -237,10 +237,9 @@ def _parse(text: str, source: str, positions: bool) -> tuple[Any, Document]:
     except yaml.MarkedYAMLError as error:
         mark = reader.mark(error.problem_mark) if error.problem_mark else Mark(source)
         reason = " ".join(filter(None, [error.context, error.problem]))
-        document.faults.append(ConfigFault((), f"not YAML: {reason}", mark))
     except yaml.YAMLError as error:
-        reason = str(error).splitlines()[0]
-        document.faults.append(ConfigFault((), f"not YAML: {reason}", Mark(source)))
+        mark, reason = Mark(source), str(error).splitlines()[0]
+    document.faults.append(ConfigFault((), f"not YAML: {reason}", mark))
     return None, document
 
 

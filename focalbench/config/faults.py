@@ -216,9 +216,8 @@ def _keys_at(parents: KeyPath, data: Any) -> Iterator[str]:
         fields = [model.model_fields[part] for model in models if part in model.model_fields]
         models = [model for field in fields for model in models_in(field.annotation)]
         chosen = inner.get("name") if isinstance(inner, dict) else None
-        models = [
-            model for model in models if "name" in model.model_fields and model.model_fields["name"].default == chosen
-        ] or models
+        named = [model for model in models if "name" in model.model_fields]
+        models = [model for model in named if model.model_fields["name"].default == chosen] or models
         data = inner
     for model in models[:1]:
         yield from model.model_fields

@@ -268,14 +268,14 @@ def _find_overlap(train: Sequence[Scan], val: Sequence[Scan]) -> list[Fault]:
     owners = {scan.digest: scan.sample.shown_image for scan in train if scan.digest}
     faults = []
     for scan in val:
-        shown = scan.sample.shown_image
         if scan.sample.key in keys:
-            reason = "is in train and in val: kept in both, and val/mAP is flattered"
-            faults.append(Fault("train-val-overlap", shown, None, reason))
+            what = "is in train and in val"
         elif scan.digest in owners:
-            twin = owners[scan.digest]
-            reason = f"is the same file as {twin} of train: kept in both, and val/mAP is flattered"
-            faults.append(Fault("train-val-overlap", shown, None, reason))
+            what = f"is the same file as {owners[scan.digest]} of train"
+        else:
+            continue
+        reason = f"{what}: kept in both, and val/mAP is flattered"
+        faults.append(Fault("train-val-overlap", scan.sample.shown_image, None, reason))
     return faults
 
 

@@ -279,20 +279,11 @@ def _write_set(folder: Path, counts: dict[str, int], image_size: int, seed: int)
 
 
 def ensure_synthetic(
-    cache_dir: str | os.PathLike[str],
-    num_train: int = 500,
-    num_val: int = 150,
-    image_size: int = 128,
-    seed: int = 0,
+    cache_dir: str | os.PathLike[str], num_train: int = 500, num_val: int = 150, image_size: int = 128, seed: int = 0
 ) -> Path:
     """Returns the root of a synthetic set in ``cache_dir``, generated where it is missing; processes may ask at once.
 
-    Args:
-        cache_dir: e.g. :func:`focalbench.runtime.choose_cache_dir`'s.
-        num_train, num_val, image_size, seed: as in :func:`synthesize`.
-
-    Raises:
-        DataError, StorageError: as :func:`synthesize`.
+    Arguments and errors are those of :func:`synthesize`.
     """
     name = f"synthetic-v{GENERATOR_VERSION}-{num_train}-{num_val}-{image_size}px-s{seed}"
     folder = Path(cache_dir).expanduser() / name

@@ -99,20 +99,18 @@ def resolve_classes(found: Iterable[str], classes: Classes) -> tuple[str, ...]:
     return tuple(names)
 
 
-def check_class_names(scans: Iterable[Scan], classes: tuple[str, ...]) -> list[Fault]:
+def check_class_names(scans: Sequence[Scan], classes: tuple[str, ...]) -> list[Fault]:
     """Finds objects whose class is not in ``classes``, each with the nearest name as a hint."""
-    known = set(classes)
-    hints: dict[str, str] = {}
-    faults = []
-    for scan in scans:
-        for item in scan.objects:
-            if item.name in known:
-                continue
-            if item.name not in hints:
-                hints[item.name] = _hint_at(item.name, classes)
-            reason = f"class {shorten(item.name, 60)!r} is not in the list of classes{hints[item.name]}"
-            faults.append(Fault("unknown-class", scan.sample.shown_xml, item.tag, reason))
-    return faults
+    reasons = {
+        name: f"class {shorten(name, 60)!r} is not in the list of classes{_hint_at(name, classes)}"
+        for name in found_names(scans).difference(classes)
+    }
+    return [
+        Fault("unknown-class", scan.sample.shown_xml, item.tag, reasons[item.name])
+        for scan in scans
+        for item in scan.objects
+        if item.name in reasons
+    ]
 
 
 def _hint_at(name: str, classes: Sequence[str]) -> str:
