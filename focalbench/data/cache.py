@@ -156,9 +156,7 @@ def open_cache(
     """Opens the disk cache of a split, which is built first where it is missing, out of date or damaged.
 
     Args:
-        listing: from :func:`focalbench.data.scanning.list_samples`.
         classes: as in :func:`focalbench.data.voc.read_records`.
-        settings: the canvas, and where the cache is kept.
 
     Raises:
         DataError: with all faults of the data set at once.

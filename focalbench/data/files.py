@@ -78,15 +78,10 @@ def normalised(name: str) -> str:
 
 
 def read_inside(folder: Path, relative: str, max_bytes: int) -> bytes:
-    """Reads a regular file below ``folder``, at most ``max_bytes``.
-
-    Args:
-        folder: a resolved folder.
-        relative: path below it.
-        max_bytes: a larger file is refused unread.
+    """Reads the regular file at ``relative`` below ``folder``, which has no links in it.
 
     Raises:
-        RefusedFile: if the file is missing, unreadable, leads outside, is no regular file, or is too large.
+        RefusedFile: if the file is missing, unreadable, leads outside, is no regular file, or is above ``max_bytes``.
     """
     path = os.path.join(folder, relative)
     try:

@@ -48,14 +48,7 @@ class SyntheticImage:
 
 
 def generate_image(seed: int, split: str, number: int, image_size: int = 128) -> SyntheticImage:
-    """Draws one image: 1 to 4 objects of 12 to 40 px per 128 px of canvas.
-
-    Args:
-        seed: which data set.
-        split: ``train`` or ``val``.
-        number: which image of the split.
-        image_size: side of the image in pixels.
-    """
+    """Draws image ``number`` of the ``split`` train or val: 1 to 4 objects of 12 to 40 px per 128 px of its side."""
     rng = np.random.default_rng([seed, _SPLIT_STREAMS[split], number])
     canvas = _draw_background(rng, image_size)
     for _ in range(int(rng.integers(2, 6))):
@@ -207,11 +200,8 @@ def _annotate(image_id: str, drawn: SyntheticImage) -> str:
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """Encodes RGB pixels as PNG without compression: grain hardly compresses, and trying costs more time than drawing.
-
-    Args:
-        pixels: (H, W, 3) uint8.
-    """
+    """Encodes (H, W, 3) uint8 RGB pixels as PNG without compression: grain hardly compresses, and trying costs more
+    time than drawing."""
     height, width = pixels.shape[:2]
     rows = np.zeros((height, 1 + 3 * width), np.uint8)  # each row starts with its filter, 0 for none
     rows[:, 1:] = pixels.reshape(height, -1)
