@@ -66,8 +66,8 @@ def check(
 
     Without --train and --val: trainval and test of every year, else train and val.
     """
-    from focalbench.data.check import CheckReport, check_data, raise_for_errors
-    from focalbench.data.faults import Fault, summarise
+    from focalbench.data.check import CheckReport, check_data
+    from focalbench.data.faults import Fault, raise_for_faults, summarise
     from focalbench.data.files import default_splits
 
     names = _parse_classes(classes)
@@ -87,7 +87,7 @@ def check(
     if report.warnings:
         limit = 2 if report.errors else _WARNING_LINES
         console.print_text("\n".join(summarise(report.warnings, "warning", limit)))
-    raise_for_errors(report, _ERROR_LINES)
+    raise_for_faults(report.errors, _ERROR_LINES)
     console.print_text(f"no errors; {len(report.classes)} classes: {', '.join(report.classes)}")
 
 

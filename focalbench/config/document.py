@@ -11,6 +11,8 @@ import copy
 import re
 import stat
 from dataclasses import dataclass, field
+from difflib import get_close_matches
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,10 @@ CORE_SCHEMA = (
 """Tag, pattern and first characters of every scalar that is not text."""
 
 
+def _refusal(reason: str, place: yaml.Mark) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=reason, problem_mark=place)
+
+
 class _Loader(yaml.SafeLoader):
     """Composes nodes only; the scalars' types are resolved as in YAML 1.2."""
 
@@ -50,8 +56,7 @@ class _Loader(yaml.SafeLoader):
         """Compose the node one level down; refuse nesting that is deeper than any configuration needs."""
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            mark = self.peek_event().start_mark
-            raise yaml.MarkedYAMLError(problem=f"nested more than {MAX_DEPTH} levels deep", problem_mark=mark)
+            raise _refusal(f"nested more than {MAX_DEPTH} levels deep", self.peek_event().start_mark)
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
@@ -115,16 +120,11 @@ def config_error(faults: list[ConfigFault], max_lines: int = 20) -> ConfigError:
     Faults of one line stand together, followed by that line.
     """
     unique = {str(fault): fault for fault in faults}
-    ordered = sorted(unique.items(), key=lambda item: item[1].mark.position if item[1].mark else (0, 0))
-    blocks: list[tuple[str | None, list[str]]] = []
-    for text, fault in ordered:
-        if blocks and fault.line is not None and blocks[-1][0] == fault.line:
-            blocks[-1][1].append(text)
-        else:
-            blocks.append((fault.line, [text]))
+    ordered = sorted(unique.values(), key=lambda fault: fault.mark.position if fault.mark else (0, 0))
     lines: list[str] = []
     num_shown = 0
-    for line, texts in blocks:
+    for line, of_line in groupby(ordered, key=lambda fault: fault.line):
+        texts = [str(fault) for fault in of_line]
         fitting = texts[: max(0, max_lines - len(lines) - 2)]  # one line for the source, one for what does not fit
         lines += fitting + ([line] if line is not None and fitting else [])
         num_shown += len(fitting)
@@ -158,12 +158,8 @@ class Document:
     def mark(self, path: KeyPath, on_key: bool = False) -> Mark | None:
         """Return the place of ``path``, or of the nearest part around it that has one."""
         first, second = (self.keys, self.values) if on_key else (self.values, self.keys)
-        for end in range(len(path), -1, -1):
-            here = path[:end]
-            found = first.get(here) or second.get(here)
-            if found is not None:
-                return found
-        return None
+        around = (path[:end] for end in range(len(path), -1, -1))
+        return next((found for here in around if (found := first.get(here) or second.get(here))), None)
 
     def forget(self, path: KeyPath) -> None:
         """Drop the places of ``path`` and of all below it: the value there is replaced."""
@@ -197,9 +193,8 @@ def _read_text(path: Path) -> str:
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file{_similar_file(path)}") from None
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{_clip(str(path), 200)}: cannot be read: {getattr(error, 'strerror', None) or error}"
-        ) from None
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{_clip(str(path), 200)}: cannot be read: {reason}") from None
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -208,13 +203,11 @@ def _read_text(path: Path) -> str:
 
 
 def _similar_file(path: Path) -> str:
-    import difflib
-
     try:
         names = {entry.stem: entry.name for entry in path.parent.iterdir() if entry.suffix in {".yaml", ".yml"}}
     except OSError:
         return f": the folder {path.parent} is missing"
-    close = difflib.get_close_matches(path.stem, names, n=1)
+    close = get_close_matches(path.stem, names, n=1)
     return f"; did you mean {path.parent / names[close[0]]}?" if close else ""
 
 
@@ -244,10 +237,9 @@ def _parse(text: str, source: str, positions: bool) -> tuple[Any, Document]:
     except yaml.MarkedYAMLError as error:
         mark = reader.mark(error.problem_mark) if error.problem_mark else Mark(source)
         reason = " ".join(filter(None, [error.context, error.problem]))
-        document.faults.append(ConfigFault((), f"not YAML: {reason}", mark))
     except yaml.YAMLError as error:
-        reason = str(error).splitlines()[0]
-        document.faults.append(ConfigFault((), f"not YAML: {reason}", Mark(source)))
+        mark, reason = Mark(source), str(error).splitlines()[0]
+    document.faults.append(ConfigFault((), f"not YAML: {reason}", mark))
     return None, document
 
 
@@ -275,11 +267,9 @@ class _Reader:
         """Return the plain value of ``node``; None where it is refused."""
         self.num_nodes += 1
         if self.num_nodes > MAX_NODES:
-            raise yaml.MarkedYAMLError(
-                problem=f"more than {MAX_NODES} values (aliases counted as often as used)", problem_mark=node.start_mark
-            )
+            raise _refusal(f"more than {MAX_NODES} values (aliases counted as often as used)", node.start_mark)
         if id(node) in self.open_nodes:
-            raise yaml.MarkedYAMLError(problem="an alias that contains itself", problem_mark=node.start_mark)
+            raise _refusal("an alias that contains itself", node.start_mark)
         self.document.values[path] = self.mark(node.start_mark)
         self.open_nodes.add(id(node))
         try:
@@ -300,10 +290,8 @@ class _Reader:
             key = key_node.value
             here = (*path, key)
             if key in mapping:
-                first = self.document.keys[here].where.removeprefix(f"{self.source}:").split(":")[0]
-                self.fault(
-                    here, f"repeated key; it first stands in line {first}" if self.lines else "repeated key", key_node
-                )
+                place = f"; it first stands in line {self.document.keys[here].position[0]}" if self.lines else ""
+                self.fault(here, f"repeated key{place}", key_node)
                 continue
             self.document.keys[here] = self.mark(key_node.start_mark)
             mapping[key] = self.read(value_node, here)

@@ -82,10 +82,8 @@ def assign(document: Document, path: KeyPath, value: Any, places: Document) -> C
 def _switch_variant(section: dict[str, Any], branch: str, name: Any) -> None:
     """Drop the keys of ``section`` that its new variant, ``name``, lacks or takes other values for."""
     models = variants(branch)
-    old, new = (
-        models.get(section.get("name", default_name(branch))),
-        models.get(name) if isinstance(name, str) else None,
-    )
+    old = models.get(section.get("name", default_name(branch)))
+    new = models.get(name) if isinstance(name, str) else None
     if old is None or new is None or old is new:
         return
     for key in [key for key in section if key in old.model_fields and key != "name"]:

@@ -6,7 +6,7 @@ import difflib
 import json
 from collections.abc import Iterator
 from functools import cache
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -38,6 +38,7 @@ _BOUNDS = {
     "less_than_equal": ("at most", "le"),
     "multiple_of": ("a multiple of", "multiple_of"),
 }
+_LENGTHS = {"too_short": ("at least", "min_length"), "too_long": ("at most", "max_length")}
 
 
 def variants(branch: str) -> dict[str, type[BaseModel]]:
@@ -140,11 +141,9 @@ def _wanted(detail: ErrorDetails) -> str | None:
         return f"{words} {context[limit]:g}"
     if kind == "literal_error":
         return str(context["expected"])
-    if kind in {"too_short", "too_long"} and isinstance(detail["input"], list | dict):
-        bound, number = (
-            ("at least", context.get("min_length")) if kind == "too_short" else ("at most", context.get("max_length"))
-        )
-        return f"a list of {bound} {number}"
+    if kind in _LENGTHS and isinstance(detail["input"], list | dict):
+        words, limit = _LENGTHS[kind]
+        return f"a list of {words} {context.get(limit)}"
     return None
 
 
@@ -217,15 +216,11 @@ def _keys_at(parents: KeyPath, data: Any) -> Iterator[str]:
         fields = [model.model_fields[part] for model in models if part in model.model_fields]
         models = [model for field in fields for model in models_in(field.annotation)]
         chosen = inner.get("name") if isinstance(inner, dict) else None
-        models = [model for model in models if chosen in _names(model)] or models
+        named = [model for model in models if "name" in model.model_fields]
+        models = [model for model in named if model.model_fields["name"].default == chosen] or models
         data = inner
     for model in models[:1]:
         yield from model.model_fields
-
-
-def _names(model: type[BaseModel]) -> tuple[str, ...]:
-    field = model.model_fields.get("name")
-    return get_args(field.annotation) if field is not None and get_origin(field.annotation) is Literal else ()
 
 
 @cache

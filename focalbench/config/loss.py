@@ -69,46 +69,31 @@ def _kind(value: Any) -> str | None:
     return "per_class" if isinstance(value, list | tuple) else "number"
 
 
+def _by_kind(message: str) -> Discriminator:
+    """What tells the forms of a key apart; ``message`` is the fault of a value that has none of them."""
+    return Discriminator(_kind, custom_error_type="form", custom_error_message=message)
+
+
 _SCHEDULE_FORM = "{schedule: step|linear|cosine, values: [...], at: [...]}"
 Gamma = Annotated[
     Annotated[NonNegative, Tag("number")] | Annotated[GammaSchedule, Tag("<schedule>")],
-    Discriminator(
-        _kind,
-        custom_error_type="gamma",
-        custom_error_message="gamma takes a number >= 0 or a schedule " + _SCHEDULE_FORM,
-    ),
+    _by_kind(f"gamma takes a number >= 0 or a schedule {_SCHEDULE_FORM}"),
 ]
 PositiveGamma = Annotated[
     Annotated[Positive, Tag("number")] | Annotated[PositiveGammaSchedule, Tag("<schedule>")],
-    Discriminator(
-        _kind,
-        custom_error_type="gamma",
-        custom_error_message="gamma takes a number > 0 or a schedule " + _SCHEDULE_FORM,
-    ),
+    _by_kind(f"gamma takes a number > 0 or a schedule {_SCHEDULE_FORM}"),
 ]
+_SingleAlpha = Annotated[Fraction, Tag("number")] | Annotated[AlphaSchedule, Tag("<schedule>")]
+_NamedAlpha = Annotated[Literal["auto"], Tag("auto")] | Annotated[None, Tag("null")]
 Alpha = Annotated[
-    Annotated[Fraction, Tag("number")]
-    | Annotated[AlphaSchedule, Tag("<schedule>")]
-    | Annotated[tuple[Fraction, ...], Field(min_length=1), Tag("per_class")]
-    | Annotated[Literal["auto"], Tag("auto")]
-    | Annotated[None, Tag("null")],
-    Discriminator(
-        _kind,
-        custom_error_type="alpha",
-        custom_error_message="alpha takes a number in [0, 1], a schedule, `auto`, null or one number per class",
-    ),
+    _SingleAlpha | Annotated[tuple[Fraction, ...], Field(min_length=1), Tag("per_class")] | _NamedAlpha,
+    _by_kind("alpha takes a number in [0, 1], a schedule, `auto`, null or one number per class"),
 ]
 ClassWeights = Annotated[
-    Annotated[Fraction, Tag("number")]
-    | Annotated[AlphaSchedule, Tag("<schedule>")]
-    | Annotated[tuple[NonNegative, ...], Field(min_length=1), Tag("per_class")]
-    | Annotated[Literal["auto"], Tag("auto")]
-    | Annotated[None, Tag("null")],
-    Discriminator(
-        _kind,
-        custom_error_type="alpha",
-        custom_error_message="alpha takes a number in [0, 1], a schedule, `auto`, null or one weight per class "
-        "and a last one for the background",
+    _SingleAlpha | Annotated[tuple[NonNegative, ...], Field(min_length=1), Tag("per_class")] | _NamedAlpha,
+    _by_kind(
+        "alpha takes a number in [0, 1], a schedule, `auto`, null or one weight per class and a last one for the "
+        "background"
     ),
 ]
 
@@ -263,14 +248,7 @@ class VarifocalConfig(_Loss):
     """Which loss."""
     gamma: Gamma = 2.0
     """Focusing exponent of negatives, >= 0. A number or a schedule."""
-    alpha: Annotated[
-        Annotated[Fraction, Tag("number")] | Annotated[AlphaSchedule, Tag("<schedule>")],
-        Discriminator(
-            _kind,
-            custom_error_type="alpha",
-            custom_error_message="varifocal's alpha takes a number in [0, 1] or a schedule",
-        ),
-    ] = 0.75
+    alpha: Annotated[_SingleAlpha, _by_kind("varifocal's alpha takes a number in [0, 1] or a schedule")] = 0.75
     """Weight of NEGATIVES, in [0, 1]; positives are weighted by their IoU."""
 
 

@@ -10,9 +10,7 @@ from focalbench.config.sweep import Trial
 
 def notes(config: ExperimentConfig, trials: tuple[Trial, ...]) -> list[str]:
     """Return one sentence for each thing worth a second look, without repeats."""
-    found: dict[str, None] = {}
-    for trial in trials:
-        found |= dict.fromkeys(_trial_notes(trial.config))
+    found = dict.fromkeys(note for trial in trials for note in _trial_notes(trial.config))
     if config.sweep is not None and len({trial.seed for trial in trials}) < 2 and len(trials) > 1:
         found["sweep.seeds: one seed: no difference between arms can be claimed; six paired seeds can show one"] = None
     return list(found)
@@ -29,10 +27,7 @@ def _trial_notes(config: ExperimentConfig) -> list[str]:
         found.append(
             "model.weights: there are no published weights for the backbone tiny; a file of your own is needed"
         )
-    if (
-        config.optim.steps is not None
-        and config.optim.ema is not None
-        and config.optim.ema > 1 - 1 / config.optim.steps
-    ):
-        found.append(f"optim.ema: {config.optim.ema:g} averages over more steps than the training has")
+    steps, ema = config.optim.steps, config.optim.ema
+    if steps is not None and ema is not None and ema > 1 - 1 / steps:
+        found.append(f"optim.ema: {ema:g} averages over more steps than the training has")
     return found

@@ -15,8 +15,6 @@ class _OptimSection(Section):
     weight_decay: Annotated[float, Field(ge=0, le=10)]
     schedule: Literal["constant", "step", "cosine", "one_cycle"]
     warmup_steps: Annotated[int, Field(ge=0, le=10_000_000)] | OpenFraction
-    """Steps in which the learning rate rises to `lr`; a number below 1 is a share of the training. In a training of few
-    `epochs` it takes half of the steps at most, with a warning."""
     milestones: tuple[OpenFraction, ...] = (2 / 3, 11 / 12)
     """Fractions of the training at which schedule `step` multiplies the learning rate by `factor`."""
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1

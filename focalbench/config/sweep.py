@@ -99,9 +99,8 @@ def expand(
     _set_labels(candidates, config, set(sweep.search.params) if sweep.search is not None else set())
     trials = _trials(candidates, seeds, sweep)
     if not trials and sweep.search is None:
-        raise config_error(
-            [ConfigFault(("sweep",), "no trial is left: exclude takes them all", places.mark(("sweep",)))]
-        )
+        fault = ConfigFault(("sweep",), "no trial is left: exclude takes them all", places.mark(("sweep",)))
+        raise config_error([fault])
     return trials
 
 
@@ -249,15 +248,10 @@ def _apply(trial: Document, point: _Point, base: Document) -> list[ConfigFault]:
     faults: list[ConfigFault] = []
     for key, value in sorted(point.values.items(), key=lambda item: assignment_order(tuple(item[0].split(".")))):
         origin = point.origins[key]
-        places = Document({})
-        mark = base.mark(origin) or Mark(dotted(origin))
-        places.values[()] = mark
-        for known, place in base.values.items():
-            if known[: len(origin)] == origin:
-                places.values[known[len(origin) :]] = place
-        for known, place in base.keys.items():
-            if known[: len(origin)] == origin and len(known) > len(origin):
-                places.keys[known[len(origin) :]] = place
+        size = len(origin)
+        inner = {known[size:]: place for known, place in base.values.items() if known[:size] == origin}
+        keys = {known[size:]: place for known, place in base.keys.items() if known[:size] == origin != known}
+        places = Document({}, keys, {(): base.mark(origin) or Mark(dotted(origin))} | inner)
         fault = assign(trial, tuple(key.split(".")), json.loads(json.dumps(value)), places)
         faults += [fault] if fault else []
     return faults
@@ -279,13 +273,12 @@ def _at_origin(fault: ConfigFault, point: _Point) -> ConfigFault:
 
 def _exclude_faults(sweep: SweepConfig) -> list[ConfigFault]:
     """Find keys of ``exclude`` that no trial can have."""
-    known = set(all_keys())
-    faults = []
-    for index, entry in enumerate(sweep.exclude):
-        for key in _flat(entry):
-            if key not in known:
-                faults.append(ConfigFault(("sweep", "exclude", index, key), "unknown key", on_key=True))
-    return faults
+    return [
+        ConfigFault(("sweep", "exclude", index, key), "unknown key", on_key=True)
+        for index, entry in enumerate(sweep.exclude)
+        for key in _flat(entry)
+        if key not in all_keys()
+    ]
 
 
 def _flat(entry: dict[str, Any]) -> dict[str, Any]:

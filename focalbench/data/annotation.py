@@ -72,11 +72,8 @@ def _number(text: str) -> float | None:
 def parse_annotation(data: bytes, file: str) -> Annotation:
     """Reads one annotation: UTF-8, UTF-16 or any declared encoding, with or without namespaces.
 
-    Any DTD or entity is refused (defusedxml), so neither an entity bomb nor an external file is ever expanded.
-
-    Args:
-        data: the file's content.
-        file: its name for messages.
+    Any DTD or entity is refused (defusedxml), so neither an entity bomb nor an external file is ever expanded. ``file``
+    names the annotation in messages.
     """
     try:
         utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))

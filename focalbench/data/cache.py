@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 from zipfile import BadZipFile
 
 import numpy as np
@@ -34,6 +34,7 @@ from focalbench.data.voc import (
     Record,
     VocSplit,
     found_names,
+    join_objects,
     make_record,
     make_split,
     relabel,
@@ -108,17 +109,12 @@ def compute_key(samples: Iterable[Sample], *settings: object) -> str:
 
 
 def _decode_all(
-    samples: Sequence[Sample],
-    canvas: tuple[int, int],
-    fit: Fit,
-    workers: int | None,
-    stop: StopFlag | None,
-    store: Callable[[int, np.ndarray], None],
+    samples: Sequence[Sample], layout: Layout, stop: StopFlag | None, store: Callable[[int, np.ndarray], None]
 ) -> list[Scan]:
     """Decodes every sample and hands the pixels to ``store``; the faults are in the scans."""
     scans: list[Scan] = []
-    to_pixels = partial(to_canvas, canvas=canvas, fit=fit)
-    for scan, pixels in scan_samples(samples, to_pixels, workers=workers, stop=stop):
+    canvas, fit = layout
+    for scan, pixels in scan_samples(samples, partial(to_canvas, canvas=canvas, fit=fit), stop=stop):
         if pixels is not None:
             store(len(scans), pixels)
         scans.append(scan)
@@ -140,13 +136,7 @@ def fingerprint_split(split: VocSplit, image_digests: Iterable[bytes]) -> str:
 
 
 def decode_split(
-    listing: Listing,
-    classes: Classes,
-    canvas: tuple[int, int],
-    fit: Fit,
-    *,
-    workers: int | None = None,
-    stop: StopFlag | None = None,
+    listing: Listing, classes: Classes, canvas: tuple[int, int], fit: Fit, *, stop: StopFlag | None = None
 ) -> DecodedSplit:
     """Decodes a split into an array in memory, writing nothing.
 
@@ -155,26 +145,18 @@ def decode_split(
         InterruptedTrial: when ``stop`` is set.
     """
     images = np.zeros((len(listing.samples), *canvas, 3), np.uint8)
-    scans = _decode_all(listing.samples, canvas, fit, workers, stop, images.__setitem__)
+    scans = _decode_all(listing.samples, (canvas, fit), stop, images.__setitem__)
     split = make_split(listing, scans, classes)
     return DecodedSplit(split, images, fingerprint_split(split, (scan.digest for scan in scans)))
 
 
 def open_cache(
-    listing: Listing,
-    classes: Classes,
-    settings: CacheSettings,
-    *,
-    workers: int | None = None,
-    stop: StopFlag | None = None,
+    listing: Listing, classes: Classes, settings: CacheSettings, *, stop: StopFlag | None = None
 ) -> DecodedSplit:
     """Opens the disk cache of a split, which is built first where it is missing, out of date or damaged.
 
     Args:
-        listing: from :func:`focalbench.data.scanning.list_samples`.
         classes: as in :func:`focalbench.data.voc.read_records`.
-        settings: the canvas, and where the cache is kept.
-        workers: decoding threads; None for one a core.
 
     Raises:
         DataError: with all faults of the data set at once.
@@ -188,7 +170,7 @@ def open_cache(
         try:
             with build_cache(place, stop) as builder:
                 if builder is not None:
-                    scans = _decode_all(listing.samples, *place.layout, workers, stop, builder.store)
+                    scans = _decode_all(listing.samples, place.layout, stop, builder.store)
                     make_split(listing, scans, classes)  # raises for faults: such a set gets no cache
                     builder.finish(scans)
         except OSError as error:
@@ -308,8 +290,8 @@ class CacheBuilder:
     def finish(self, scans: Sequence[Scan]) -> None:
         """Adds what ``scans``, one an image and without errors, say, and gives the cache its name."""
         names = tuple(sorted(found_names(scans)))
-        split = VocSplit(tuple(make_record(scan, names) for scan in scans), names)
-        _save_records(self._building / "records.npz", split, [scan.digest for scan in scans])
+        records = [make_record(scan, names) for scan in scans]
+        _save_records(self._building / "records.npz", records, (scan.digest for scan in scans))
         meta = {"shape": self._shape, "names": names}
         (self._building / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
         for written in (*self._building.iterdir(), self._building):  # a file of zeros would have the right shape
@@ -320,17 +302,18 @@ class CacheBuilder:
         sync(folder.parent)
 
 
-def _save_records(path: Path, split: VocSplit, digests: Sequence[bytes]) -> None:
-    records = split.records
-    arrays: dict[str, Any] = {
-        "sizes": np.array([(record.width, record.height, record.orientation) for record in records], np.int64),
-        "counts": np.array([len(record.boxes) for record in records], np.int64),
-        "boxes": np.concatenate([np.zeros((0, 4), np.float32), *(record.boxes for record in records)]),
-        "labels": np.concatenate([np.zeros(0, np.int64), *(record.labels for record in records)]),
-        "difficult": np.concatenate([np.zeros(0, bool), *(record.difficult for record in records)]),
-        "digests": np.frombuffer(b"".join(digests), np.uint8),
-    }
-    np.savez(path, allow_pickle=False, **arrays)
+def _save_records(path: Path, records: Sequence[Record], digests: Iterable[bytes]) -> None:
+    objects = join_objects(records)
+    np.savez(
+        path,
+        allow_pickle=False,
+        sizes=np.array([(record.width, record.height, record.orientation) for record in records], np.int64),
+        counts=np.bincount(objects["image"], minlength=len(records)),
+        boxes=objects["box"],
+        labels=objects["label"],
+        difficult=objects["difficult"],
+        digests=np.frombuffer(b"".join(digests), np.uint8),
+    )
 
 
 def _load(place: CachePlace) -> tuple[VocSplit, np.ndarray, bytes] | None:

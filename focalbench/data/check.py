@@ -28,7 +28,7 @@ from focalbench.data.cache import (
     is_cached,
     locate_cache,
 )
-from focalbench.data.faults import MAX_LINES, Fault, count_kinds, raise_for_faults
+from focalbench.data.faults import Fault, count_kinds
 from focalbench.data.files import YearFolder, open_root
 from focalbench.data.images import decode, open_image, to_canvas
 from focalbench.data.scanning import Listing, Sample, Scan, list_samples, scan_samples
@@ -90,17 +90,11 @@ class CheckReport:
         )
 
 
-def raise_for_errors(report: CheckReport, limit: int = MAX_LINES) -> None:
-    """Raises a DataError that accounts for all errors of ``report`` in ``limit`` lines at most, if there are any."""
-    raise_for_faults(report.errors, limit)
-
-
 def check_data(
     root: str | os.PathLike[str],
     train: Sequence[str] = (),
     val: Sequence[str] = (),
     classes: Classes = "auto",
-    workers: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     stop: StopFlag | None = None,
     fill: Iterable[CacheSettings] = (),
@@ -116,7 +110,6 @@ def check_data(
         train: training splits, ``YEAR/SPLIT``.
         val: splits to evaluate on.
         classes: as in :func:`focalbench.data.voc.read_records`; ``auto`` takes the names found in ``train``.
-        workers: threads; None for one a core.
         cache_dir: where reports are kept, None for the usual folder.
         fill: image caches that train and val shall have.
 
@@ -137,7 +130,7 @@ def check_data(
         report = None if faults else _load_report(kept)
         if report is not None:
             samples = [sample for builder in builders for sample in builder.place.samples]
-        scans = _read(samples, builders, workers, stop)
+        scans = _read(samples, builders, stop)
         if report is None:
             sides = {side: [scans[sample.key] for sample in listing.samples] for side, listing in listings.items()}
             report = _judge(sides, list(scans.values()), classes, faults, listed)
@@ -156,7 +149,7 @@ def _missing_caches(listings: Collection[Listing], fill: Iterable[CacheSettings]
 
 
 def _read(
-    samples: Iterable[Sample], builders: list[CacheBuilder], workers: int | None, stop: StopFlag | None
+    samples: Iterable[Sample], builders: list[CacheBuilder], stop: StopFlag | None
 ) -> dict[tuple[str, str], Scan]:
     """Reads every file once, by the image's key, and hands the pixels to those ``builders`` that have a place for them.
 
@@ -169,13 +162,13 @@ def _read(
             places[sample.key].append((builder, index))
 
     def to_pixels(data: bytes, orientation: int) -> dict[Layout, np.ndarray]:
-        if not layouts:
-            _try_decoding(data, orientation)
+        if not layouts:  # read to the end, at an eighth of the size where JPEG allows: truncation shows at any size
+            decode(open_image(data), at_least=(1, 1))
         return {layout: to_canvas(data, orientation, *layout) for layout in layouts}
 
     scans: dict[tuple[str, str], Scan] = {}
     unread = {sample.key: sample for sample in samples}  # an image of both sides is read once
-    for scan, pixels in scan_samples(list(unread.values()), to_pixels, workers=workers, stop=stop) if unread else ():
+    for scan, pixels in scan_samples(unread.values(), to_pixels, stop=stop) if unread else ():
         scans[scan.sample.key] = scan
         if pixels is None:
             continue
@@ -208,7 +201,7 @@ def _list_sides(
     try:
         open_root(Path(root))
     except DataError as error:
-        return listings, [Fault("bad-root", str(root), None, _strip_prefix(str(error), str(root)))]
+        return listings, [Fault("bad-root", str(root), None, str(error).removeprefix(f"{root}: "))]
     folders: dict[str, YearFolder] = {}
     faults: list[Fault] = []
     for side, splits in (("train", train), ("val", val)):
@@ -231,15 +224,6 @@ def _list_sides(
     return listings, faults
 
 
-def _strip_prefix(message: str, name: str) -> str:
-    return message.removeprefix(f"{name}: ")
-
-
-def _try_decoding(data: bytes, orientation: int) -> None:
-    """Decodes all of the file's data, at an eighth of the size where JPEG allows: truncation shows at any size."""
-    decode(open_image(data), 1, at_least=(1, 1))
-
-
 def _judge(
     sides: dict[str, list[Scan]], scans: list[Scan], classes: Classes, faults: list[Fault], listed: list[Fault]
 ) -> CheckReport:
@@ -260,13 +244,10 @@ def _judge(
         for side, used in sides.items():
             warnings += _find_empty_classes(side, used, names) if used else []
     warnings += _find_overlap(train, val)
-    facts: dict[str, int] = {}
-    for side, used in sides.items():
-        facts[f"{side}_images"] = len(used)
-    for side, used in sides.items():
-        facts[f"{side}_objects"] = sum(not item.difficult for scan in used for item in scan.objects)
-    for side, used in sides.items():
-        facts[f"{side}_difficult"] = sum(item.difficult for scan in used for item in scan.objects)
+    flags = {side: [item.difficult for scan in used for item in scan.objects] for side, used in sides.items()}
+    facts = {f"{side}_images": len(used) for side, used in sides.items()}
+    facts |= {f"{side}_objects": found.count(False) for side, found in flags.items()}
+    facts |= {f"{side}_difficult": found.count(True) for side, found in flags.items()}
     return CheckReport(tuple(errors), tuple(warnings), facts, names)
 
 
@@ -287,14 +268,14 @@ def _find_overlap(train: Sequence[Scan], val: Sequence[Scan]) -> list[Fault]:
     owners = {scan.digest: scan.sample.shown_image for scan in train if scan.digest}
     faults = []
     for scan in val:
-        shown = scan.sample.shown_image
         if scan.sample.key in keys:
-            reason = "is in train and in val: kept in both, and val/mAP is flattered"
-            faults.append(Fault("train-val-overlap", shown, None, reason))
+            what = "is in train and in val"
         elif scan.digest in owners:
-            twin = owners[scan.digest]
-            reason = f"is the same file as {twin} of train: kept in both, and val/mAP is flattered"
-            faults.append(Fault("train-val-overlap", shown, None, reason))
+            what = f"is the same file as {owners[scan.digest]} of train"
+        else:
+            continue
+        reason = f"{what}: kept in both, and val/mAP is flattered"
+        faults.append(Fault("train-val-overlap", scan.sample.shown_image, None, reason))
     return faults
 
 

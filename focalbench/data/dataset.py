@@ -17,7 +17,7 @@ from focalbench.data.cache import CacheSettings, decode_split, fingerprint_split
 from focalbench.data.images import Fit, place, to_canvas
 from focalbench.data.scanning import list_samples, scan_samples
 from focalbench.data.transforms import normalise
-from focalbench.data.voc import Classes, Record, make_split
+from focalbench.data.voc import Classes, Record, join_objects, make_split
 from focalbench.errors import StorageError
 from focalbench.runtime import StopFlag, free_memory
 from focalbench.structures import Targets
@@ -82,16 +82,15 @@ class DetectionData:
         scales = [place(record.width, record.height, self.canvas, self.fit) for record in self.records]
         self._scale = np.array([(s.scale_x, s.scale_y) for s in scales], np.float64).reshape(-1, 2)
         self._offset = np.array([(s.offset_x, s.offset_y) for s in scales], np.float64).reshape(-1, 2)
-        kept = [~record.difficult for record in self.records]
-        self._counts = np.array([int(keep.sum()) for keep in kept], np.int64)
+        objects = join_objects(self.records)
+        kept = ~objects["difficult"]
+        image = objects["image"][kept]
+        self._counts = np.bincount(image, minlength=len(self.records))
         self._starts = np.cumsum(self._counts) - self._counts
-        boxes = [record.boxes[keep] for record, keep in zip(self.records, kept, strict=True)]
-        flat = continuous_from_voc(np.concatenate([np.zeros((0, 4), np.float32), *boxes]))
-        image = np.repeat(np.arange(len(self.records)), self._counts)
         scale, offset = self._scale[image], self._offset[image]
-        self._boxes = (flat * np.tile(scale, 2) + np.tile(offset, 2)).astype(np.float32)
-        labels = [record.labels[keep] for record, keep in zip(self.records, kept, strict=True)]
-        self._labels = np.concatenate([np.zeros(0, np.int64), *labels])
+        boxes = continuous_from_voc(objects["box"][kept])
+        self._boxes = (boxes * np.tile(scale, 2) + np.tile(offset, 2)).astype(np.float32)
+        self._labels = objects["label"][kept]
 
     def __len__(self) -> int:
         """Number of images."""
@@ -172,19 +171,8 @@ class DetectionData:
         return self._resident[device]
 
     def ground_truth(self) -> dict[str, np.ndarray]:
-        """Returns all objects, difficult ones included, as flat arrays for the metrics.
-
-        Returns:
-            ``image`` (G,) int64 index into ``records``, ``label`` (G,) int64, ``box`` (G, 4) float32 in original
-            1-based inclusive pixels, ``difficult`` (G,) bool.
-        """
-        records = self.records
-        return {
-            "image": np.repeat(np.arange(len(records)), [len(record.boxes) for record in records]),
-            "label": np.concatenate([np.zeros(0, np.int64), *(record.labels for record in records)]),
-            "box": np.concatenate([np.zeros((0, 4), np.float32), *(record.boxes for record in records)]),
-            "difficult": np.concatenate([np.zeros(0, bool), *(record.difficult for record in records)]),
-        }
+        """Returns all objects as the metrics take them: those of :func:`focalbench.data.voc.join_objects`."""
+        return join_objects(self.records)
 
     def to_original(self, image_index: int, boxes: Tensor | np.ndarray) -> np.ndarray:
         """Maps boxes of one image from the canvas to its original pixels and cuts them to the image.
@@ -261,10 +249,8 @@ def load_data(
         return DetectionData(files, split.records, split.classes, canvas, fit, fingerprint, cache)
     if cache == "ram":
         _require_memory(len(listing.samples), canvas)
-    decoded = (
-        decode_split(listing, classes, canvas, fit, stop=stop)
-        if cache == "ram"
-        else open_cache(listing, classes, CacheSettings(canvas, fit, cache_dir), stop=stop)
-    )
+        decoded = decode_split(listing, classes, canvas, fit, stop=stop)
+    else:
+        decoded = open_cache(listing, classes, CacheSettings(canvas, fit, cache_dir), stop=stop)
     records, names = decoded.split.records, decoded.split.classes
     return DetectionData(decoded.images, records, names, canvas, fit, decoded.fingerprint, cache)

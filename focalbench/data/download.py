@@ -29,18 +29,16 @@ Progress = Callable[[str, int, int], None]
 
 _BLOCK = 1 << 18
 _ROUNDS = 3  # over all mirrors, before giving up
+_PAUSE_S = 2.0  # after a round that brought nothing
+# A mirror is left for the next after so long a silence, or where it is slower than this over the window.
+_TIMEOUT_S = 30.0
+_WINDOW_S = 30.0
+_MIN_BYTES_PER_S = 20_000.0
 
 
 @dataclass(frozen=True)
 class Archive:
-    """One published file.
-
-    Attributes:
-        name: its file name.
-        size: bytes.
-        sha256: of the whole file, in hex.
-        urls: where it can be had, the best first.
-    """
+    """One published file: its size in bytes, its SHA-256 in hex, and where it can be had, the best first."""
 
     name: str
     size: int
@@ -50,13 +48,8 @@ class Archive:
 
 @dataclass(frozen=True)
 class VocYear:
-    """What makes one year complete.
-
-    Attributes:
-        folder: its folder below VOCdevkit.
-        splits: lists in ImageSets/Main that must be there.
-        archives: the files that hold it, unpacked over each other.
-    """
+    """One year: its folder below VOCdevkit, the lists in ImageSets/Main that make it complete, and the archives that
+    hold it, unpacked over each other."""
 
     folder: str
     splits: tuple[str, ...]
@@ -66,17 +59,6 @@ class VocYear:
         """Tells whether ``devkit`` holds this year with all its splits."""
         lists = devkit / self.folder / "ImageSets" / "Main"
         return all((lists / f"{split}.txt").is_file() for split in self.splits)
-
-
-@dataclass(frozen=True)
-class Patience:
-    """When a mirror is left for the next: after ``timeout_s`` of silence, or below a speed over ``window_s``; and the
-    pause after a round over all mirrors that brought nothing."""
-
-    timeout_s: float = 30.0
-    window_s: float = 30.0
-    min_bytes_per_s: float = 20_000.0
-    pause_s: float = 2.0
 
 
 def _archive(folder: str, name: str, size: int, sha256: str) -> Archive:
@@ -133,24 +115,15 @@ class _MirrorFault(Exception):  # noqa: N818 - ends the try at one mirror, never
         self.lying = lying
 
 
-def download(
-    dataset: str,
-    folder: Path,
-    *,
-    progress: Progress | None = None,
-    datasets: Mapping[str, VocYear] = DATASETS,
-    patience: Patience = Patience(),
-) -> Path:
+def download(dataset: str, folder: Path, *, progress: Progress | None = None) -> Path:
     """Fetches a year of VOC into ``folder``/VOCdevkit/VOC<year>, unless it is there already.
 
     What arrived before an interruption is kept in ``folder``/.<dataset>-download and used by the next call.
 
     Args:
-        dataset: a key of ``datasets``, such as "voc2007".
+        dataset: a key of ``DATASETS``.
         folder: made when missing; a VOCdevkit in it keeps its other years.
         progress: told how far each archive is.
-        datasets: the known years.
-        patience: when to leave a slow mirror.
 
     Returns:
         ``folder``/VOCdevkit, which is what ``data.root`` names.
@@ -160,7 +133,7 @@ def download(
             incomplete.
         StorageError: too little space, no permission, or another download into the same folder is running.
     """
-    year = datasets[dataset]
+    year = DATASETS[dataset]
     devkit = Path(folder) / "VOCdevkit"
     if year.is_complete_in(devkit):
         return devkit
@@ -170,7 +143,7 @@ def download(
         work.mkdir(parents=True, exist_ok=True)
         with FileLock(work / "lock", timeout=0):
             try:
-                _fetch_and_install(year, work, devkit, progress, patience)
+                _fetch_and_install(year, work, devkit, progress)
             finally:
                 _clear(work, with_parent=made)
     except Timeout as fault:
@@ -180,7 +153,7 @@ def download(
     return devkit
 
 
-def _fetch_and_install(year: VocYear, work: Path, devkit: Path, progress: Progress | None, patience: Patience) -> None:
+def _fetch_and_install(year: VocYear, work: Path, devkit: Path, progress: Progress | None) -> None:
     """The whole job, with nobody else in ``work``."""
     if year.is_complete_in(devkit):
         return  # somebody else was quicker
@@ -188,7 +161,7 @@ def _fetch_and_install(year: VocYear, work: Path, devkit: Path, progress: Progre
     if target.exists():
         raise DataError(f"{target}: exists but is not complete; move it away or choose another folder")
     _check_space(work, year.archives)
-    files = [_fetch(archive, work, progress, patience) for archive in year.archives]
+    files = [_fetch(archive, work, progress) for archive in year.archives]
     _install(year, files, work / "unpacked", devkit)
     for file in files:
         file.unlink()
@@ -214,7 +187,7 @@ def _check_space(work: Path, archives: tuple[Archive, ...]) -> None:
         raise StorageError(f"{work.parent}: {reason}; choose another folder")
 
 
-def _fetch(archive: Archive, work: Path, progress: Progress | None, patience: Patience) -> Path:
+def _fetch(archive: Archive, work: Path, progress: Progress | None) -> Path:
     """The verified archive in ``work``; gives up when ``_ROUNDS`` over all mirrors brought nothing new.
 
     Each mirror goes on from what the one before left; a whole file with the wrong checksum starts over.
@@ -234,7 +207,7 @@ def _fetch(archive: Archive, work: Path, progress: Progress | None, patience: Pa
             start = _size(part)
             try:
                 if start < archive.size:
-                    _receive(url, archive, part, progress, patience)
+                    _receive(url, archive, part, progress)
                 _verify(part, archive, alone=start == 0)
                 os.replace(part, done)
                 return done
@@ -245,7 +218,7 @@ def _fetch(archive: Archive, work: Path, progress: Progress | None, patience: Pa
             if _size(part) > most:
                 most, idle_rounds = _size(part), 0
         if idle_rounds in range(1, _ROUNDS):
-            time.sleep(patience.pause_s)
+            time.sleep(_PAUSE_S)
     lines = [f"{archive.name}: no mirror delivered it", *(f"  {url}: {reason}" for url, reason in faults.items())]
     raise DataError("\n".join([*lines, f"run the same command again to go on from {_megabytes(_size(part))}"]))
 
@@ -254,7 +227,7 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _receive(url: str, archive: Archive, part: Path, progress: Progress | None, patience: Patience) -> None:
+def _receive(url: str, archive: Archive, part: Path, progress: Progress | None) -> None:
     """Appends to ``part`` what ``url`` has beyond it.
 
     Raises:
@@ -265,14 +238,14 @@ def _receive(url: str, archive: Archive, part: Path, progress: Progress | None, 
     if start:
         headers["Range"] = f"bytes={start}-"
     try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=patience.timeout_s)
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT_S)
     except (OSError, http.client.HTTPException) as fault:
         raise _MirrorFault(_reason(fault)) from fault
     with response:
         start = _agreed_start(response, start, archive)
         with part.open("ab" if start else "wb") as file:
             size = start
-            for block in _blocks(response, patience):
+            for block in _blocks(response):
                 size += len(block)
                 if size > archive.size:
                     file.truncate(0)
@@ -299,7 +272,7 @@ def _agreed_start(response: http.client.HTTPResponse, asked: int, archive: Archi
     return start
 
 
-def _blocks(response: http.client.HTTPResponse, patience: Patience) -> Iterator[bytes]:
+def _blocks(response: http.client.HTTPResponse) -> Iterator[bytes]:
     """What arrives, until the end or until it comes too slowly."""
     window_start, in_window = time.monotonic(), 0
     while True:
@@ -312,9 +285,9 @@ def _blocks(response: http.client.HTTPResponse, patience: Patience) -> Iterator[
         yield block
         in_window += len(block)
         elapsed = time.monotonic() - window_start
-        if elapsed > patience.window_s:
-            if in_window / elapsed < patience.min_bytes_per_s:
-                raise _MirrorFault(f"slower than {patience.min_bytes_per_s / 1000:g} kB/s")
+        if elapsed > _WINDOW_S:
+            if in_window / elapsed < _MIN_BYTES_PER_S:
+                raise _MirrorFault(f"slower than {_MIN_BYTES_PER_S / 1000:g} kB/s")
             window_start, in_window = time.monotonic(), 0
 
 

@@ -45,14 +45,9 @@ def count_kinds(faults: Iterable[Fault]) -> dict[str, int]:
 
 def pick_of_every_kind(faults: Sequence[Fault], limit: int) -> list[Fault]:
     """Picks at most ``limit`` faults: the first of every kind, then others in order, so that no kind hides another."""
-    if len(faults) <= limit:
-        return list(faults)
     first = {fault.kind: index for index, fault in reversed(list(enumerate(faults)))}
-    chosen = sorted(first.values())[:limit]
-    taken = set(chosen)
-    rest = (index for index in range(len(faults)) if index not in taken)
-    chosen += [index for index, _ in zip(rest, range(limit - len(chosen)), strict=False)]
-    return [faults[index] for index in sorted(chosen)]
+    firsts_first = sorted(range(len(faults)), key=lambda index: first[faults[index].kind] != index)
+    return [faults[index] for index in sorted(firsts_first[:limit])]
 
 
 def summarise(faults: Sequence[Fault], noun: str, limit: int = MAX_LINES) -> list[str]:
@@ -67,10 +62,6 @@ def summarise(faults: Sequence[Fault], noun: str, limit: int = MAX_LINES) -> lis
 
 
 def raise_for_faults(faults: Sequence[Fault], limit: int = MAX_LINES) -> None:
-    """Raises one DataError that accounts for all of ``faults`` in ``limit`` lines; nothing when there are none.
-
-    Raises:
-        DataError: if there is a fault.
-    """
+    """Raises one DataError that accounts for all of ``faults`` in ``limit`` lines; nothing when there are none."""
     if faults:
         raise DataError("\n".join(summarise(faults, "data error", limit)))

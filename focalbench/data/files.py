@@ -10,6 +10,7 @@ import os
 import re
 import stat
 import unicodedata
+from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,15 +78,10 @@ def normalised(name: str) -> str:
 
 
 def read_inside(folder: Path, relative: str, max_bytes: int) -> bytes:
-    """Reads a regular file below ``folder``, at most ``max_bytes``.
-
-    Args:
-        folder: a resolved folder.
-        relative: path below it.
-        max_bytes: a larger file is refused unread.
+    """Reads the regular file at ``relative`` below ``folder``, which has no links in it.
 
     Raises:
-        RefusedFile: if the file is missing, unreadable, leads outside, is no regular file, or is too large.
+        RefusedFile: if the file is missing, unreadable, leads outside, is no regular file, or is above ``max_bytes``.
     """
     path = os.path.join(folder, relative)
     try:
@@ -115,26 +111,21 @@ def read_inside(folder: Path, relative: str, max_bytes: int) -> bytes:
 def _scan(folder: Path, name: str, suffixes: tuple[str, ...]) -> tuple[dict[str, Entry], frozenset[str]]:
     if not os.path.realpath(folder / name).startswith(f"{folder}{os.sep}"):
         raise DataError(f"{folder / name}: is a link that leaves {folder}; link the whole {folder.name} folder instead")
-    found: dict[str, Entry] = {}
-    ranks: dict[str, tuple[int, bool, str]] = {}
-    shadowed = set()
+    found: dict[str, list[tuple[tuple[int, bool, str], Entry]]] = defaultdict(list)
     try:
         with os.scandir(folder / name) as entries:
             for entry in entries:
                 stem, suffix = os.path.splitext(entry.name)
                 if suffix.lower() not in suffixes:
                     continue
-                key, rank = normalised(stem), (suffixes.index(suffix.lower()), not suffix.islower(), entry.name)
-                if key in found:
-                    shadowed.add(key)
-                    if ranks[key] <= rank:
-                        continue
+                rank = (suffixes.index(suffix.lower()), not suffix.islower(), entry.name)
                 status = _status(entry, folder)
-                found[key] = Entry(f"{name}/{entry.name}", status.st_size, status.st_mtime_ns)
-                ranks[key] = rank
+                file = Entry(f"{name}/{entry.name}", status.st_size, status.st_mtime_ns)
+                found[normalised(stem)].append((rank, file))
     except OSError as error:
         raise DataError(f"{folder / name}: {error.strerror}; a VOC folder holds JPEGImages and Annotations") from None
-    return found, frozenset(shadowed)
+    first = {stem: min(ranked)[1] for stem, ranked in found.items()}
+    return first, frozenset(stem for stem, ranked in found.items() if len(ranked) > 1)
 
 
 def _status(entry: os.DirEntry[str], folder: Path) -> os.stat_result:
@@ -222,12 +213,6 @@ def open_year(root: Path, year: str) -> YearFolder:
     return YearFolder(year, path, real, images, annotations, shadowed, shadowed_annotations)
 
 
-def _decode_text(data: bytes) -> str:
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return data.decode("utf-16")
-    return data.decode("utf-8-sig")
-
-
 def read_list(folder: YearFolder, name: str) -> list[str]:
     """Reads the lines of ``ImageSets/Main/<name>.txt`` that are not blank; BOM, CRLF and UTF-16 are understood.
 
@@ -237,7 +222,8 @@ def read_list(folder: YearFolder, name: str) -> list[str]:
     relative = f"ImageSets/Main/{name}.txt"
     shown = folder.path / relative
     try:
-        text = _decode_text(folder.open(relative, MAX_LIST_BYTES))
+        data = folder.open(relative, MAX_LIST_BYTES)
+        text = data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
     except RefusedFile as refused:
         splits = ", ".join(list_splits(folder.path.parent, folder.year)[:20]) or "none"
         raise DataError(f"{shown}: {refused}; splits found for {folder.year}: {splits}") from None

@@ -75,9 +75,8 @@ class Prefetcher(Generic[Loaded]):
     def __call__(self, step: int) -> Loaded:
         """What ``load`` returns, or raises, for ``step``."""
         waiting, self._next = self._next, None
-        if waiting is not None and waiting[0] == step:
-            loaded = waiting[1].result()
-        else:  # the first step, or a jump
-            loaded = self._thread.submit(self._load, step).result()
+        if waiting is None or waiting[0] != step:  # the first step, or a jump
+            waiting = step, self._thread.submit(self._load, step)
+        loaded = waiting[1].result()
         self._next = (step + 1, self._thread.submit(self._load, step + 1))
         return loaded

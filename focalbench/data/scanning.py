@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from os import PathLike
@@ -188,21 +188,20 @@ def scan_sample(sample: Sample, use_pixels: Callable[[bytes, int], Result] | Non
 
 
 def scan_samples(
-    samples: Sequence[Sample],
+    samples: Iterable[Sample],
     use_pixels: Callable[[bytes, int], Result] | None = None,
     *,
-    workers: int | None = None,
     stop: StopFlag | None = None,
 ) -> Iterator[tuple[Scan, Result | None]]:
-    """Reads every sample as :func:`scan_sample` does, in order, by ``workers`` threads (None: one a core).
+    """Reads every sample as :func:`scan_sample` does, in order, by a thread a core.
 
-    Threads, because decoding and resizing release the interpreter's lock. At most four images a worker are under way,
+    Threads, because decoding and resizing release the interpreter's lock. At most four images a thread are under way,
     so memory does not grow with the data set.
 
     Raises:
         InterruptedTrial: when ``stop`` is set, between two images.
     """
-    num_workers = workers or num_cores()
+    num_workers = num_cores()
     pending: deque[Future[tuple[Scan, Result | None]]] = deque()
     with quiet_decoding(), ThreadPoolExecutor(num_workers, thread_name_prefix="focalbench-scan") as pool:
         try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from focalbench.data.voc import Record
+from focalbench.data.voc import Record, join_objects
 
 _PERCENTILES = (5, 25, 50, 75, 95)
 # COCO's bounds of small, medium and large objects, in pixels of the original image.
@@ -87,10 +87,10 @@ class SplitStats:
 
 def measure_records(records: Sequence[Record], classes: Sequence[str]) -> SplitStats:
     """Measures counts and sizes over ``records``; difficult objects are counted apart and left out of the rest."""
-    counted = [~record.difficult for record in records]
-    labels = _join([record.labels[keep] for record, keep in zip(records, counted, strict=True)], np.int64)
-    sizes = _join([box_sizes(record.boxes[keep]) for record, keep in zip(records, counted, strict=True)]).reshape(-1, 2)
-    per_image = np.array([int(keep.sum()) for keep in counted], np.int64)
+    objects = join_objects(records)
+    counted = ~objects["difficult"]
+    image, labels, sizes = objects["image"][counted], objects["label"][counted], box_sizes(objects["box"][counted])
+    per_image = np.bincount(image, minlength=len(records))
     sides = np.sqrt(sizes.prod(1))
     image_sides = np.sqrt([float(record.width * record.height) for record in records])
     totals = np.bincount(labels, minlength=len(classes))
@@ -98,11 +98,11 @@ def measure_records(records: Sequence[Record], classes: Sequence[str]) -> SplitS
     return SplitStats(
         num_images=len(records),
         num_empty=int((per_image == 0).sum()),
-        classes=_measure_classes(records, classes, labels, sides),
+        classes=_measure_classes(objects, classes, sides),
         imbalance=float(totals.max() / totals.min()) if len(totals) and totals.min() > 0 else float("nan"),
         objects_per_image=(float(per_image.mean()), float(np.median(per_image)), int(per_image.max())),
         side=_percentiles(sides),
-        relative_side=_percentiles(sides / np.repeat(image_sides, per_image)),
+        relative_side=_percentiles(sides / image_sides[image]),
         aspect=_percentiles(sizes[:, 0] / sizes[:, 1]),
         num_small=int((areas < _SMALL_AREA).sum()),
         num_medium=int(((areas >= _SMALL_AREA) & (areas < _LARGE_AREA)).sum()),
@@ -119,15 +119,10 @@ def box_sizes(boxes: np.ndarray) -> np.ndarray:
 def canvas_sizes(records: Sequence[Record], canvas: tuple[int, int]) -> np.ndarray:
     """Returns (M, 2) float64 widths and heights of all objects that count, on a (height, width) canvas, warped."""
     height, width = canvas
-    parts = [
-        box_sizes(record.boxes[~record.difficult]) * (width / record.width, height / record.height)
-        for record in records
-    ]
-    return _join(parts).reshape(-1, 2)
-
-
-def _join(parts: Sequence[np.ndarray], dtype: type = np.float64) -> np.ndarray:
-    return np.concatenate(parts).astype(dtype) if parts else np.zeros(0, dtype)
+    objects = join_objects(records)
+    counted = ~objects["difficult"]
+    scales = np.array([(width / record.width, height / record.height) for record in records]).reshape(-1, 2)
+    return box_sizes(objects["box"][counted]) * scales[objects["image"][counted]]
 
 
 def _percentiles(values: np.ndarray) -> tuple[float, ...]:
@@ -135,12 +130,11 @@ def _percentiles(values: np.ndarray) -> tuple[float, ...]:
 
 
 def _measure_classes(
-    records: Sequence[Record], classes: Sequence[str], labels: np.ndarray, sides: np.ndarray
+    objects: dict[str, np.ndarray], classes: Sequence[str], sides: np.ndarray
 ) -> tuple[ClassStats, ...]:
-    all_labels = _join([record.labels for record in records], np.int64)
-    all_totals = np.bincount(all_labels, minlength=len(classes))
-    seen = _join([np.unique(record.labels[~record.difficult]) for record in records], np.int64)
-    num_images = np.bincount(seen, minlength=len(classes))
+    counted = ~objects["difficult"]
+    labels, images = objects["label"][counted], objects["image"][counted]
+    all_totals = np.bincount(objects["label"], minlength=len(classes))
     entries = []
     for label, name in enumerate(classes):
         mine = labels == label
@@ -150,7 +144,7 @@ def _measure_classes(
                 name=name,
                 num_objects=total,
                 num_difficult=int(all_totals[label]) - total,
-                num_images=int(num_images[label]),
+                num_images=len(np.unique(images[mine])),
                 share=total / max(1, len(labels)),
                 median_side=float(np.median(sides[mine])) if total else float("nan"),
             )

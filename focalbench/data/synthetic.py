@@ -48,14 +48,7 @@ class SyntheticImage:
 
 
 def generate_image(seed: int, split: str, number: int, image_size: int = 128) -> SyntheticImage:
-    """Draws one image: 1 to 4 objects of 12 to 40 px per 128 px of canvas.
-
-    Args:
-        seed: which data set.
-        split: ``train`` or ``val``.
-        number: which image of the split.
-        image_size: side of the image in pixels.
-    """
+    """Draws image ``number`` of the ``split`` train or val: 1 to 4 objects of 12 to 40 px per 128 px of its side."""
     rng = np.random.default_rng([seed, _SPLIT_STREAMS[split], number])
     canvas = _draw_background(rng, image_size)
     for _ in range(int(rng.integers(2, 6))):
@@ -207,11 +200,8 @@ def _annotate(image_id: str, drawn: SyntheticImage) -> str:
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """Encodes RGB pixels as PNG without compression: grain hardly compresses, and trying costs more time than drawing.
-
-    Args:
-        pixels: (H, W, 3) uint8.
-    """
+    """Encodes (H, W, 3) uint8 RGB pixels as PNG without compression: grain hardly compresses, and trying costs more
+    time than drawing."""
     height, width = pixels.shape[:2]
     rows = np.zeros((height, 1 + 3 * width), np.uint8)  # each row starts with its filter, 0 for none
     rows[:, 1:] = pixels.reshape(height, -1)
@@ -279,20 +269,11 @@ def _write_set(folder: Path, counts: dict[str, int], image_size: int, seed: int)
 
 
 def ensure_synthetic(
-    cache_dir: str | os.PathLike[str],
-    num_train: int = 500,
-    num_val: int = 150,
-    image_size: int = 128,
-    seed: int = 0,
+    cache_dir: str | os.PathLike[str], num_train: int = 500, num_val: int = 150, image_size: int = 128, seed: int = 0
 ) -> Path:
     """Returns the root of a synthetic set in ``cache_dir``, generated where it is missing; processes may ask at once.
 
-    Args:
-        cache_dir: e.g. :func:`focalbench.runtime.choose_cache_dir`'s.
-        num_train, num_val, image_size, seed: as in :func:`synthesize`.
-
-    Raises:
-        DataError, StorageError: as :func:`synthesize`.
+    Arguments and errors are those of :func:`synthesize`.
     """
     name = f"synthetic-v{GENERATOR_VERSION}-{num_train}-{num_val}-{image_size}px-s{seed}"
     folder = Path(cache_dir).expanduser() / name

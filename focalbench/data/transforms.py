@@ -19,19 +19,18 @@ STD = tuple(255 * value for value in IMAGE_STD)
 _LUMA = (0.299, 0.587, 0.114)
 
 
-def normalise(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+def normalise(images: Tensor) -> Tensor:
     """Takes ImageNet's mean off the pixels and divides them by its standard deviation.
 
     Args:
         images: (B, 3, H, W) uint8 in any memory format, which is kept.
-        dtype: float type of the result.
 
     Returns:
-        (B, 3, H, W) ``dtype``.
+        (B, 3, H, W) float32.
     """
-    scale = torch.tensor([1 / value for value in STD]).to(images.device, dtype, non_blocking=True).view(3, 1, 1)
+    scale = torch.tensor([1 / value for value in STD]).to(images.device, non_blocking=True).view(3, 1, 1)
     shift = torch.tensor([-mean / std for mean, std in zip(MEAN, STD, strict=True)])
-    return torch.addcmul(shift.to(images.device, dtype, non_blocking=True).view(3, 1, 1), images.to(dtype), scale)
+    return torch.addcmul(shift.to(images.device, non_blocking=True).view(3, 1, 1), images.float(), scale)
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,6 @@ class Augment:
         min_area: a box that keeps less than this share of its area on the canvas is dropped.
         brightness: half width of the factor's range around 1; likewise ``contrast`` (about the mean colour) and
             ``saturation``.
-        dtype: float type of the result; boxes stay float32.
     """
 
     def __init__(
@@ -95,12 +93,10 @@ class Augment:
         brightness: float = 0.2,
         contrast: float = 0.2,
         saturation: float = 0.2,
-        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.flip, self.crop, self.color = flip, crop, color
         self.scale, self.aspect, self.min_area = scale, aspect, min_area
         self.jitter = (brightness, contrast, saturation)
-        self.dtype = dtype
 
     def __call__(
         self, images: Tensor, targets: Targets, generator: torch.Generator, *, skip: int = 0
@@ -114,7 +110,7 @@ class Augment:
             skip: images of the batch before these, which others augment: their draws are passed over.
 
         Returns:
-            (B, 3, H, W) normalised images of ``dtype`` in channels-last memory, and targets of the same padded shape,
+            (B, 3, H, W) float32 normalised images in channels-last memory, and targets of the same padded shape,
             those left first in their order.
         """
         height, width = images.shape[-2:]
@@ -129,15 +125,14 @@ class Augment:
             drawn = torch.cat([*windows.affine(width), offset, matrix.flatten(1)], dim=1).pin_memory()
             zoom, shift, offset, flat = drawn.to(images.device, non_blocking=True).split([2, 2, 3, 9], dim=1)
             out = _warp_batch(images, zoom, shift, flat.reshape(-1, 3, 3), offset)
-        return out.to(self.dtype), self._map_targets(targets, zoom, shift, height, width)
+        return out, self._map_targets(targets, zoom, shift, height, width)
 
     def _draw_windows(self, draws: Tensor, height: int, width: int) -> Windows:
         flipped = draws[:, 0] < self.flip
         size = torch.tensor([width, height], dtype=torch.float32).expand(len(draws), 2)
         if not self.crop:
-            return Windows(
-                torch.zeros_like(size).long(), size.long(), torch.zeros_like(size).long(), size.long(), flipped
-            )
+            nothing, whole = torch.zeros_like(size).long(), size.long()
+            return Windows(nothing, whole, nothing, whole, flipped)
         smallest, largest = self.scale
         magnified = smallest + (largest - smallest) * draws[:, 1]
         root = (1 + self.aspect * (2 * draws[:, 2] - 1)).sqrt()

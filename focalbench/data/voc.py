@@ -5,6 +5,7 @@ What is repaired and what is refused is stated in :mod:`focalbench.data.scanning
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -61,6 +62,22 @@ class VocSplit:
     classes: tuple[str, ...]
 
 
+def join_objects(records: Sequence[Record]) -> dict[str, np.ndarray]:
+    """Joins the objects of all ``records``, difficult ones included, to flat arrays.
+
+    Returns:
+        ``image`` (G,) int64 index into ``records``, ``label`` (G,) int64, ``box`` (G, 4) float32 in original 1-based
+        inclusive pixels, ``difficult`` (G,) bool.
+    """
+    counts = np.array([len(record.boxes) for record in records], np.int64)
+    return {
+        "image": np.repeat(np.arange(len(records)), counts),
+        "label": np.concatenate([np.zeros(0, np.int64), *(record.labels for record in records)]),
+        "box": np.concatenate([np.zeros((0, 4), np.float32), *(record.boxes for record in records)]),
+        "difficult": np.concatenate([np.zeros(0, bool), *(record.difficult for record in records)]),
+    }
+
+
 def found_names(scans: Iterable[Scan]) -> set[str]:
     """Collects the class names of the objects that are used."""
     return {item.name for scan in scans for item in scan.objects}
@@ -82,20 +99,18 @@ def resolve_classes(found: Iterable[str], classes: Classes) -> tuple[str, ...]:
     return tuple(names)
 
 
-def check_class_names(scans: Iterable[Scan], classes: tuple[str, ...]) -> list[Fault]:
+def check_class_names(scans: Sequence[Scan], classes: tuple[str, ...]) -> list[Fault]:
     """Finds objects whose class is not in ``classes``, each with the nearest name as a hint."""
-    known = set(classes)
-    hints: dict[str, str] = {}
-    faults = []
-    for scan in scans:
-        for item in scan.objects:
-            if item.name in known:
-                continue
-            if item.name not in hints:
-                hints[item.name] = _hint_at(item.name, classes)
-            reason = f"class {shorten(item.name, 60)!r} is not in the list of classes{hints[item.name]}"
-            faults.append(Fault("unknown-class", scan.sample.shown_xml, item.tag, reason))
-    return faults
+    reasons = {
+        name: f"class {shorten(name, 60)!r} is not in the list of classes{_hint_at(name, classes)}"
+        for name in found_names(scans).difference(classes)
+    }
+    return [
+        Fault("unknown-class", scan.sample.shown_xml, item.tag, reasons[item.name])
+        for scan in scans
+        for item in scan.objects
+        if item.name in reasons
+    ]
 
 
 def _hint_at(name: str, classes: Sequence[str]) -> str:
@@ -109,16 +124,11 @@ def find_case_twins(classes: Sequence[str], scans: Iterable[Scan]) -> list[Fault
     groups: dict[str, list[str]] = {}
     for name in classes:
         groups.setdefault(name.casefold(), []).append(name)
-    groups = {key: names for key, names in groups.items() if len(names) > 1}
-    if not groups:
-        return []
-    uses = [(item, scan) for scan in scans for item in scan.objects if item.name.casefold() in groups]
-    counts: dict[str, int] = {}
-    for item, _ in uses:
-        counts[item.name] = counts.get(item.name, 0) + 1
+    uses = [(item, scan) for scan in scans for item in scan.objects if len(groups.get(item.name.casefold(), ())) > 1]
+    counts = Counter(item.name for item, _ in uses)
     faults = []
     for item, scan in uses:
-        usual = max(groups[item.name.casefold()], key=lambda name: (counts.get(name, 0), name))
+        usual = max(groups[item.name.casefold()], key=lambda name: (counts[name], name))
         if item.name != usual:
             names = f"class {shorten(item.name, 60)!r} differs from {shorten(usual, 60)!r}"
             reason = f"{names} only in case; list both in data.classes to keep both"

@@ -153,13 +153,8 @@ class JobQueue:
         if report["state"] == "busy":
             self._leave_to_other(job)
             return
-        outcome = Outcome(
-            state=report["state"],
-            error=report.get("error"),
-            exit_code=report.get("exit_code", 0),
-            values=report.get("values", {}),
-        )
-        self._record(job, outcome)
+        state, error = report["state"], report.get("error")
+        self._record(job, Outcome(state, error, report.get("exit_code", 0), report.get("values", {})))
 
     def _record(self, job: Job, outcome: Outcome) -> None:
         self.outcomes[job.trial.name] = outcome

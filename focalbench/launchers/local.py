@@ -12,7 +12,7 @@ from focalbench.errors import ConfigError
 from focalbench.launchers.job import Job
 from focalbench.launchers.job_queue import POLL_S, JobQueue, Watcher, Workplace
 from focalbench.launchers.process import WorkerProcess
-from focalbench.runtime import StopFlag, has_gpu_driver, num_cores
+from focalbench.runtime import StopFlag, has_gpu_driver, num_cores, resolve_device
 
 LOG_FILE = "workers.log"
 
@@ -55,8 +55,6 @@ def _gpus(device: str) -> list[str]:
     """Names of the GPUs to use; empty for a CPU."""
     if device == "cpu" or (device == "auto" and not has_gpu_driver()):
         return []  # without waiting for torch to load
-    from focalbench.runtime import resolve_device
-
     first = str(resolve_device(device))
     if first == "cpu" or device.startswith("cuda:"):
         return [] if first == "cpu" else [first]

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from focalbench.config.load import Experiment
 from focalbench.config.schema import ExperimentConfig
 from focalbench.config.sweep import Trial
-from focalbench.data.check import check_data, raise_for_errors
-from focalbench.data.faults import summarise
+from focalbench.data.check import check_data
+from focalbench.data.faults import raise_for_faults, summarise
 from focalbench.errors import BusyError, ConfigError
 from focalbench.experiment.locations import cache_dir, class_setting, data_location, image_cache
 from focalbench.experiment.search import require_optuna
@@ -136,7 +136,7 @@ def check_all_data(
             stop=stop,
             fill=[cache for cache in caches if cache is not None],
         )
-        raise_for_errors(found)
+        raise_for_faults(found.errors)
         if found.warnings:
             for line in summarise(found.warnings, "warning", _WARNING_LINES):
                 report(line)
@@ -222,6 +222,7 @@ def _require_parts(config: ExperimentConfig, trials: Sequence[Trial], device: st
         require_hardware(trials, device)
 
 
+@dataclass
 class _Rounds:
     """Trains sets of trials one after the other: all at once without a search.
 
@@ -229,20 +230,14 @@ class _Rounds:
         outcomes: of the trials that ran, the newest of each.
     """
 
-    def __init__(
-        self,
-        launch: Callable[[JobQueue, Watcher], dict[str, Outcome]],
-        watcher: Watcher,
-        stop: StopFlag,
-        sweep: SweepFolder,
-        options: SessionOptions,
-        *,
-        retries: int,
-        share: bool,
-    ) -> None:
-        self._launch, self._watcher, self._stop, self._sweep, self._options = launch, watcher, stop, sweep, options
-        self._retries, self._share = retries, share
-        self.outcomes: dict[str, Outcome] = {}
+    launch: Callable[[JobQueue, Watcher], dict[str, Outcome]]
+    watcher: Watcher
+    stop: StopFlag
+    sweep: SweepFolder
+    options: SessionOptions
+    retries: int
+    share: bool
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
 
     def train(self, trials: Sequence[Trial], *, pause_at: float | None = None, with_stopped: bool = False) -> bool:
         """Trains what is left of ``trials``; whether anything may start after it.
@@ -252,32 +247,26 @@ class _Rounds:
             with_stopped: go on with trials that a search has stopped early.
         """
         jobs = JobQueue(
-            [
-                Job(
-                    trial=trial,
-                    folder=self._sweep.trial(trial.name).path,
-                    devices=(self._options.device,),
-                    threads=1,
-                    pause_at=pause_at,
-                )
-                for trial in seed_by_seed(trials)
-                if self._is_left(trial, with_stopped)
-            ],
-            retries=self._retries,
-            watcher=self._watcher,
-            on_change=self._sweep.write_results,
-            fail_fast=self._options.fail_fast,
-            share=self._share,
+            [self._job(trial, pause_at) for trial in seed_by_seed(trials) if self._is_left(trial, with_stopped)],
+            retries=self.retries,
+            watcher=self.watcher,
+            on_change=self.sweep.write_results,
+            fail_fast=self.options.fail_fast,
+            share=self.share,
         )
-        self._sweep.write_results()
-        self.outcomes |= self._launch(jobs, self._watcher)
-        self._sweep.write_results()
-        return self._stop.signum is None and not jobs.halted
+        self.sweep.write_results()
+        self.outcomes |= self.launch(jobs, self.watcher)
+        self.sweep.write_results()
+        return self.stop.signum is None and not jobs.halted
+
+    def _job(self, trial: Trial, pause_at: float | None) -> Job:
+        folder = self.sweep.trial(trial.name).path
+        return Job(trial=trial, folder=folder, devices=(self.options.device,), threads=1, pause_at=pause_at)
 
     def _is_left(self, trial: Trial, with_stopped: bool) -> bool:
-        state = self._sweep.trial(trial.name).state()
+        state = self.sweep.trial(trial.name).state()
         if state is TrialState.FAILED:
-            return self._options.retry_failed and trial.name not in self.outcomes
+            return self.options.retry_failed and trial.name not in self.outcomes
         return not state.is_final or (state is TrialState.STOPPED and with_stopped)
 
 

@@ -156,10 +156,9 @@ def find_trial(folder: Path) -> Path:
     Raises:
         DataError: when there is none, or more than one: some are named.
     """
-    if not folder.exists():
-        raise DataError(f"{folder}: does not exist; give the folder of a trained trial: runs/NAME/TRIAL")
     if not folder.is_dir():
-        raise DataError(f"{folder}: is a file; give the folder of a trained trial: runs/NAME/TRIAL")
+        what = "is a file" if folder.exists() else "does not exist"
+        raise DataError(f"{folder}: {what}; give the folder of a trained trial: runs/NAME/TRIAL")
     if TrialFolder(folder).config.is_file():
         return folder
     try:

@@ -6,8 +6,8 @@ import signal
 import pytest
 
 from focalbench.data import check as check_module
-from focalbench.data.check import CheckReport, check_data, raise_for_errors
-from focalbench.data.faults import Fault, pick_of_every_kind, shorten, summarise
+from focalbench.data.check import CheckReport, check_data
+from focalbench.data.faults import Fault, pick_of_every_kind, raise_for_faults, shorten, summarise
 from focalbench.errors import DataError, InterruptedTrial
 from focalbench.runtime import StopFlag
 
@@ -36,7 +36,7 @@ def test_a_sound_set_has_facts_and_no_faults(sound):
         "train_difficult": 1,
         "val_difficult": 0,
     }
-    raise_for_errors(report)
+    raise_for_faults(report.errors)
 
 
 def test_faults_of_all_files_and_splits_come_at_once(sound, object_of):
@@ -60,7 +60,7 @@ def test_faults_of_all_files_and_splits_come_at_once(sound, object_of):
         "xml-broken",
     ]
     with pytest.raises(DataError) as caught:
-        raise_for_errors(report)
+        raise_for_faults(report.errors)
     assert str(caught.value).startswith("10 data errors: bad-split 2, unknown-class 2, ")
 
 
@@ -159,8 +159,11 @@ def test_a_report_survives_json(sound):
     assert set(document["warnings"][0]) == {"kind", "file", "object", "reason"}
 
 
-def test_any_number_of_workers_gives_the_same_report(sound, tmp_path):
-    reports = [check_data(sound.root, TRAIN, VAL, workers=n, cache_dir=tmp_path / f"{n}") for n in (1, 7)]
+def test_any_number_of_threads_gives_the_same_report(sound, tmp_path, monkeypatch):
+    reports = []
+    for number in (1, 7):
+        monkeypatch.setattr("focalbench.data.scanning.num_cores", lambda number=number: number)
+        reports.append(check_data(sound.root, TRAIN, VAL, cache_dir=tmp_path / f"{number}"))
     assert reports[0] == reports[1]
 
 

@@ -15,10 +15,11 @@ import types
 import pytest
 from filelock import FileLock
 
-from focalbench.data.download import DATASETS, Archive, Patience, VocYear, download
+from focalbench.data import download as module
+from focalbench.data.download import DATASETS, Archive, VocYear, download
 from focalbench.errors import DataError, StorageError
 
-QUICK = Patience(timeout_s=0.5, window_s=0.2, min_bytes_per_s=50_000, pause_s=0.01)
+TIMEOUT_S = 0.5
 TRAINVAL = "VOCdevkit/VOC2007/ImageSets/Main/trainval.txt"
 TEST = "VOCdevkit/VOC2007/ImageSets/Main/test.txt"
 
@@ -75,13 +76,13 @@ class Mirrors(http.server.BaseHTTPRequestHandler):
         self.wfile.write(content[start : start + 300_000])
 
     def be_silent(self, content, start):
-        time.sleep(2 * QUICK.timeout_s)
+        time.sleep(2 * TIMEOUT_S)
 
     def be_stalling(self, content, start):
         self.answer(content, start)
         self.wfile.write(content[start : start + 100_000])
         self.wfile.flush()
-        time.sleep(2 * QUICK.timeout_s)
+        time.sleep(2 * TIMEOUT_S)
 
     def be_slow(self, content, start):
         self.answer(content, start)
@@ -117,6 +118,14 @@ class Mirrors(http.server.BaseHTTPRequestHandler):
         self.send_error(404)
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(module, "_TIMEOUT_S", TIMEOUT_S)
+    monkeypatch.setattr(module, "_WINDOW_S", 0.2)
+    monkeypatch.setattr(module, "_MIN_BYTES_PER_S", 50_000)
+    monkeypatch.setattr(module, "_PAUSE_S", 0.01)
+
+
 @pytest.fixture
 def server():
     server = http.server.ThreadingHTTPServer(("localhost", 0), Mirrors)
@@ -140,7 +149,9 @@ def catalogue(server, *behaviours, sha256=None):
 
 
 def fetch(server, folder, *behaviours, **arguments):
-    return download("voc2007", folder, datasets=catalogue(server, *behaviours), patience=QUICK, **arguments)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "DATASETS", catalogue(server, *behaviours))
+        return download("voc2007", folder, **arguments)
 
 
 def assert_complete(folder):
@@ -179,7 +190,7 @@ def test_a_bad_mirror_is_left_for_a_good_one(server, tmp_path, behaviour):
     assert_complete(tmp_path)
 
 
-def test_a_mirror_that_is_not_there_is_left_for_a_good_one(server, tmp_path):
+def test_a_mirror_that_is_not_there_is_left_for_a_good_one(server, tmp_path, monkeypatch):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
@@ -188,7 +199,8 @@ def test_a_mirror_that_is_not_there_is_left_for_a_good_one(server, tmp_path):
         Archive(one.name, one.size, one.sha256, (f"http://localhost:{port}/x/{one.name}", *one.urls))
         for one in known["voc2007"].archives
     )
-    download("voc2007", tmp_path, datasets={"voc2007": VocYear("VOC2007", ("test",), archives)}, patience=QUICK)
+    monkeypatch.setattr(module, "DATASETS", {"voc2007": VocYear("VOC2007", ("test",), archives)})
+    download("voc2007", tmp_path)
     assert_complete(tmp_path)
 
 

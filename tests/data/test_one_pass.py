@@ -163,11 +163,12 @@ def test_a_stop_leaves_nothing_half_built(photographs, tmp_path, monkeypatch):
         return scan(*arguments)
 
     monkeypatch.setattr("focalbench.data.check.to_canvas", stop_then_scan)
+    monkeypatch.setattr("focalbench.data.scanning.num_cores", lambda: 1)
     for number in range(100):
         photographs.add(f"{number}")
     photographs.list("train", [f"{number}" for number in range(100)])
     with pytest.raises(InterruptedTrial):
-        check(photographs, *CANVASES, stop=stop, workers=1)
+        check(photographs, *CANVASES, stop=stop)
     assert folders(tmp_path) == []
 
 

@@ -30,7 +30,6 @@ def test_normalise_matches_the_formula():
     images = torch.randint(0, 256, (2, 3, 5, 7), dtype=torch.uint8)
     expected = (images - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
     torch.testing.assert_close(normalise(images), expected)
-    assert normalise(images, torch.bfloat16).dtype == torch.bfloat16
 
 
 def test_nothing_switched_on_is_normalisation_alone():
@@ -167,8 +166,8 @@ def test_switching_colour_off_leaves_the_geometry():
 def test_images_without_objects_pass():
     images, _ = make_batch(random_boxes(3))
     targets = Targets(torch.zeros(3, 2, 4), torch.full((3, 2), -1))
-    out, kept = Augment(dtype=torch.bfloat16)(images, targets, step_generator(0, 0))
-    assert out.dtype == torch.bfloat16
+    out, kept = Augment()(images, targets, step_generator(0, 0))
+    assert out.isfinite().all()
     assert (kept.labels == -1).all()
     assert kept.boxes.abs().sum() == 0
 
