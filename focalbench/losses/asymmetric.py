@@ -89,11 +89,8 @@ class Asymmetric(ClassificationLoss):
         """See ``ClassificationLoss``: a margin takes loss from every negative."""
         return (1.0, 1.0) if self.margin == 0 else None
 
-    def forward(
-        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
-    ) -> Tensor:
-        """See ``ClassificationLoss.forward``."""
-        return fused_sum(*self._flat(logits, labels), self._terms())
+    def _sum(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return fused_sum(logits, labels, self._terms())
 
     def initial_loss(self, num_anchors: float, num_positives: float, prior_prob: float | None) -> float | None:
         """See ``ClassificationLoss.initial_loss``."""

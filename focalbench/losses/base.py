@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -82,6 +82,10 @@ class ClassificationLoss(nn.Module):
         Raises:
             ValueError: shapes that do not fit, or a label outside -1..K (on CUDA a device-side assertion).
         """
+        return self._sum(*self._flat(logits, labels))
+
+    def _sum(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss of (A, C) ``logits`` and (A,) ``labels``; one that needs more has a ``forward`` of its own."""
         raise NotImplementedError
 
     def set_progress(self, fraction: float) -> None:
@@ -147,6 +151,23 @@ class ClassificationLoss(nn.Module):
         self._logged.append(name)
         start = schedule(0.0) if schedule else float(value)
         self.register_buffer(name, torch.tensor(start, dtype=dtype))
+
+    def _keep_alpha(self, alpha: Any, balance: Callable[[Counts], float], *, length: int, high: float) -> None:
+        """Register ``alpha``: None, ``length`` weights up to ``high``, a number or schedule in [0, 1], or ``auto``.
+
+        ``auto`` is what ``balance`` makes of the counts. float64: 1 - alpha of such an alpha, near 1, is not exact in
+        float32.
+        """
+        if alpha == "auto":
+            if self.counts is None:
+                raise ValueError("alpha: auto needs the anchors counted after matching (counts)")
+            alpha = balance(self.counts)
+        if alpha is None:
+            self.register_buffer("alpha", None)
+        elif isinstance(alpha, Sequence) and not isinstance(alpha, str):
+            self.register_buffer("alpha", check_class_weights("alpha", alpha, length, high=high))
+        else:
+            self._keep("alpha", alpha, high=1.0, dtype=torch.float64)
 
     def _flat(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The logits as (A, C) and the labels as (A,), A = N * R, after a check of their shapes."""

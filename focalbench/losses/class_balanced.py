@@ -63,14 +63,10 @@ class ClassBalanced(SigmoidFamily):
         """See ``ClassificationLoss``: a positive's weight depends on its class."""
         return None
 
-    def forward(
-        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
-    ) -> Tensor:
-        """See ``ClassificationLoss.forward``."""
-        flat_logits, flat_labels = self._flat(logits, labels)
+    def _sum(self, logits: Tensor, labels: Tensor) -> Tensor:
         # labels out of range are reported by the sum
-        row_weight = self.row_weights[flat_labels.long().clamp(0, self.num_classes)]
-        return focal_sum(flat_logits, flat_labels, self.gamma, *self.weights(), row_weight[:, None])
+        row_weight = self.row_weights[labels.long().clamp(0, self.num_classes)]
+        return focal_sum(logits, labels, self.gamma, *self.weights(), row_weight[:, None])
 
     def initial_loss(self, num_anchors: float, num_positives: float, prior_prob: float | None) -> float | None:
         """Returns None: the weight of the first batch depends on which classes are in it."""

@@ -73,12 +73,8 @@ class FocalStar(SigmoidFamily):
         """See ``ClassificationLoss``."""
         return None
 
-    def forward(
-        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
-    ) -> Tensor:
-        """See ``ClassificationLoss.forward``."""
-        terms = _StarTerms(self.gamma.clone(), self.beta, *self.weights())
-        return fused_sum(*self._flat(logits, labels), terms)
+    def _sum(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return fused_sum(logits, labels, _StarTerms(self.gamma.clone(), self.beta, *self.weights()))
 
     def initial_loss(self, num_anchors: float, num_positives: float, prior_prob: float | None) -> float | None:
         """See ``ClassificationLoss.initial_loss``."""
