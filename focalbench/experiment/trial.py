@@ -290,9 +290,6 @@ def _written(
             precision=session.step_settings.precision,
         ),
         total_steps=plan.total_steps,
-        batch_size=config.optim.batch_size,
-        protocol=config.eval.protocol,
-        keep_checkpoints=config.run.keep_checkpoints,
         identity={
             **session.identity,
             "notes": session.notes,
@@ -344,7 +341,7 @@ def _result(trial: Trial, folder: TrialFolder, session: _Session, events: TrialE
         data_fingerprint=[data.train.fingerprint, data.val.fingerprint],
         wall_s=session.wall_s(),
         train_s=state.seconds,
-        images_per_s=state.step * events.batch_size / max(state.seconds, 1e-9),
+        images_per_s=state.step * trial.config.optim.batch_size / max(state.seconds, 1e-9),
         num_parameters=num_parameters(state.model),
         loss_weight=session.notes["loss_weight"],
         initial_loss=session.notes["initial_loss"],

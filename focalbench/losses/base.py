@@ -202,14 +202,16 @@ def check_class_weights(name: str, values: Sequence[float], length: int, *, high
     return torch.tensor([float(value) for value in values], dtype=torch.float64)
 
 
-def balance_from_counts(positives: int, negatives: int, *, name: str = "alpha: auto") -> float:
+def balance_from_counts(positives: int, negatives: int) -> float:
     """Returns the alpha that gives both sides the same total weight: alpha / (1 - alpha) = negatives / positives.
 
     Raises:
         ValueError: one side is empty.
     """
     if positives <= 0:
-        raise ValueError(f"{name} needs positive anchors, but none were counted on the training set")
+        raise ValueError("alpha: auto needs positive anchors, but none were counted on the training set")
     if negatives <= 0:
-        raise ValueError(f"{name} needs negatives, but none were counted: without a background use a number or null")
+        raise ValueError(
+            "alpha: auto needs negatives, but none were counted: without a background use a number or null"
+        )
     return negatives / (negatives + positives)

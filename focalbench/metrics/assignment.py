@@ -7,13 +7,22 @@ neither. Equal scores keep the order of the input.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from focalbench.metrics.flat import BoolArray, FlatDetections, FlatGroundTruth, FloatArray, IntArray
+from focalbench.metrics.flat import (
+    BoolArray,
+    FlatDetections,
+    FlatGroundTruth,
+    FloatArray,
+    IntArray,
+    check_detections,
+    check_ground_truth,
+)
 
 NO_OBJECT = -1
 _TABLE_LIMIT = 1 << 24  # entries of the (image, class) lookup table; beyond it image ids are renumbered first
@@ -53,6 +62,24 @@ class Assignment:
     is_tp: BoolArray
     is_ignored: BoolArray
     num_objects: NDArray[np.int64]
+
+
+def check_and_assign(
+    detections: Mapping[str, Any],
+    ground_truth: Mapping[str, Any],
+    *,
+    num_classes: int,
+    iou_thresh: float = 0.5,
+    rules: MatchRules | None = None,
+) -> tuple[FlatDetections, FlatGroundTruth, Assignment]:
+    """Returns both sets of columns as checked arrays and what became of every detection; None: the usual rules.
+
+    Raises:
+        ValueError: input that is malformed; the text names the column.
+    """
+    det, gt = check_detections(detections, num_classes), check_ground_truth(ground_truth, num_classes)
+    rules = MatchRules() if rules is None else rules
+    return det, gt, assign_detections(det, gt, num_classes=num_classes, iou_thresh=iou_thresh, rules=rules)
 
 
 def assign_detections(

@@ -26,13 +26,12 @@ from numpy.typing import NDArray
 from focalbench.metrics.assignment import (
     NO_OBJECT,
     Assignment,
-    MatchRules,
-    assign_detections,
+    check_and_assign,
     order_by_class_and_score,
     pair_iou,
     pairs_in_image_and_class,
 )
-from focalbench.metrics.flat import FlatDetections, FlatGroundTruth, check_detections, check_ground_truth
+from focalbench.metrics.flat import FlatDetections, FlatGroundTruth
 from focalbench.metrics.voc import Interpolation, assignment_ap, mean_defined
 
 Cause = Literal["classification", "localisation", "both", "duplicate", "background", "missed"]
@@ -86,9 +85,7 @@ def errors_by_cause(
     """
     if not 0 <= background_iou < foreground_iou < 1:
         raise ValueError(f"expected 0 <= background_iou < foreground_iou < 1, got {background_iou}, {foreground_iou}")
-    det = check_detections(detections, num_classes)
-    gt = check_ground_truth(ground_truth, num_classes)
-    base = assign_detections(det, gt, num_classes=num_classes, iou_thresh=foreground_iou, rules=MatchRules())
+    det, gt, base = check_and_assign(detections, ground_truth, num_classes=num_classes, iou_thresh=foreground_iou)
     countable = dataclasses.replace(
         gt, image=gt.image[~gt.difficult], label=gt.label[~gt.difficult], box=gt.box[~gt.difficult]
     )
