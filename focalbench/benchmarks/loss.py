@@ -92,14 +92,8 @@ def _case(name: str, problem: tuple[Tensor, Tensor], repeats: int) -> dict[str, 
 def random_case(
     anchors: int, num_classes: int, dtype: torch.dtype, device: str, *, spread: tuple[float, float] = SPREADS[""]
 ) -> tuple[Tensor, Tensor]:
-    """Logits (A, K) and labels (A,) with one positive in a thousand, always the same.
-
-    Args:
-        anchors: A.
-        num_classes: K.
-        dtype: of the logits.
-        device: of both.
-        spread: mean and standard deviation of the logits.
+    """Logits (A, K), of mean and standard deviation ``spread``, and labels (A,) with one positive in a thousand, always
+    the same.
     """
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(anchors, num_classes, generator=generator).mul_(spread[1]).add_(spread[0])

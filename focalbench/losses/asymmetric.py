@@ -53,11 +53,10 @@ class Asymmetric(ClassificationLoss):
     authors' code can also hold the focusing weights constant, which is not done here.
 
     Args:
-        num_classes: K.
+        num_classes, counts: see ``ClassificationLoss``.
         gamma_pos: focusing exponent of positives, >= 0.
         gamma_neg: focusing exponent of negatives, >= 0.
         margin: probability below which a negative costs nothing, in [0, 1).
-        counts: unused.
     """
 
     gamma_pos: Tensor

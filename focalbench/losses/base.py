@@ -138,10 +138,9 @@ class ClassificationLoss(nn.Module):
         open_low: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """Register ``value`` (number or schedule) as the buffer ``name``, so that a change costs no recompilation.
+        """Register ``value``, a number that fits ``check_number`` or a schedule of such, as the buffer ``name``.
 
-        Raises:
-            ValueError: a value outside the range from ``low`` (left out if ``open_low``) to ``high``, or not a number.
+        A change of a buffer costs no recompilation.
         """
         schedule = as_schedule(value)
         for number in schedule.values if schedule else (value,):

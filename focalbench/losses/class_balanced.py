@@ -24,11 +24,10 @@ class ClassBalanced(SigmoidFamily):
     Source: arXiv:1901.05555, sec. 4, eq. 10 and 12.
 
     Args:
-        num_classes: K.
+        num_classes, counts: see ``ClassificationLoss``.
         beta: in [0, 1); 0 gives no weights, towards 1 inverse frequency.
         gamma: focusing exponent >= 0, a number or a schedule.
         alpha: as in ``SigmoidFamily``; the paper has none.
-        counts: anchors counted after matching.
 
     Raises:
         ValueError: a parameter outside its range, or no counts.

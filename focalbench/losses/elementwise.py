@@ -376,16 +376,13 @@ class _Chunks:
             if cast is not None:
                 x = cast.copy_(x)
             factor = self.terms.negative(x, loss, slope, spare)
-            self._weigh(index, loss, slope)
+            if self.weight is not None:
+                loss.mul_(self.weight[index])
+                slope.mul_(self.weight[index])
             if self.grad is not None and slope is out:
                 self.grad[index].copy_(slope)
             found.append(factor * self._left(index, loss))
         return found
-
-    def _weigh(self, index: int, loss: Tensor, slope: Tensor) -> None:
-        if self.weight is not None:
-            loss.mul_(self.weight[index])
-            slope.mul_(self.weight[index])
 
     def _left(self, index: int, loss: Tensor) -> float:
         """The sum of what is neither positive nor ignored."""

@@ -45,11 +45,10 @@ class FocalStar(SigmoidFamily):
     Source: arXiv:1708.02002, appendix A, eq. 9-10 and table 3, whose pairs (gamma, beta) are (2, 1) and (4, 0).
 
     Args:
-        num_classes: K.
+        num_classes, counts: see ``ClassificationLoss``.
         gamma: scale of the logit, > 0, a number or a schedule.
         beta: shift.
         alpha: as in ``SigmoidFamily``.
-        counts: for ``alpha: auto``.
     """
 
     def __init__(

@@ -51,10 +51,9 @@ class GHM(ClassificationLoss):
     Source: arXiv:1811.05181, eq. 4-10 and sec. 3.3 (unit regions, exponential moving average).
 
     Args:
-        num_classes: K.
+        num_classes, counts: see ``ClassificationLoss``.
         bins: equal bins of g over [0, 1].
         momentum: share of the old counts, in [0, 1).
-        counts: unused.
     """
 
     density: Tensor

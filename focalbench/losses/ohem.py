@@ -23,12 +23,11 @@ class OHEM(ClassificationLoss):
     Source: arXiv:1604.03540, sec. 4; arXiv:1708.02002, sec. 5.1 and table 1d (B 128, 256, 512; NMS .5, .7; 1:3).
 
     Args:
-        num_classes: K.
+        num_classes, counts: see ``ClassificationLoss``.
         num_hardest: B, anchors kept per image.
         nms_thresh: IoU above which the easier of two anchors' predicted boxes is dropped; None for no NMS.
         negatives_per_positive: at most this many negatives for each kept positive (3 is the 1:3 variant; an image
             without positives counts as one); None takes the hardest of either kind.
-        counts: unused.
     """
 
     waits_for_device = True

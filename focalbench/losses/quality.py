@@ -54,7 +54,11 @@ class _QualityLoss(ClassificationLoss):
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
     ) -> Tensor:
         """See ``ClassificationLoss.forward``; ``quality`` is needed."""
-        return fused_sum(*self._flat(logits, labels), self._terms(flat_quality(quality, labels)))
+        if quality is None or quality.shape != labels.shape:
+            wanted, found = tuple(labels.shape), None if quality is None else tuple(quality.shape)
+            raise ValueError(f"this loss needs quality (N, R) {wanted}: the predicted boxes' IoU; got {found}")
+        terms = self._terms(quality.detach().reshape(-1).clamp(0, 1))  # a constant for the gradient
+        return fused_sum(*self._flat(logits, labels), terms)
 
     @abstractmethod
     def _terms(self, quality: Tensor) -> Terms: ...
@@ -66,9 +70,8 @@ class QualityFocal(_QualityLoss):
     Source: arXiv:2006.04388, eq. 3 (beta 2 there).
 
     Args:
-        num_classes: K.
+        num_classes, counts: see ``ClassificationLoss``.
         beta: exponent, >= 0.
-        counts: unused.
     """
 
     waits_for_device = True  # a tensor is made of beta in each step
@@ -112,10 +115,9 @@ class Varifocal(_QualityLoss):
     Source: arXiv:2008.13367, eq. 2 (alpha .75, gamma 2 there).
 
     Args:
-        num_classes: K.
+        num_classes, counts: see ``ClassificationLoss``.
         gamma: focusing exponent of negatives, >= 0, a number or a schedule.
         alpha: weight of NEGATIVES, in [0, 1], a number or a schedule.
-        counts: unused.
     """
 
     gamma: Tensor
@@ -133,15 +135,3 @@ class Varifocal(_QualityLoss):
     def _terms(self, quality: Tensor) -> _VarifocalTerms:
         # copies: a schedule may move the buffers before backward
         return _VarifocalTerms(self.gamma.clone(), self.alpha.clone(), quality)
-
-
-def flat_quality(quality: Tensor | None, labels: Tensor) -> Tensor:
-    """Returns the (A,) qualities within [0, 1], a constant for the gradient.
-
-    Raises:
-        ValueError: there are none, or their shape is not the labels'.
-    """
-    if quality is None or quality.shape != labels.shape:
-        shape = None if quality is None else tuple(quality.shape)
-        raise ValueError(f"this loss needs quality (N, R) {tuple(labels.shape)}: the predicted boxes' IoU; got {shape}")
-    return quality.detach().reshape(-1).clamp(0, 1)

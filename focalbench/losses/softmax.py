@@ -71,10 +71,10 @@ class SoftmaxFamily(ClassificationLoss):
         on_positives = balance_from_counts(counts.positives, counts.negatives)
         return on_positives if self.alpha_on == "positives" else 1 - on_positives
 
-    def class_weights(self) -> Tensor | None:
-        """Returns the (K + 1,) float32 weights in force, background last, or None."""
+    def class_weights(self) -> Tensor:
+        """Returns the (K + 1,) float32 weights in force, background last."""
         if self.alpha is None:
-            return None
+            return torch.ones(self.num_classes + 1, device=self.gamma.device)
         weights = self.alpha if self.alpha.ndim else spread_alpha(self.alpha, self.alpha_on, self.num_classes + 1)
         return weights.float()
 
@@ -93,16 +93,13 @@ class SoftmaxFamily(ClassificationLoss):
     def initial_loss(self, num_anchors: float, num_positives: float, prior_prob: float | None) -> float | None:
         """See ``ClassificationLoss.initial_loss``."""
         weights = self.class_weights()
-        on_positives, on_background = (
-            (1.0, 1.0) if weights is None else (float(weights[:-1].mean()), float(weights[-1]))
-        )
         return initial_softmax_loss(
             num_anchors,
             num_positives,
             prior_prob,
             num_classes=self.num_classes,
             gamma=float(self.gamma),
-            weights=(on_positives, on_background),
+            weights=(float(weights[:-1].mean()), float(weights[-1])),
         )
 
 
@@ -206,7 +203,7 @@ def softmax_focal_loss(
 
 @torch.compiler.disable
 def softmax_sum(
-    logits: Tensor, labels: Tensor, gamma: Tensor, weights: Tensor | None, row_weight: Tensor | None = None
+    logits: Tensor, labels: Tensor, gamma: Tensor, weights: Tensor, row_weight: Tensor | None = None
 ) -> Tensor:
     """Returns the sum of -weights[y] (1 - p_y)^gamma log p_y over all rows that are not ignored; twice differentiable.
 
@@ -214,7 +211,7 @@ def softmax_sum(
         logits: (A, C), any floating dtype.
         labels: (A,) integers 0..C-1, -1 ignored.
         gamma: () float.
-        weights: (C,) float, or None for 1.
+        weights: (C,) float.
         row_weight: (A,) float, or None.
 
     Returns:
@@ -223,8 +220,6 @@ def softmax_sum(
     Raises:
         ValueError: a label outside -1..C-1 (on CUDA a device-side assertion).
     """
-    if weights is None:
-        weights = torch.ones(logits.shape[1], device=logits.device)
     return _SoftmaxSum.apply(logits, labels, gamma, weights, row_weight)
 
 

@@ -87,8 +87,7 @@ def assign_detections(
 ) -> Assignment:
     """Decides of every detection whether it is true, false or ignored."""
     score = det.score if rules.score_digits is None else np.round(det.score, rules.score_digits)
-    order = order_by_class_and_score(det.label, score, num_classes)
-    per_class = np.bincount(det.label, minlength=num_classes)
+    order, class_start = order_by_class_and_score(det.label, score, num_classes)
     claimant, claimed, iou = best_overlaps(det, gt, num_classes=num_classes, pixel_offset=rules.pixel_offset)
     hit = iou >= iou_thresh if rules.equal_is_hit else iou > iou_thresh
     claimant, claimed = claimant[hit], claimed[hit]
@@ -99,11 +98,14 @@ def assign_detections(
     is_ignored[claimant[~counts]] = True
     is_tp = _first_claimants(order, claimant[counts], claimed[counts], len(gt.label))
     num_objects = np.bincount(gt.label[countable], minlength=num_classes)
-    return Assignment(order, np.concatenate([[0], np.cumsum(per_class)]), is_tp, is_ignored, num_objects)
+    return Assignment(order, class_start, is_tp, is_ignored, num_objects)
 
 
-def order_by_class_and_score(label: IntArray, score: FloatArray, num_classes: int) -> NDArray[np.intp]:
-    """Returns (D,) indices sorted by class, then by falling score; ties keep the input order."""
+def order_by_class_and_score(
+    label: IntArray, score: FloatArray, num_classes: int
+) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+    """Returns (D,) indices by class, then by falling score, ties in input order, and where each class starts, (K + 1,)."""
+    class_start = np.concatenate([[0], np.cumsum(np.bincount(label, minlength=num_classes))])
     num = len(label)
     index_bits = max(num - 1, 0).bit_length()
     if score.dtype == np.float32 and (num_classes - 1).bit_length() + 32 + index_bits <= 64:
@@ -115,13 +117,13 @@ def order_by_class_and_score(label: IntArray, score: FloatArray, num_classes: in
         word <<= np.uint64(index_bits)
         word |= np.arange(num, dtype=np.uint64)
         word.sort()
-        return (word & np.uint64((1 << index_bits) - 1)).astype(np.intp)
+        return (word & np.uint64((1 << index_bits) - 1)).astype(np.intp), class_start
     by_score = np.argsort(-score)
     ordered = score[by_score]
     if (ordered[1:] == ordered[:-1]).any():
         by_score = np.argsort(-score, kind="stable")
     narrow = np.uint16 if num_classes <= 1 << 16 else np.int64  # numpy's stable sort of 16-bit integers is a radix sort
-    return by_score[np.argsort(label[by_score].astype(narrow), kind="stable")]
+    return by_score[np.argsort(label[by_score].astype(narrow), kind="stable")], class_start
 
 
 def best_overlaps(

@@ -55,10 +55,9 @@ def bin_reliability(score: FloatArray, is_right: BoolArray, *, num_bins: int = 2
     index = np.minimum((score * num_bins).astype(np.int64), num_bins - 1)  # a score of 1 belongs to the last bin
     count = np.bincount(index, minlength=num_bins)
     filled = count > 0
-    mean_score = np.full(num_bins, np.nan)
-    precision = np.full(num_bins, np.nan)
-    np.divide(np.bincount(index, weights=score, minlength=num_bins), count, out=mean_score, where=filled)
-    np.divide(np.bincount(index, weights=is_right, minlength=num_bins), count, out=precision, where=filled)
+    with np.errstate(invalid="ignore"):  # 0 / 0 in an empty bin
+        mean_score = np.bincount(index, weights=score, minlength=num_bins) / count
+        precision = np.bincount(index, weights=is_right, minlength=num_bins) / count
     gap = np.abs(precision - mean_score)[filled]
     d_ece = float(np.average(gap, weights=count[filled])) if filled.any() else float("nan")
     return Reliability(edges, count, mean_score, precision, d_ece)

@@ -98,10 +98,9 @@ def errors_by_cause(
 
 def _best_overlaps_by_relation(det: FlatDetections, gt: FlatGroundTruth) -> tuple[_Overlaps, _Overlaps]:
     """Each detection's best object of its own class, and of any other class, in its image."""
-    one_class = np.zeros(len(det.label), dtype=np.int64)
-    all_alike = dataclasses.replace(det, label=one_class)
-    gt_alike = dataclasses.replace(gt, label=np.zeros(len(gt.label), dtype=np.int64))
-    _, _, pair_det, pair_object = pairs_in_image_and_class(all_alike, gt_alike, 1)
+    det_alike = dataclasses.replace(det, label=np.zeros_like(det.label))
+    gt_alike = dataclasses.replace(gt, label=np.zeros_like(gt.label))
+    _, _, pair_det, pair_object = pairs_in_image_and_class(det_alike, gt_alike, 1)
     iou = pair_iou(det.box[pair_det], gt.box[pair_object], 1.0)
     same = det.label[pair_det] == gt.label[pair_object]
     return (
@@ -127,17 +126,14 @@ def _causes(
     base: Assignment, same: _Overlaps, other: _Overlaps, foreground_iou: float, background_iou: float
 ) -> NDArray[np.int64]:
     """(D,) index into CAUSES, or -1 for true positives and ignored detections."""
-    tests = [
-        (base.is_tp | base.is_ignored, -1),
-        (
-            (same.best != NO_OBJECT) & (same.iou >= background_iou) & (same.iou <= foreground_iou),
-            CAUSES.index("localisation"),
-        ),
-        (other.iou >= foreground_iou, CAUSES.index("classification")),
-        (same.iou > foreground_iou, CAUSES.index("duplicate")),
-        (np.maximum(same.iou, other.iou) <= background_iou, CAUSES.index("background")),
-    ]
-    return np.select([test for test, _ in tests], [value for _, value in tests], default=CAUSES.index("both"))
+    tests: dict[Cause, NDArray[np.bool_]] = {
+        "localisation": (same.best != NO_OBJECT) & (same.iou >= background_iou) & (same.iou <= foreground_iou),
+        "classification": other.iou >= foreground_iou,
+        "duplicate": same.iou > foreground_iou,
+        "background": np.maximum(same.iou, other.iou) <= background_iou,
+    }
+    neither = base.is_tp | base.is_ignored
+    return np.select([neither, *tests.values()], [-1, *map(CAUSES.index, tests)], default=CAUSES.index("both"))
 
 
 def _costs(
@@ -200,15 +196,8 @@ def _with_corrected(
     label[winners] = gt.label[target[winners]]
     is_tp = base.is_tp.copy()
     is_tp[winners] = True
-    num_classes = len(base.num_objects)
-    per_class = np.bincount(label, minlength=num_classes)
-    return Assignment(
-        order_by_class_and_score(label, det.score, num_classes),
-        np.concatenate([[0], np.cumsum(per_class)]),
-        is_tp,
-        base.is_ignored,
-        base.num_objects,
-    )
+    order, class_start = order_by_class_and_score(label, det.score, len(base.num_objects))
+    return dataclasses.replace(base, order=order, class_start=class_start, is_tp=is_tp)
 
 
 def _map_without_objects(
