@@ -104,7 +104,7 @@ def assign_detections(
 def order_by_class_and_score(
     label: IntArray, score: FloatArray, num_classes: int
 ) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
-    """Returns (D,) indices by class, then by falling score, ties in input order, and where each class starts, (K + 1,)."""
+    """Returns (D,) indices by class, then by falling score, ties in input order; and the (K + 1,) starts of classes."""
     class_start = np.concatenate([[0], np.cumsum(np.bincount(label, minlength=num_classes))])
     num = len(label)
     index_bits = max(num - 1, 0).bit_length()
