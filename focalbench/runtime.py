@@ -7,11 +7,14 @@ loads.
 from __future__ import annotations
 
 import os
+import platform
 import random
 import re
 import resource
 import signal
+import stat
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -101,9 +104,6 @@ def choose_cache_dir(cache_dir: str | os.PathLike[str] | None = None) -> Path:
 
 def _own_temporary_folder() -> Path:
     """Everybody may write to the system's temporary folder, and may have prepared one of this name for us."""
-    import stat
-    import tempfile
-
     folder = Path(tempfile.gettempdir()) / f"focalbench-{os.getuid()}"
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
@@ -315,8 +315,8 @@ def free_memory() -> int | None:
         found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
     with suppress(OSError, ValueError, IndexError):  # "max" where there is no limit
         limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
-        stat = Path("/sys/fs/cgroup/memory.stat").read_text().splitlines()
-        files = sum(int(line.split()[1]) for line in stat if line.startswith("inactive_file "))
+        details = Path("/sys/fs/cgroup/memory.stat").read_text().splitlines()
+        files = sum(int(line.split()[1]) for line in details if line.startswith("inactive_file "))
         found.append(max(0, limit - used + files))  # pages of files give way
     return min(found, default=None)
 
@@ -329,8 +329,6 @@ def peak_memory_mb() -> float:
 
 def environment() -> dict[str, str | int]:
     """Versions and hardware that a result depends on; saved with it."""
-    import platform
-
     import torch
     import torchvision
 
@@ -355,8 +353,6 @@ def environment() -> dict[str, str | int]:
 
 def _processor() -> str:
     """The processor's name, as the system tells it."""
-    import platform
-
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
             if line.startswith("model name"):

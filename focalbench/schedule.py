@@ -92,7 +92,5 @@ def as_schedule(value: Any) -> Schedule | None:
         unknown = set(value) - {"schedule", "values", "at"}
         if unknown or not {"schedule", "values"} <= set(value):
             raise ValueError(f"a schedule has the keys schedule, values and at, got {sorted(value)}")
-        return Schedule(
-            value["schedule"], tuple(value["values"]), None if value.get("at") is None else tuple(value["at"])
-        )
+        return Schedule(**value)
     return None

@@ -10,14 +10,12 @@ from numpy.typing import NDArray
 Columns = dict[str, NDArray[Any]]
 
 
-def classic_average_precision(
-    detections: Columns, ground_truth: Columns, *, num_classes: int, iou_thresh: float = 0.5
-) -> NDArray[np.float64]:
+def classic_average_precision(detections: Columns, ground_truth: Columns, *, num_classes: int) -> NDArray[np.float64]:
     """Returns (K,) 11-point AP by the algorithm of the VOC devkit, as most Python evaluators write it."""
-    return np.array([_class_ap(k, detections, ground_truth, iou_thresh) for k in range(num_classes)])
+    return np.array([_class_ap(k, detections, ground_truth) for k in range(num_classes)])
 
 
-def _class_ap(k: int, detections: Columns, ground_truth: Columns, iou_thresh: float) -> float:
+def _class_ap(k: int, detections: Columns, ground_truth: Columns) -> float:
     objects, num_objects = _objects_by_image(k, ground_truth)
     if num_objects == 0:
         return float("nan")
@@ -31,7 +29,7 @@ def _class_ap(k: int, detections: Columns, ground_truth: Columns, iou_thresh: fl
         if truth is not None:
             overlaps = _overlaps(boxes[d], truth["box"])
             best, winner = overlaps.max(), int(overlaps.argmax())
-        if truth is None or not best > iou_thresh:
+        if truth is None or not best > 0.5:
             fp[d] = 1.0
         elif not truth["difficult"][winner]:
             (fp if truth["taken"][winner] else tp)[d] = 1.0

@@ -29,14 +29,11 @@ SPREADS = {"": (-4.6, 1.5), ", any logit": (0.0, 3.0)}
 OURS, FLOOR = "focalbench", "copy"
 
 
-def bench_loss(
-    *, sizes: dict[str, int] | None = None, num_classes: int = NUM_CLASSES, repeats: int = 9, device: str = "cpu"
-) -> dict[str, Any]:
+def bench_loss(*, sizes: dict[str, int] | None = None, repeats: int = 9, device: str = "cpu") -> dict[str, Any]:
     """Times forward and backward of the focal loss on ``sizes`` anchors and measures the memory each contestant takes.
 
     Args:
         sizes: names and numbers of anchors; None for the sizes of the device.
-        num_classes: K.
         repeats: rounds, each running every contestant once.
         device: ``cpu`` or ``cuda``.
 
@@ -48,7 +45,7 @@ def bench_loss(
     sizes = sizes or (GPU_SIZES if device.startswith("cuda") else SIZES)
     dtypes = (torch.float32, torch.bfloat16) if device.startswith("cuda") else (torch.float32,)
     cases = [
-        _case(name + suffix, random_case(anchors, num_classes, dtype, device, spread=spread), repeats)
+        _case(name + suffix, random_case(anchors, NUM_CLASSES, dtype, device, spread=spread), repeats)
         | {"wanted": {"mmdetection style": WANTED.get(name), "extra_memory": WANTED_MEMORY} if device == "cpu" else {}}
         for name, anchors in sizes.items()
         for suffix, spread in SPREADS.items()
@@ -95,14 +92,8 @@ def _case(name: str, problem: tuple[Tensor, Tensor], repeats: int) -> dict[str, 
 def random_case(
     anchors: int, num_classes: int, dtype: torch.dtype, device: str, *, spread: tuple[float, float] = SPREADS[""]
 ) -> tuple[Tensor, Tensor]:
-    """Logits (A, K) and labels (A,) with one positive in a thousand, always the same.
-
-    Args:
-        anchors: A.
-        num_classes: K.
-        dtype: of the logits.
-        device: of both.
-        spread: mean and standard deviation of the logits.
+    """Logits (A, K), of mean and standard deviation ``spread``, and labels (A,) with one positive in a thousand, always
+    the same.
     """
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(anchors, num_classes, generator=generator).mul_(spread[1]).add_(spread[0])

@@ -15,6 +15,7 @@ VOC_PRIORS = (
     (9.47112, 4.84053),
     (11.2364, 10.0071),
 )
+_RESTARTS, _MAX_ITERATIONS = 10, 200
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,8 @@ def average_best_iou(sizes: ArrayLike, priors: ArrayLike) -> float:
     return float(size_iou(np.asarray(sizes, np.float64), np.asarray(priors, np.float64)).max(1).mean())
 
 
-def fit_priors(
-    sizes: np.ndarray, num_priors: int, *, seed: int = 0, restarts: int = 10, iterations: int = 200
-) -> Priors:
-    """Clusters box sizes: k-means with 1 - IoU, started ``restarts`` times, the best average IoU kept.
+def fit_priors(sizes: np.ndarray, num_priors: int, *, seed: int = 0) -> Priors:
+    """Clusters box sizes: k-means with 1 - IoU, started ten times, the best average IoU kept.
 
     A mean of sizes does not minimise 1 - IoU exactly, so an iteration may lose a little: the best state seen counts.
 
@@ -63,8 +62,6 @@ def fit_priors(
         sizes: (M, 2) widths and heights in any one unit; those not positive are left out.
         num_priors: K, at most the number of different sizes.
         seed: of the starts; equal seeds give equal priors.
-        restarts: independent starts.
-        iterations: at most, in each start.
 
     Raises:
         ValueError: if there are fewer different sizes than priors.
@@ -76,8 +73,8 @@ def fit_priors(
         raise ValueError(f"{num_priors} priors need at least as many different box sizes, there are {num_different}")
     rng = np.random.default_rng(seed)
     best_iou, best = -1.0, boxes[:num_priors]
-    for _ in range(restarts):
-        average, priors = _cluster(boxes, _choose_starts(boxes, num_priors, rng), iterations)
+    for _ in range(_RESTARTS):
+        average, priors = _cluster(boxes, _choose_starts(boxes, num_priors, rng))
         if average > best_iou:
             best_iou, best = average, priors
     best = best[np.argsort(best.prod(1), kind="stable")]
@@ -96,11 +93,11 @@ def _choose_starts(boxes: np.ndarray, num_priors: int, rng: np.random.Generator)
     return boxes[chosen]
 
 
-def _cluster(boxes: np.ndarray, priors: np.ndarray, iterations: int) -> tuple[float, np.ndarray]:
+def _cluster(boxes: np.ndarray, priors: np.ndarray) -> tuple[float, np.ndarray]:
     """Lloyd's iterations; returns the best average IoU seen and its priors."""
     best_iou, best = -1.0, priors
     nearest = np.full(len(boxes), -1)
-    for _ in range(iterations):
+    for _ in range(_MAX_ITERATIONS):
         iou = size_iou(boxes, priors)
         average = float(iou.max(1).mean())
         if average > best_iou:

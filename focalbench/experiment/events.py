@@ -52,9 +52,6 @@ class TrialEvents:
     step_settings: StepSettings
     live_figures: LiveLossFigures
     total_steps: int
-    batch_size: int
-    protocol: str
-    keep_checkpoints: int
     identity: dict[str, Any]
     wall_s: Callable[[], float]
     progress: Progress
@@ -68,7 +65,7 @@ class TrialEvents:
         """One line of the training curves."""
         scheduled = state.criterion.classification.scheduled()
         line = {f"train/{name}": value for name, value in {**values, **scheduled}.items()}
-        line["images_per_s"] = state.step * self.batch_size / max(state.seconds, 1e-9)
+        line["images_per_s"] = state.step * self.trial.config.optim.batch_size / max(state.seconds, 1e-9)
         line["time_s"] = state.seconds
         self.tracker.scalars(state.step, line)
         self.progress(state.step, self.total_steps, line)
@@ -89,7 +86,7 @@ class TrialEvents:
             model, self.val, self.detection, device=settings.device, precision=settings.precision, stop=self.stop
         )
         truth = self.val.ground_truth()
-        self.last = score(detections, truth, self.val.classes, self.protocol)
+        self.last = score(detections, truth, self.val.classes, self.trial.config.eval.protocol)
         improved = self.last.mean_ap > state.best
         state.best = max(state.best, self.last.mean_ap) if math.isfinite(self.last.mean_ap) else state.best
         line = {MEAN_AP: self.last.mean_ap, BEST_MEAN_AP: state.best}
@@ -115,7 +112,8 @@ class TrialEvents:
         """Everything that the next step depends on, and the status that says how far the trial is."""
         self.tracker.flush()
         content = {**self.identity, **state.state_dict(), "rng": rng_state(), "wall_s": self.wall_s()}
-        save_checkpoint(self.folder.checkpoints, content, step=state.step, keep=self.keep_checkpoints)
+        keep = self.trial.config.run.keep_checkpoints
+        save_checkpoint(self.folder.checkpoints, content, step=state.step, keep=keep)
         self.folder.write_status(self.trial, TrialState.RUNNING, step=state.step, steps=self.total_steps)
 
     def _write_curves(self, step: int, truth: dict[str, Any]) -> None:

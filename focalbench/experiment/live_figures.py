@@ -16,6 +16,7 @@ from focalbench.metrics.loss_histogram import MarginHistogram, figure_4_curves, 
 from focalbench.models.detector import Detector
 from focalbench.runtime import autocast
 from focalbench.tracking.tracker import Tracker
+from focalbench.training.loop import StepSettings
 
 TAG = "val/loss_distribution"
 _FIRST_GUESS_S = 0.6  # of one picture, before one was made: matplotlib is imported then
@@ -30,7 +31,7 @@ class LiveLossFigures:
     Args:
         data: the evaluation images.
         batch_size: images at once.
-        device, precision: of the training.
+        settings: device and precision of the training.
         num_images: sample size; the images are spread over ``data`` and always the same.
         budget: share of the training time.
     """
@@ -40,13 +41,12 @@ class LiveLossFigures:
         data: DetectionData,
         *,
         batch_size: int,
-        device: torch.device,
-        precision: torch.dtype,
+        settings: StepSettings,
         num_images: int = 32,
         budget: float = 0.02,
     ) -> None:
         self._data = data
-        self._batch_size, self._device, self._precision = batch_size, device, precision
+        self._batch_size, self._settings = batch_size, settings
         self._indices = np.unique(np.linspace(0, len(data) - 1, min(num_images, len(data))).round().astype(np.int64))
         self._budget = budget
         self._spent, self._last = 0.0, _FIRST_GUESS_S
@@ -54,11 +54,7 @@ class LiveLossFigures:
     def log(self, tracker: Tracker, step: int, model: Detector, criterion: Criterion, train_seconds: float) -> bool:
         """Hands the picture of this moment to ``tracker``, unless the budget is spent; says whether it did.
 
-        Args:
-            step: finished steps.
-            model: the network that is evaluated; left in the mode that it came in.
-            criterion: the training's.
-            train_seconds: training time so far.
+        ``model``, the network that is evaluated, is left in the mode that it came in.
         """
         if self._spent + self._last > self._budget * train_seconds:
             return False
@@ -72,13 +68,13 @@ class LiveLossFigures:
     def _measure(self, model: Detector, criterion: Criterion) -> MarginHistogram:
         was_training = model.training
         model.eval()
-        histogram = MarginHistogram.empty()
+        histogram, device = MarginHistogram.empty(), self._settings.device
         for start in range(0, len(self._indices), self._batch_size):
             indices = self._indices[start : start + self._batch_size]
-            images = self._data.normalised(indices.tolist(), self._device)
-            with autocast(self._device, self._precision):
+            images = self._data.normalised(indices.tolist(), device)
+            with autocast(device, self._settings.precision):
                 outputs = model(images)
-            targets = self._data.targets(indices).to(self._device)
+            targets = self._data.targets(indices).to(device)
             problem = criterion.class_problem(outputs, targets)
             histogram += count_margins(problem, criterion.classification.activation)
         model.train(was_training)

@@ -19,7 +19,7 @@ from focalbench.models.detector import Detector
 from focalbench.ranks import sum_over_ranks
 from focalbench.runtime import autocast
 from focalbench.structures import HeadOutputs, Targets
-from focalbench.training.loop import TrainingBatches
+from focalbench.training.loop import StepSettings, TrainingBatches
 
 
 def matched_factor(
@@ -28,8 +28,7 @@ def matched_factor(
     batches: TrainingBatches,
     *,
     num_batches: int,
-    device: torch.device,
-    precision: torch.dtype,
+    settings: StepSettings,
 ) -> float:
     """Returns the ratio of the gradient norms of cross entropy and of the loss under test on the logits of the first
     batches.
@@ -44,7 +43,7 @@ def matched_factor(
     squares = torch.zeros(2, dtype=torch.float64)
     for step in range(num_batches):
         images, targets = batches(step)
-        with torch.no_grad(), autocast(device, precision):
+        with torch.no_grad(), autocast(settings.device, settings.precision):
             outputs = model(images)
         squares += _squared_gradients(criterion, outputs, targets)
     expected, found = sum_over_ranks(squares).sqrt().tolist()

@@ -209,19 +209,14 @@ def _restore(session: _Session, checkpoint: Mapping[str, Any], folder: Path) -> 
 
 def _start(trial: Trial, session: _Session, warn: Warn) -> None:
     """What is measured once, on the untrained network: the loss against theory, and the factor that matches scales."""
-    config, state, settings = trial.config, session.state, session.step_settings
+    config, state = trial.config, session.state
     check = initial_class_loss(state.model, state.criterion, session.batches, prior_prob=config.model.prior_prob)
     if check["diagnosis"]:
         warn(f"{trial.name}: {check['diagnosis']}")
     session.notes["initial_loss"] = check
     if config.loss.match_scale:
         factor = matched_factor(
-            state.model,
-            state.criterion,
-            session.batches,
-            num_batches=_MATCH_BATCHES,
-            device=settings.device,
-            precision=settings.precision,
+            state.model, state.criterion, session.batches, num_batches=_MATCH_BATCHES, settings=session.step_settings
         )
         state.criterion.weight.mul_(factor)
     session.notes["loss_weight"] = state.criterion.weight.item()
@@ -284,15 +279,9 @@ def _written(
         detection=build.detection_settings(config),
         step_settings=session.step_settings,
         live_figures=LiveLossFigures(
-            session.data.val,
-            batch_size=config.optim.batch_size,
-            device=session.step_settings.device,
-            precision=session.step_settings.precision,
+            session.data.val, batch_size=config.optim.batch_size, settings=session.step_settings
         ),
         total_steps=plan.total_steps,
-        batch_size=config.optim.batch_size,
-        protocol=config.eval.protocol,
-        keep_checkpoints=config.run.keep_checkpoints,
         identity={
             **session.identity,
             "notes": session.notes,
@@ -344,7 +333,7 @@ def _result(trial: Trial, folder: TrialFolder, session: _Session, events: TrialE
         data_fingerprint=[data.train.fingerprint, data.val.fingerprint],
         wall_s=session.wall_s(),
         train_s=state.seconds,
-        images_per_s=state.step * events.batch_size / max(state.seconds, 1e-9),
+        images_per_s=state.step * trial.config.optim.batch_size / max(state.seconds, 1e-9),
         num_parameters=num_parameters(state.model),
         loss_weight=session.notes["loss_weight"],
         initial_loss=session.notes["initial_loss"],

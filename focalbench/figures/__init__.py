@@ -23,7 +23,7 @@ def new_figure(columns: int = 1, rows: int = 1, *, width: float = 6.0, height: f
     return figure, list(figure.subplots(rows, columns, squeeze=False, sharex="col").flat)
 
 
-def save_figure(figure: Figure, path: Path, *, dpi: int = 120) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     """Writes ``figure`` in the format that the suffix of ``path`` names (.png, .svg), in the place of an older file.
 
     Raises:
@@ -32,7 +32,7 @@ def save_figure(figure: Figure, path: Path, *, dpi: int = 120) -> None:
     buffer = io.BytesIO()
     # Without a date equal figures are equal files.
     metadata: dict[str, str | None] = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-    figure.savefig(buffer, format=path.suffix.removeprefix("."), dpi=dpi, metadata=metadata)
+    figure.savefig(buffer, format=path.suffix.removeprefix("."), dpi=120, metadata=metadata)
     write_atomically(path, buffer.getvalue())
 
 

@@ -21,6 +21,7 @@ FIGURE_1_GAMMAS = (0.0, 0.5, 1.0, 2.0, 5.0)
 # Dark to light with gamma, from matplotlib's viridis: told apart without colour too.
 GAMMA_COLORS = {0.0: "#440154", 0.5: "#3b528b", 1.0: "#21918c", 2.0: "#5ec962", 5.0: "#c8b400"}
 OWN_COLOR = "#d62728"
+_MAX_POINTS = 400
 POSITIVE_COLOR, NEGATIVE_COLOR = "#ff8200", "#4d4d4d"
 
 # gamma -> (share of elements, cumulative share of loss), both rising from 0 to 1.
@@ -71,13 +72,13 @@ def draw_cumulative_loss(axes: Axes, curves: Curves, group: str) -> None:
 
 
 def _thinned(
-    fraction: NDArray[np.float64], share: NDArray[np.float64], points: int = 400
+    fraction: NDArray[np.float64], share: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """At most ``points`` of a rising line, as far apart along it as the eye sees."""
-    if len(fraction) <= points:
+    """At most ``_MAX_POINTS`` of a rising line, as far apart along it as the eye sees."""
+    if len(fraction) <= _MAX_POINTS:
         return fraction, share
     way = np.concatenate([[0.0], np.cumsum(np.hypot(np.diff(fraction), np.diff(share)))])
-    kept = np.unique(np.searchsorted(way, np.linspace(0, way[-1], points)).clip(max=len(way) - 1))
+    kept = np.unique(np.searchsorted(way, np.linspace(0, way[-1], _MAX_POINTS)).clip(max=len(way) - 1))
     return fraction[kept], share[kept]
 
 

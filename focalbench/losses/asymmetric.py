@@ -53,11 +53,10 @@ class Asymmetric(ClassificationLoss):
     authors' code can also hold the focusing weights constant, which is not done here.
 
     Args:
-        num_classes: K.
+        num_classes, counts: see ``ClassificationLoss``.
         gamma_pos: focusing exponent of positives, >= 0.
         gamma_neg: focusing exponent of negatives, >= 0.
         margin: probability below which a negative costs nothing, in [0, 1).
-        counts: unused.
     """
 
     gamma_pos: Tensor
@@ -89,11 +88,8 @@ class Asymmetric(ClassificationLoss):
         """See ``ClassificationLoss``: a margin takes loss from every negative."""
         return (1.0, 1.0) if self.margin == 0 else None
 
-    def forward(
-        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
-    ) -> Tensor:
-        """See ``ClassificationLoss.forward``."""
-        return fused_sum(*self._flat(logits, labels), self._terms())
+    def _sum(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return fused_sum(logits, labels, self._terms())
 
     def initial_loss(self, num_anchors: float, num_positives: float, prior_prob: float | None) -> float | None:
         """See ``ClassificationLoss.initial_loss``."""

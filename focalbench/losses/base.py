@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -82,6 +82,10 @@ class ClassificationLoss(nn.Module):
         Raises:
             ValueError: shapes that do not fit, or a label outside -1..K (on CUDA a device-side assertion).
         """
+        return self._sum(*self._flat(logits, labels))
+
+    def _sum(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss of (A, C) ``logits`` and (A,) ``labels``; one that needs more has a ``forward`` of its own."""
         raise NotImplementedError
 
     def set_progress(self, fraction: float) -> None:
@@ -134,10 +138,9 @@ class ClassificationLoss(nn.Module):
         open_low: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """Register ``value`` (number or schedule) as the buffer ``name``, so that a change costs no recompilation.
+        """Register ``value``, a number that fits ``check_number`` or a schedule of such, as the buffer ``name``.
 
-        Raises:
-            ValueError: a value outside the range from ``low`` (left out if ``open_low``) to ``high``, or not a number.
+        A change of a buffer costs no recompilation.
         """
         schedule = as_schedule(value)
         for number in schedule.values if schedule else (value,):
@@ -147,6 +150,23 @@ class ClassificationLoss(nn.Module):
         self._logged.append(name)
         start = schedule(0.0) if schedule else float(value)
         self.register_buffer(name, torch.tensor(start, dtype=dtype))
+
+    def _keep_alpha(self, alpha: Any, balance: Callable[[Counts], float], *, length: int, high: float) -> None:
+        """Register ``alpha``: None, ``length`` weights up to ``high``, a number or schedule in [0, 1], or ``auto``.
+
+        ``auto`` is what ``balance`` makes of the counts. float64: 1 - alpha of such an alpha, near 1, is not exact in
+        float32.
+        """
+        if alpha == "auto":
+            if self.counts is None:
+                raise ValueError("alpha: auto needs the anchors counted after matching (counts)")
+            alpha = balance(self.counts)
+        if alpha is None:
+            self.register_buffer("alpha", None)
+        elif isinstance(alpha, Sequence) and not isinstance(alpha, str):
+            self.register_buffer("alpha", check_class_weights("alpha", alpha, length, high=high))
+        else:
+            self._keep("alpha", alpha, high=1.0, dtype=torch.float64)
 
     def _flat(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The logits as (A, C) and the labels as (A,), A = N * R, after a check of their shapes."""
@@ -181,14 +201,16 @@ def check_class_weights(name: str, values: Sequence[float], length: int, *, high
     return torch.tensor([float(value) for value in values], dtype=torch.float64)
 
 
-def balance_from_counts(positives: int, negatives: int, *, name: str = "alpha: auto") -> float:
+def balance_from_counts(positives: int, negatives: int) -> float:
     """Returns the alpha that gives both sides the same total weight: alpha / (1 - alpha) = negatives / positives.
 
     Raises:
         ValueError: one side is empty.
     """
     if positives <= 0:
-        raise ValueError(f"{name} needs positive anchors, but none were counted on the training set")
+        raise ValueError("alpha: auto needs positive anchors, but none were counted on the training set")
     if negatives <= 0:
-        raise ValueError(f"{name} needs negatives, but none were counted: without a background use a number or null")
+        raise ValueError(
+            "alpha: auto needs negatives, but none were counted: without a background use a number or null"
+        )
     return negatives / (negatives + positives)

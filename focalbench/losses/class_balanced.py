@@ -24,11 +24,10 @@ class ClassBalanced(SigmoidFamily):
     Source: arXiv:1901.05555, sec. 4, eq. 10 and 12.
 
     Args:
-        num_classes: K.
+        num_classes, counts: see ``ClassificationLoss``.
         beta: in [0, 1); 0 gives no weights, towards 1 inverse frequency.
         gamma: focusing exponent >= 0, a number or a schedule.
         alpha: as in ``SigmoidFamily``; the paper has none.
-        counts: anchors counted after matching.
 
     Raises:
         ValueError: a parameter outside its range, or no counts.
@@ -63,14 +62,10 @@ class ClassBalanced(SigmoidFamily):
         """See ``ClassificationLoss``: a positive's weight depends on its class."""
         return None
 
-    def forward(
-        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
-    ) -> Tensor:
-        """See ``ClassificationLoss.forward``."""
-        flat_logits, flat_labels = self._flat(logits, labels)
+    def _sum(self, logits: Tensor, labels: Tensor) -> Tensor:
         # labels out of range are reported by the sum
-        row_weight = self.row_weights[flat_labels.long().clamp(0, self.num_classes)]
-        return focal_sum(flat_logits, flat_labels, self.gamma, *self.weights(), row_weight[:, None])
+        row_weight = self.row_weights[labels.long().clamp(0, self.num_classes)]
+        return focal_sum(logits, labels, self.gamma, *self.weights(), row_weight[:, None])
 
     def initial_loss(self, num_anchors: float, num_positives: float, prior_prob: float | None) -> float | None:
         """Returns None: the weight of the first batch depends on which classes are in it."""

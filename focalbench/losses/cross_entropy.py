@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from focalbench.losses.base import ClassificationLoss, Counts, balance_from_counts, check_class_weights
+from focalbench.losses.base import ClassificationLoss, Counts, balance_from_counts
 from focalbench.losses.focal_op import focal_sum
 from focalbench.losses.oracle import initial_sigmoid_loss
 
@@ -43,22 +43,11 @@ class SigmoidFamily(ClassificationLoss):
     ) -> None:
         super().__init__(num_classes, counts)
         self._keep("gamma", gamma, open_low=gamma_above_zero)
-        if alpha == "auto":
-            alpha = self._balance()
-        if alpha is None:
-            self.register_buffer("alpha", None)
-        elif isinstance(alpha, Sequence) and not isinstance(alpha, str):
-            self.register_buffer("alpha", check_class_weights("alpha", alpha, num_classes, high=1.0))
-        else:
-            # float64: 1 - alpha of an alpha near 1, such as `auto` gives, is not exact in float32
-            self._keep("alpha", alpha, high=1.0, dtype=torch.float64)
+        self._keep_alpha(alpha, self._balance, length=num_classes, high=1.0)
 
-    def _balance(self) -> float:
-        if self.counts is None:
-            raise ValueError("alpha: auto needs the anchors counted after matching (counts)")
-        positives = self.counts.positives
-        elements = (positives + self.counts.negatives) * self.num_classes
-        return balance_from_counts(positives, elements - positives)
+    def _balance(self, counts: Counts) -> float:
+        elements = (counts.positives + counts.negatives) * self.num_classes
+        return balance_from_counts(counts.positives, elements - counts.positives)
 
     def weights(self) -> tuple[Tensor, Tensor]:
         """Returns alpha of positives and of negatives in force, () or (K,) float32 each."""
@@ -73,11 +62,8 @@ class SigmoidFamily(ClassificationLoss):
             return 1.0, 1.0
         return None if self.alpha.ndim else (float(self.alpha), 1 - float(self.alpha))
 
-    def forward(
-        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
-    ) -> Tensor:
-        """See ``ClassificationLoss.forward``."""
-        return focal_sum(*self._flat(logits, labels), self.gamma, *self.weights())
+    def _sum(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return focal_sum(logits, labels, self.gamma, *self.weights())
 
     def initial_loss(self, num_anchors: float, num_positives: float, prior_prob: float | None) -> float | None:
         """See ``ClassificationLoss.initial_loss``."""

@@ -109,7 +109,5 @@ def aligned_iou(boxes: Tensor, others: Tensor) -> Tensor:
     low = torch.maximum(boxes[..., :2], others[..., :2])
     high = torch.minimum(boxes[..., 2:], others[..., 2:])
     inter = (high - low).clamp(min=0).prod(dim=-1)
-    area = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1) + (others[..., 2:] - others[..., :2]).clamp(
-        min=0
-    ).prod(-1)
-    return inter / (area - inter).clamp(min=1e-9)
+    area, other = ((one[..., 2:] - one[..., :2]).clamp(min=0).prod(-1) for one in (boxes, others))
+    return inter / (area + other - inter).clamp(min=1e-9)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -20,10 +20,13 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from focalbench.losses.base import check_class_weights, check_number
+
 # Elements per chunk: the chunk, its gradient and its scratch stay in a core's second-level cache, and torch leaves
 # operations on less than 32768 elements to the calling thread. The threads share out chunks instead of operations:
 # nine barriers a chunk are what makes it slow, and on a busy machine slower than the public implementations.
 _CHUNK = 32_000
+_CHUNK_OF_ROWS = 65536  # elements; as few as leave a chunk and its temporaries in a core's second-level cache
 _MAX_THREADS = 8  # beyond it they wait for Python's lock
 
 
@@ -188,6 +191,45 @@ def check_parameter(name: str, value: Tensor, *, high: float = math.inf) -> None
         check_interval(name, value, high=high)
 
 
+def as_parameters(
+    gamma: float | Tensor, alpha: float | Sequence[float] | Tensor | None, logits: Tensor, *, high: float
+) -> tuple[Tensor, Tensor | None]:
+    """Returns gamma, in the dtype of the computation, and alpha, as float64, on the device of ``logits`` (N, C).
+
+    float64, because 1 - alpha of an alpha near 1 is not exact in float32.
+
+    Args:
+        alpha: one number in [0, 1], C weights in [0, ``high``], or None.
+
+    Raises:
+        ValueError: as ``check_parameter``, for numbers too, or another number of weights than C.
+    """
+    if isinstance(gamma, Tensor):
+        check_parameter("gamma", gamma)
+    else:
+        check_number("gamma", gamma)
+    gamma = torch.as_tensor(gamma, dtype=compute_dtype(logits.dtype), device=logits.device)
+    if alpha is None:
+        return gamma, None
+    if isinstance(alpha, Sequence):
+        check_class_weights("alpha", alpha, logits.shape[1], high=high)
+    elif not isinstance(alpha, Tensor):
+        check_number("alpha", alpha, high=1.0)
+    elif alpha.ndim and alpha.shape != logits.shape[1:]:
+        raise ValueError(f"alpha has {alpha.numel()} entries, but {logits.shape[1]} are needed: one per class")
+    else:
+        check_parameter("alpha", alpha, high=high if alpha.ndim else 1.0)
+    return gamma, torch.as_tensor(alpha, dtype=torch.float64, device=logits.device)
+
+
+def row_slices(logits: Tensor) -> Iterator[slice]:
+    """Yields the rows of (A, C) ``logits`` in parts: on a CPU so small that they stay in its cache, elsewhere at once,
+    because there it is launches that cost, not temporaries.
+    """
+    step = max(1, _CHUNK_OF_ROWS // logits.shape[1] if logits.device.type == "cpu" else len(logits))
+    return (slice(start, start + step) for start in range(0, len(logits), step))
+
+
 def is_soft(logits: Tensor, labels: Tensor) -> bool:
     """Returns whether ``labels`` are targets for every element, after a check of shapes and dtypes.
 
@@ -334,16 +376,13 @@ class _Chunks:
             if cast is not None:
                 x = cast.copy_(x)
             factor = self.terms.negative(x, loss, slope, spare)
-            self._weigh(index, loss, slope)
+            if self.weight is not None:
+                loss.mul_(self.weight[index])
+                slope.mul_(self.weight[index])
             if self.grad is not None and slope is out:
                 self.grad[index].copy_(slope)
             found.append(factor * self._left(index, loss))
         return found
-
-    def _weigh(self, index: int, loss: Tensor, slope: Tensor) -> None:
-        if self.weight is not None:
-            loss.mul_(self.weight[index])
-            slope.mul_(self.weight[index])
 
     def _left(self, index: int, loss: Tensor) -> float:
         """The sum of what is neither positive nor ignored."""

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from focalbench.losses.base import Counts, check_class_weights, check_number
+from focalbench.losses.base import Counts
 from focalbench.losses.cross_entropy import Alpha, SigmoidFamily
-from focalbench.losses.elementwise import check_labels, check_parameter, compute_dtype, is_soft
+from focalbench.losses.elementwise import as_parameters, check_labels, compute_dtype, is_soft
 from focalbench.losses.focal_op import focal_sum
 from focalbench.losses.focal_terms import soft_target, wrong_side
 from focalbench.losses.reduction import Reduction, check_reduction, divisor, fit_weight, reduce_loss
@@ -60,8 +60,9 @@ def sigmoid_focal_loss(
     """
     check_reduction(reduction, avg_factor)
     soft = is_soft(logits, labels)
-    dtype = compute_dtype(logits.dtype)
-    gamma, on_positives, on_negatives = _parameters(gamma, alpha, logits, dtype)
+    gamma, alpha = as_parameters(gamma, alpha, logits, high=1.0)
+    one = torch.ones_like(gamma)
+    on_positives, on_negatives = (one, one) if alpha is None else (alpha.to(gamma.dtype), (1 - alpha).to(gamma.dtype))
     fitted = None if weight is None else fit_weight(weight, logits.shape)
     if reduction == "none" or soft or (fitted is not None and fitted.requires_grad):
         loss = _ElementwiseFocal.apply(logits, labels, gamma, on_positives, on_negatives)
@@ -69,31 +70,6 @@ def sigmoid_focal_loss(
     # dividing the weights instead of the sum spares backward a pass over the gradient
     scale = 1.0 / divisor(reduction, avg_factor, logits.numel())
     return focal_sum(logits, labels, gamma, on_positives * scale, on_negatives * scale, fitted)
-
-
-def _parameters(
-    gamma: float | Tensor, alpha: float | Sequence[float] | Tensor | None, logits: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    """gamma and the weights of positives and negatives as tensors on the logits' device, after a check of numbers."""
-    if isinstance(gamma, Tensor):
-        check_parameter("gamma", gamma)
-    else:
-        check_number("gamma", gamma)
-    gamma = torch.as_tensor(gamma, dtype=dtype, device=logits.device)
-    if alpha is None:
-        one = torch.ones((), dtype=dtype, device=logits.device)
-        return gamma, one, one
-    if isinstance(alpha, Sequence):
-        check_class_weights("alpha", alpha, logits.shape[1], high=1.0)
-    elif not isinstance(alpha, Tensor):
-        check_number("alpha", alpha, high=1.0)
-    elif alpha.ndim and alpha.shape != logits.shape[1:]:
-        raise ValueError(f"alpha has {alpha.numel()} entries, but {logits.shape[1]} are needed: one per class")
-    else:
-        check_parameter("alpha", alpha, high=1.0)
-    # float64: 1 - alpha of an alpha near 1 is not exact in float32
-    alpha = torch.as_tensor(alpha, dtype=torch.float64, device=logits.device)
-    return gamma, alpha.to(dtype), (1 - alpha).to(dtype)
 
 
 class _ElementwiseFocal(torch.autograd.Function):

@@ -86,15 +86,7 @@ def _parts(x, lowest):
 
 @_kernel("void(float32[::1], float32[::1], float32[::1], float64, float32)")
 def negatives(x, loss, grad, gamma, alpha):
-    """Write L / alpha and dL/dx of negatives; ``focal_terms`` has the formula.
-
-    Args:
-        x: (n,) logits.
-        loss: (n,), written.
-        grad: (n,), written.
-        gamma: >= 0.
-        alpha: the weight of negatives.
-    """
+    """Write L / alpha into ``loss`` and dL/dx into ``grad`` for negatives with the logits ``x``, all of them (n,)."""
     lowest = float32(-80.0 / (gamma + 1.0))  # keeps the powers of s off denormals, at ordinary gamma
     slope = float32(gamma)
     if gamma == 0.0:
@@ -136,14 +128,10 @@ def sums_of_negatives(logits, labels, grad, gamma, alpha, rows, first, last, sum
     A whole thread's share in one call: between two calls Python's lock changes hands, which takes longer than a chunk.
 
     Args:
-        logits: (A, C).
-        labels: (A,), C is background, -1 ignored; not checked.
+        logits, labels: (A, C) and (A,); C is background, -1 ignored; not checked.
         grad: (A, C), dL/dx is written as if every element were a negative.
-        gamma: >= 0.
-        alpha: the weight of negatives.
         rows: rows of a chunk.
-        first: the first chunk.
-        last: the one after the last.
+        first, last: the first chunk and the one after the last.
         sums: (last - first,), written.
     """
     num_anchors, num_columns = logits.shape

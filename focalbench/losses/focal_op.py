@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from focalbench.losses.elementwise import scale_in_place, sum_on_cpu, sum_with_masks
+from focalbench.losses.elementwise import compute_dtype, scale_in_place, sum_on_cpu, sum_with_masks
 from focalbench.losses.focal_terms import FocalTerms, soft_target
 
 
@@ -49,26 +49,18 @@ def focal_sum(
     if torch.compiler.is_compiling():
         want_grad = torch.is_grad_enabled() and logits.requires_grad
         return _focal_op(logits, labels, gamma, alpha_pos, alpha_neg, weight, want_grad)[0]
-    return _FocalSum.apply(logits, labels, gamma, alpha_pos, alpha_neg, weight)
+    return _FocalSum.apply(logits, labels, FocalTerms(gamma, alpha_pos, alpha_neg), weight)
 
 
 def _compute(
-    logits: Tensor,
-    labels: Tensor,
-    gamma: Tensor,
-    alpha_pos: Tensor,
-    alpha_neg: Tensor,
-    weight: Tensor | None,
-    want_grad: bool,
+    logits: Tensor, labels: Tensor, terms: FocalTerms, weight: Tensor | None, *, want_grad: bool
 ) -> tuple[Tensor, Tensor | None]:
     """The sum and, if wanted, its gradient."""
-    terms = FocalTerms(gamma, alpha_pos, alpha_neg)
     if logits.device.type == "cpu":
         return sum_on_cpu(logits, labels, terms, weight, want_grad=want_grad)
     kernels = _triton_kernels() if logits.is_cuda and logits.dtype != torch.float64 else None
-    if kernels is None:
-        return sum_with_masks(logits, labels, terms, weight, want_grad=want_grad)
-    return kernels.focal_sum(logits, labels, gamma, alpha_pos, alpha_neg, weight, want_grad=want_grad)
+    compute = sum_with_masks if kernels is None else kernels.focal_sum
+    return compute(logits, labels, terms, weight, want_grad=want_grad)
 
 
 @cache
@@ -90,44 +82,35 @@ class _FocalSum(torch.autograd.Function):
     """``focal_sum`` in eager mode."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        logits: Tensor,
-        labels: Tensor,
-        gamma: Tensor,
-        alpha_pos: Tensor,
-        alpha_neg: Tensor,
-        weight: Tensor | None,
-    ) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, terms: FocalTerms, weight: Tensor | None) -> Tensor:
         now = ctx.needs_input_grad[0] and not _gradient_waits(logits)
-        total, ctx.grad = _compute(logits, labels, gamma, alpha_pos, alpha_neg, weight, now)
+        total, ctx.grad = _compute(logits, labels, terms, weight, want_grad=now)
         # gamma and alpha are buffers that a schedule may move before backward: keep what was in force
-        ctx.save_for_backward(logits, labels, gamma.clone(), alpha_pos.clone(), alpha_neg.clone(), weight)
+        ctx.terms = FocalTerms(terms.gamma.clone(), terms.alpha_pos.clone(), terms.alpha_neg.clone())
+        ctx.save_for_backward(logits, labels, weight)
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        logits, labels, gamma, alpha_pos, alpha_neg, weight = ctx.saved_tensors
-        nothing = (None,) * 5
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, None, None, None]:
+        logits, labels, weight = ctx.saved_tensors
         if torch.is_grad_enabled() and (logits.requires_grad or grad_output.requires_grad):  # create_graph
-            gradient = _differentiable_gradient(logits, labels, gamma, alpha_pos, alpha_neg, weight)
-            return (gradient * grad_output).to(logits.dtype), *nothing
+            gradient = _differentiable_gradient(logits, labels, ctx.terms, weight)
+            return (gradient * grad_output).to(logits.dtype), None, None, None
         grad, ctx.grad = ctx.grad, None
         if grad is None:  # float16, or a second backward through a retained graph
-            scaled = (alpha_pos * grad_output, alpha_neg * grad_output)
-            return _compute(logits, labels, gamma, *scaled, weight, True)[1], *nothing
-        if grad.is_cuda and (kernels := _triton_kernels()) is not None:
-            return kernels.scale_in_place(grad, grad_output), *nothing
-        return scale_in_place(grad, grad_output), *nothing
+            terms = ctx.terms
+            scaled = FocalTerms(terms.gamma, terms.alpha_pos * grad_output, terms.alpha_neg * grad_output)
+            return _compute(logits, labels, scaled, weight, want_grad=True)[1], None, None, None
+        kernels = _triton_kernels() if grad.is_cuda else None
+        scale = scale_in_place if kernels is None else kernels.scale_in_place
+        return scale(grad, grad_output), None, None, None
 
 
-def _differentiable_gradient(
-    logits: Tensor, labels: Tensor, gamma: Tensor, alpha_pos: Tensor, alpha_neg: Tensor, weight: Tensor | None
-) -> Tensor:
+def _differentiable_gradient(logits: Tensor, labels: Tensor, terms: FocalTerms, weight: Tensor | None) -> Tensor:
     """(A, C) gradient of the sum as a differentiable function of the logits."""
-    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    dtype = compute_dtype(logits.dtype)
     target = one_hot(labels, logits.shape[1], dtype)
-    parameters = (gamma.to(dtype), alpha_pos.to(dtype), alpha_neg.to(dtype))
+    parameters = (terms.gamma.to(dtype), terms.alpha_pos.to(dtype), terms.alpha_neg.to(dtype))
     gradient = soft_target(logits.to(dtype), target, *parameters, differentiable=True)[1]
     gradient = gradient if weight is None else gradient * weight
     return torch.where((labels < 0)[:, None], 0.0, gradient)
@@ -150,22 +133,15 @@ def _focal_op(
     want_grad: bool,
 ) -> tuple[Tensor, Tensor]:
     """``focal_sum`` as torch.compile sees it: one opaque operation with the value and the gradient as its results."""
-    total, grad = _compute(logits, labels, gamma, alpha_pos, alpha_neg, weight, want_grad)
+    terms = FocalTerms(gamma, alpha_pos, alpha_neg)
+    total, grad = _compute(logits, labels, terms, weight, want_grad=want_grad)
     return total, logits.new_empty(0) if grad is None else grad
 
 
 @_focal_op.register_fake
-def _(
-    logits: Tensor,
-    labels: Tensor,
-    gamma: Tensor,
-    alpha_pos: Tensor,
-    alpha_neg: Tensor,
-    weight: Tensor | None,
-    want_grad: bool,
-) -> tuple[Tensor, Tensor]:
-    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    total = logits.new_empty((), dtype=dtype)
+def _(logits: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    total = logits.new_empty((), dtype=compute_dtype(logits.dtype))
+    want_grad = others[-1]
     return total, torch.empty_like(logits, memory_format=torch.contiguous_format) if want_grad else logits.new_empty(0)
 
 

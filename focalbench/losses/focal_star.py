@@ -45,11 +45,10 @@ class FocalStar(SigmoidFamily):
     Source: arXiv:1708.02002, appendix A, eq. 9-10 and table 3, whose pairs (gamma, beta) are (2, 1) and (4, 0).
 
     Args:
-        num_classes: K.
+        num_classes, counts: see ``ClassificationLoss``.
         gamma: scale of the logit, > 0, a number or a schedule.
         beta: shift.
         alpha: as in ``SigmoidFamily``.
-        counts: for ``alpha: auto``.
     """
 
     def __init__(
@@ -73,12 +72,8 @@ class FocalStar(SigmoidFamily):
         """See ``ClassificationLoss``."""
         return None
 
-    def forward(
-        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
-    ) -> Tensor:
-        """See ``ClassificationLoss.forward``."""
-        terms = _StarTerms(self.gamma.clone(), self.beta, *self.weights())
-        return fused_sum(*self._flat(logits, labels), terms)
+    def _sum(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return fused_sum(logits, labels, _StarTerms(self.gamma.clone(), self.beta, *self.weights()))
 
     def initial_loss(self, num_anchors: float, num_positives: float, prior_prob: float | None) -> float | None:
         """See ``ClassificationLoss.initial_loss``."""

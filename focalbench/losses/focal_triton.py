@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from focalbench.losses.focal_terms import FocalTerms
+
 _BLOCK = 2048
 _WARPS = 8
 
@@ -110,14 +112,7 @@ def _scale_kernel(values, scale, num_elements, block: tl.constexpr):
 
 
 def focal_sum(
-    logits: Tensor,
-    labels: Tensor,
-    gamma: Tensor,
-    alpha_pos: Tensor,
-    alpha_neg: Tensor,
-    weight: Tensor | None,
-    *,
-    want_grad: bool,
+    logits: Tensor, labels: Tensor, terms: FocalTerms, weight: Tensor | None, *, want_grad: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Computes what ``focal_op.focal_sum`` does, with the gradient in the logits' dtype if wanted.
 
@@ -132,6 +127,7 @@ def focal_sum(
     partials = torch.empty(num_blocks, device=logits.device)
     faults = torch.empty(num_blocks, device=logits.device, dtype=torch.int32)
     fits = torch.empty((), device=logits.device, dtype=torch.bool)
+    alpha_pos, alpha_neg = terms.alpha_pos, terms.alpha_neg
     per_class = alpha_pos.ndim > 0 or alpha_neg.ndim > 0
     if per_class:
         alpha_pos = alpha_pos.expand(logits.shape[1]).contiguous()
@@ -144,7 +140,7 @@ def focal_sum(
         grad if grad is not None else logits,
         partials,
         faults,
-        gamma,
+        terms.gamma,
         alpha_pos,
         alpha_neg,
         logits.numel(),

@@ -9,10 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from focalbench.losses.base import ClassificationLoss, Counts, check_number
-from focalbench.losses.elementwise import fused_sum, write_softplus
+from focalbench.losses.elementwise import fused_sum, row_slices, write_softplus
 from focalbench.ranks import sum_over_ranks
-
-_CHUNK = 65536  # elements; the histogram's temporaries stay in the cache
 
 
 @dataclass(frozen=True)
@@ -53,10 +51,9 @@ class GHM(ClassificationLoss):
     Source: arXiv:1811.05181, eq. 4-10 and sec. 3.3 (unit regions, exponential moving average).
 
     Args:
-        num_classes: K.
+        num_classes, counts: see ``ClassificationLoss``.
         bins: equal bins of g over [0, 1].
         momentum: share of the old counts, in [0, 1).
-        counts: unused.
     """
 
     density: Tensor
@@ -73,32 +70,28 @@ class GHM(ClassificationLoss):
         self.register_buffer("density", torch.zeros(self.bins, dtype=torch.float64))
 
     @torch.compiler.disable
-    def forward(
-        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
-    ) -> Tensor:
-        """See ``ClassificationLoss.forward``. In training mode with a gradient the moving averages move."""
-        flat_logits, flat_labels = self._flat(logits, labels)
+    def _sum(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """See ``ClassificationLoss``. In training mode with a gradient the moving averages move."""
         learning = self.training and torch.is_grad_enabled() and logits.requires_grad
-        counts = sum_over_ranks(self._count(flat_logits.detach(), flat_labels))
+        counts = sum_over_ranks(self._count(logits.detach(), labels))
         seen = counts > 0
         known = self.density > 0
         mixed = self.momentum * self.density + (1 - self.momentum) * counts
         density = torch.where(seen, torch.where(known, mixed, counts), self.density)
         if learning:
             self.density.copy_(density)
-        is_positive = (flat_labels >= 0) & (flat_labels < self.num_classes)
+        is_positive = (labels >= 0) & (labels < self.num_classes)
         num_positives = sum_over_ranks(is_positive.sum()).clamp(min=1)
         weights = torch.where(seen, num_positives / (density.clamp(min=1e-12) * seen.sum().clamp(min=1)), 0.0)
-        return fused_sum(flat_logits, flat_labels, _GHMTerms(weights))
+        return fused_sum(logits, labels, _GHMTerms(weights))
 
     def _count(self, logits: Tensor, labels: Tensor) -> Tensor:
         """(bins,) float64 elements in each bin of the gradient norm; ignored anchors are left out."""
-        step = max(1, _CHUNK // self.num_classes) if logits.device.type == "cpu" else max(1, len(logits))
         counts = self.density.new_zeros(self.bins + 1)
         columns = torch.arange(self.num_classes, device=logits.device)
-        for start in range(0, len(logits), step):
-            label = labels[start : start + step, None]
-            p = torch.sigmoid(logits[start : start + step].float())
+        for part in row_slices(logits):
+            label = labels[part, None]
+            p = torch.sigmoid(logits[part].float())
             norm = torch.where(label == columns, 1 - p, p)
             index = bin_of(norm, self.bins).masked_fill_(label < 0, self.bins).flatten()
             if index.is_cuda:  # bincount would wait for the device

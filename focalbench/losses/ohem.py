@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from focalbench.losses.base import ClassificationLoss, Counts, check_number
-from focalbench.losses.elementwise import compute_dtype
+from focalbench.losses.elementwise import compute_dtype, row_slices
 from focalbench.losses.focal_op import focal_sum
 
-_CHUNK = 65536  # elements
 _FIRST_CANDIDATES = 2  # for each anchor to be kept
 _CANDIDATES_PER_KEPT, _MIN_CANDIDATES = 16, 1024  # of the 1:3 variant
 
@@ -24,12 +23,11 @@ class OHEM(ClassificationLoss):
     Source: arXiv:1604.03540, sec. 4; arXiv:1708.02002, sec. 5.1 and table 1d (B 128, 256, 512; NMS .5, .7; 1:3).
 
     Args:
-        num_classes: K.
+        num_classes, counts: see ``ClassificationLoss``.
         num_hardest: B, anchors kept per image.
         nms_thresh: IoU above which the easier of two anchors' predicted boxes is dropped; None for no NMS.
         negatives_per_positive: at most this many negatives for each kept positive (3 is the 1:3 variant; an image
             without positives counts as one); None takes the hardest of either kind.
-        counts: unused.
     """
 
     waits_for_device = True
@@ -115,12 +113,11 @@ def anchor_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         labels: (A,) 0..K-1, K background, -1 ignored.
     """
     num_columns = logits.shape[1]
-    step = max(1, _CHUNK // num_columns) if logits.device.type == "cpu" else max(1, len(logits))
     result = torch.empty(len(logits), dtype=compute_dtype(logits.dtype), device=logits.device)
-    for start in range(0, len(logits), step):
-        x, label = logits[start : start + step].to(result.dtype), labels[start : start + step]
+    for part in row_slices(logits):
+        x, label = logits[part].to(result.dtype), labels[part]
         at_label = x.gather(1, label.long().clamp(0, num_columns - 1)[:, None]).squeeze(1)
         is_positive = (label >= 0) & (label < num_columns)
         # softplus(-x) = softplus(x) - x
-        result[start : start + step] = torch.nn.functional.softplus(x).sum(1) - torch.where(is_positive, at_label, 0.0)
+        result[part] = torch.nn.functional.softplus(x).sum(1) - torch.where(is_positive, at_label, 0.0)
     return result.masked_fill_(labels < 0, 0)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 _TOLERANCE = 0.2  # relative; beyond it the start is not what the configuration says
+_STUCK_WINDOW = 50  # logged steps that must agree
 _COLLAPSE = 2.302  # .25 (1 - 1e-4)^2 (-ln 1e-4): all positives missed with probabilities clamped at 1e-4
 
 
@@ -53,18 +54,8 @@ def initial_softmax_loss(
 ) -> float | None:
     """Returns L0 of the softmax focal loss over K + 1 outputs, per positive anchor.
 
-    The classes share the prior: each starts at pi / K, the background at 1 - pi.
-
-    Args:
-        num_anchors: R, anchors that are not ignored.
-        num_positives: P among them; means over images are fine.
-        prior_prob: pi, in (0, 1); None: all K + 1 outputs start equal.
-        num_classes: K.
-        gamma: focusing exponent.
-        weights: of a class and of the background.
-
-    Returns:
-        Nats per positive anchor, or None where there is no positive.
+    The classes share the prior: each starts at pi / K, the background at 1 - pi. ``weights`` are those of a class and
+    of the background, the other arguments as for :func:`initial_sigmoid_loss`; without a prior all outputs are equal.
     """
     if num_positives <= 0:
         return None
@@ -103,20 +94,20 @@ def diagnose_initial_loss(observed: float, expected: float | None) -> str | None
     return f"the first loss is {observed:.4g}, {ratio:.3g} times the expected {expected:.4g}; likely cause: {cause}"
 
 
-def diagnose_stuck(history: Sequence[float], *, window: int = 50) -> str | None:
+def diagnose_stuck(history: Sequence[float]) -> str | None:
     """Returns what a loss that no longer moves is a sign of, or None.
 
     Args:
-        history: classification losses per positive, in order of the logged steps, before ``weight``.
-        window: how many of the last ones must agree to within 0.1 %.
+        history: classification losses per positive, in order of the logged steps, before ``weight``; the last 50 must
+            agree to within 0.1 %.
 
     Returns:
         Background collapse for the values that stand for it (2.302 at gamma 2 and alpha .25; -ln 1e-4 = 9.21 without
         alpha), a stuck loss for any other value.
     """
-    if len(history) < window:
+    if len(history) < _STUCK_WINDOW:
         return None
-    recent = history[-window:]
+    recent = history[-_STUCK_WINDOW:]
     low, high = min(recent), max(recent)
     if not (math.isfinite(low) and math.isfinite(high)) or high <= 0 or high - low > 1e-3 * high:
         return None
@@ -127,6 +118,6 @@ def diagnose_stuck(history: Sequence[float], *, window: int = 50) -> str | None:
                 "background collapse; lower optim.lr, lengthen the warm-up, or set model.prior_prob to 0.01"
             )
     return (
-        f"the loss has not moved from {recent[-1]:.4g} over {window} logged steps: the gradient does not reach the "
-        "classification head, or optim.lr is 0"
+        f"the loss has not moved from {recent[-1]:.4g} over {_STUCK_WINDOW} logged steps: the gradient does not reach "
+        "the classification head, or optim.lr is 0"
     )

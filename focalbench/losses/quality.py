@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from focalbench.losses.base import ClassificationLoss, Counts, check_number
-from focalbench.losses.elementwise import fused_sum
+from focalbench.losses.elementwise import Terms, fused_sum
 from focalbench.losses.focal_terms import FocalTerms
 
 
@@ -44,18 +45,35 @@ class _QualityFocalTerms:
         return distance.pow(self.beta) * cross_entropy, distance.pow(self.beta) * difference + slope
 
 
-class QualityFocal(ClassificationLoss):
+class _QualityLoss(ClassificationLoss):
+    """A sum of terms that take the (A,) qualities of the anchors' boxes."""
+
+    needs_quality = True
+
+    def forward(
+        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
+    ) -> Tensor:
+        """See ``ClassificationLoss.forward``; ``quality`` is needed."""
+        if quality is None or quality.shape != labels.shape:
+            wanted, found = tuple(labels.shape), None if quality is None else tuple(quality.shape)
+            raise ValueError(f"this loss needs quality (N, R) {wanted}: the predicted boxes' IoU; got {found}")
+        terms = self._terms(quality.detach().reshape(-1).clamp(0, 1))  # a constant for the gradient
+        return fused_sum(*self._flat(logits, labels), terms)
+
+    @abstractmethod
+    def _terms(self, quality: Tensor) -> Terms: ...
+
+
+class QualityFocal(_QualityLoss):
     """Quality focal loss: |y - p|^beta CE(p, y), y the predicted box's IoU in a positive's class and 0 elsewhere.
 
     Source: arXiv:2006.04388, eq. 3 (beta 2 there).
 
     Args:
-        num_classes: K.
+        num_classes, counts: see ``ClassificationLoss``.
         beta: exponent, >= 0.
-        counts: unused.
     """
 
-    needs_quality = True
     waits_for_device = True  # a tensor is made of beta in each step
 
     def __init__(self, num_classes: int, *, beta: float = 2.0, counts: Counts | None = None) -> None:
@@ -67,11 +85,8 @@ class QualityFocal(ClassificationLoss):
         """See ``ClassificationLoss``; a positive of quality 1 has the exponent too."""
         return self.beta, self.beta
 
-    def forward(
-        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
-    ) -> Tensor:
-        """See ``ClassificationLoss.forward``; ``quality`` is needed."""
-        return fused_sum(*self._flat(logits, labels), _QualityFocalTerms(self.beta, flat_quality(quality, labels)))
+    def _terms(self, quality: Tensor) -> _QualityFocalTerms:
+        return _QualityFocalTerms(self.beta, quality)
 
 
 @dataclass(frozen=True)
@@ -94,19 +109,17 @@ class _VarifocalTerms:
         return value, torch.where(q > 0, q * (torch.sigmoid(x) - q), -missed_slope)
 
 
-class Varifocal(ClassificationLoss):
+class Varifocal(_QualityLoss):
     """Varifocal loss: q CE(p, q) for positives of quality q, alpha p^gamma (-log(1 - p)) for negatives.
 
     Source: arXiv:2008.13367, eq. 2 (alpha .75, gamma 2 there).
 
     Args:
-        num_classes: K.
+        num_classes, counts: see ``ClassificationLoss``.
         gamma: focusing exponent of negatives, >= 0, a number or a schedule.
         alpha: weight of NEGATIVES, in [0, 1], a number or a schedule.
-        counts: unused.
     """
 
-    needs_quality = True
     gamma: Tensor
     alpha: Tensor
 
@@ -119,22 +132,6 @@ class Varifocal(ClassificationLoss):
         """See ``ClassificationLoss``: negatives alone have one."""
         return 0.0, float(self.gamma)
 
-    def forward(
-        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
-    ) -> Tensor:
-        """See ``ClassificationLoss.forward``; ``quality`` is needed."""
+    def _terms(self, quality: Tensor) -> _VarifocalTerms:
         # copies: a schedule may move the buffers before backward
-        terms = _VarifocalTerms(self.gamma.clone(), self.alpha.clone(), flat_quality(quality, labels))
-        return fused_sum(*self._flat(logits, labels), terms)
-
-
-def flat_quality(quality: Tensor | None, labels: Tensor) -> Tensor:
-    """Returns the (A,) qualities within [0, 1], a constant for the gradient.
-
-    Raises:
-        ValueError: there are none, or their shape is not the labels'.
-    """
-    if quality is None or quality.shape != labels.shape:
-        shape = None if quality is None else tuple(quality.shape)
-        raise ValueError(f"this loss needs quality (N, R) {tuple(labels.shape)}: the predicted boxes' IoU; got {shape}")
-    return quality.detach().reshape(-1).clamp(0, 1)
+        return _VarifocalTerms(self.gamma.clone(), self.alpha.clone(), quality)

@@ -15,21 +15,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from focalbench.losses.base import (
-    ClassificationLoss,
-    Counts,
-    balance_from_counts,
-    check_class_weights,
-    check_number,
-)
+from focalbench.losses.base import ClassificationLoss, Counts, balance_from_counts
 from focalbench.losses.cross_entropy import CrossEntropy
-from focalbench.losses.elementwise import check_labels, check_parameter, compute_dtype, is_soft, scale_in_place
+from focalbench.losses.elementwise import (
+    as_parameters,
+    check_labels,
+    compute_dtype,
+    is_soft,
+    row_slices,
+    scale_in_place,
+)
 from focalbench.losses.focal_terms import wrong_side
 from focalbench.losses.oracle import initial_softmax_loss
 from focalbench.losses.reduction import Reduction, check_reduction, divisor, reduce_loss
 
 AlphaOn = Literal["positives", "background"]
-_CHUNK = 65536  # elements; a chunk and its temporaries stay in a core's second-level cache
 
 
 class SoftmaxFamily(ClassificationLoss):
@@ -65,25 +65,16 @@ class SoftmaxFamily(ClassificationLoss):
             raise ValueError(f"alpha_on is 'positives' or 'background', got {alpha_on!r}")
         self.alpha_on = alpha_on
         self._keep("gamma", gamma)
-        if alpha == "auto":
-            alpha = self._balance()
-        if alpha is None:
-            self.register_buffer("alpha", None)
-        elif isinstance(alpha, Sequence) and not isinstance(alpha, str):
-            self.register_buffer("alpha", check_class_weights("alpha", alpha, num_classes + 1))
-        else:
-            self._keep("alpha", alpha, high=1.0, dtype=torch.float64)  # for an exact 1 - alpha
+        self._keep_alpha(alpha, self._balance, length=num_classes + 1, high=math.inf)
 
-    def _balance(self) -> float:
-        if self.counts is None:
-            raise ValueError("alpha: auto needs the anchors counted after matching (counts)")
-        on_positives = balance_from_counts(self.counts.positives, self.counts.negatives)
+    def _balance(self, counts: Counts) -> float:
+        on_positives = balance_from_counts(counts.positives, counts.negatives)
         return on_positives if self.alpha_on == "positives" else 1 - on_positives
 
-    def class_weights(self) -> Tensor | None:
-        """Returns the (K + 1,) float32 weights in force, background last, or None."""
+    def class_weights(self) -> Tensor:
+        """Returns the (K + 1,) float32 weights in force, background last."""
         if self.alpha is None:
-            return None
+            return torch.ones(self.num_classes + 1, device=self.gamma.device)
         weights = self.alpha if self.alpha.ndim else spread_alpha(self.alpha, self.alpha_on, self.num_classes + 1)
         return weights.float()
 
@@ -96,25 +87,19 @@ class SoftmaxFamily(ClassificationLoss):
         alpha = float(self.alpha)
         return (alpha, 1 - alpha) if self.alpha_on == "positives" else (1 - alpha, alpha)
 
-    def forward(
-        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
-    ) -> Tensor:
-        """See ``ClassificationLoss.forward``; logits are (N, R, K + 1)."""
-        return softmax_sum(*self._flat(logits, labels), self.gamma, self.class_weights())
+    def _sum(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return softmax_sum(logits, labels, self.gamma, self.class_weights())
 
     def initial_loss(self, num_anchors: float, num_positives: float, prior_prob: float | None) -> float | None:
         """See ``ClassificationLoss.initial_loss``."""
         weights = self.class_weights()
-        on_positives, on_background = (
-            (1.0, 1.0) if weights is None else (float(weights[:-1].mean()), float(weights[-1]))
-        )
         return initial_softmax_loss(
             num_anchors,
             num_positives,
             prior_prob,
             num_classes=self.num_classes,
             gamma=float(self.gamma),
-            weights=(on_positives, on_background),
+            weights=(float(weights[:-1].mean()), float(weights[-1])),
         )
 
 
@@ -202,7 +187,11 @@ def softmax_focal_loss(
         raise ValueError(f"a softmax needs at least 2 outputs, the background among them, got {tuple(logits.shape)}")
     if weight is not None and weight.shape != logits.shape[:1]:
         raise ValueError(f"weight has the shape {tuple(weight.shape)}; expected ({len(logits)},), one per row")
-    gamma, weights = _parameters(gamma, alpha, alpha_on, logits)
+    gamma, alpha = as_parameters(gamma, alpha, logits, high=math.inf)
+    if alpha is None:
+        weights = gamma.new_ones(logits.shape[1])
+    else:
+        weights = (alpha if alpha.ndim else spread_alpha(alpha, alpha_on, logits.shape[1])).to(gamma.dtype)
     if soft:
         return reduce_loss(_soft_rows(logits, labels, gamma, weights), weight, reduction, avg_factor)
     if reduction == "none" or (weight is not None and weight.requires_grad):
@@ -212,34 +201,9 @@ def softmax_focal_loss(
     return softmax_sum(logits, labels, gamma, weights if weight is not None else weights * scale, row_weight)
 
 
-def _parameters(
-    gamma: float | Tensor, alpha: float | Sequence[float] | Tensor | None, alpha_on: AlphaOn, logits: Tensor
-) -> tuple[Tensor, Tensor]:
-    """gamma and the (C,) weights as tensors on the logits' device, after a check of numbers."""
-    dtype, num_outputs = compute_dtype(logits.dtype), logits.shape[1]
-    if isinstance(gamma, Tensor):
-        check_parameter("gamma", gamma)
-    else:
-        check_number("gamma", gamma)
-    gamma = torch.as_tensor(gamma, dtype=dtype, device=logits.device)
-    if alpha is None:
-        return gamma, torch.ones(num_outputs, dtype=dtype, device=logits.device)
-    if isinstance(alpha, Sequence):
-        check_class_weights("alpha", alpha, num_outputs)
-    elif not isinstance(alpha, Tensor):
-        check_number("alpha", alpha, high=1.0)
-    elif alpha.ndim and len(alpha) != num_outputs:
-        raise ValueError(f"alpha has {len(alpha)} entries, but {num_outputs} are needed: one per output")
-    else:
-        check_parameter("alpha", alpha, high=math.inf if alpha.ndim else 1.0)
-    alpha = torch.as_tensor(alpha, dtype=torch.float64, device=logits.device)
-    weights = alpha if alpha.ndim else spread_alpha(alpha, alpha_on, num_outputs)
-    return gamma, weights.to(dtype)
-
-
 @torch.compiler.disable
 def softmax_sum(
-    logits: Tensor, labels: Tensor, gamma: Tensor, weights: Tensor | None, row_weight: Tensor | None = None
+    logits: Tensor, labels: Tensor, gamma: Tensor, weights: Tensor, row_weight: Tensor | None = None
 ) -> Tensor:
     """Returns the sum of -weights[y] (1 - p_y)^gamma log p_y over all rows that are not ignored; twice differentiable.
 
@@ -247,7 +211,7 @@ def softmax_sum(
         logits: (A, C), any floating dtype.
         labels: (A,) integers 0..C-1, -1 ignored.
         gamma: () float.
-        weights: (C,) float, or None for 1.
+        weights: (C,) float.
         row_weight: (A,) float, or None.
 
     Returns:
@@ -256,8 +220,6 @@ def softmax_sum(
     Raises:
         ValueError: a label outside -1..C-1 (on CUDA a device-side assertion).
     """
-    if weights is None:
-        weights = torch.ones(logits.shape[1], device=logits.device)
     return _SoftmaxSum.apply(logits, labels, gamma, weights, row_weight)
 
 
@@ -330,13 +292,11 @@ class _SoftmaxSum(torch.autograd.Function):
 def _sum_in_chunks(
     logits: Tensor, labels: Tensor, gamma: Tensor, weights: Tensor, row_weight: Tensor | None, *, want_grad: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """The sum and, if wanted, its gradient. On a GPU one chunk: it is launches that cost there, not temporaries."""
+    """The sum and, if wanted, its gradient."""
     dtype = compute_dtype(logits.dtype)
     grad = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device) if want_grad else None
-    step = max(1, _CHUNK // logits.shape[1]) if logits.device.type == "cpu" else max(1, len(logits))
     total = torch.zeros((), dtype=torch.float64, device=logits.device)
-    for start in range(0, len(logits), step):
-        part = slice(start, start + step)
+    for part in row_slices(logits):
         value, derivative = _rows(logits[part], labels[part], gamma, weights)
         if row_weight is not None:
             value, derivative = value * row_weight[part], derivative * row_weight[part, None]

@@ -7,13 +7,22 @@ neither. Equal scores keep the order of the input.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from focalbench.metrics.flat import BoolArray, FlatDetections, FlatGroundTruth, FloatArray, IntArray
+from focalbench.metrics.flat import (
+    BoolArray,
+    FlatDetections,
+    FlatGroundTruth,
+    FloatArray,
+    IntArray,
+    check_detections,
+    check_ground_truth,
+)
 
 NO_OBJECT = -1
 _TABLE_LIMIT = 1 << 24  # entries of the (image, class) lookup table; beyond it image ids are renumbered first
@@ -55,13 +64,30 @@ class Assignment:
     num_objects: NDArray[np.int64]
 
 
+def check_and_assign(
+    detections: Mapping[str, Any],
+    ground_truth: Mapping[str, Any],
+    *,
+    num_classes: int,
+    iou_thresh: float = 0.5,
+    rules: MatchRules | None = None,
+) -> tuple[FlatDetections, FlatGroundTruth, Assignment]:
+    """Returns both sets of columns as checked arrays and what became of every detection; None: the usual rules.
+
+    Raises:
+        ValueError: input that is malformed; the text names the column.
+    """
+    det, gt = check_detections(detections, num_classes), check_ground_truth(ground_truth, num_classes)
+    rules = MatchRules() if rules is None else rules
+    return det, gt, assign_detections(det, gt, num_classes=num_classes, iou_thresh=iou_thresh, rules=rules)
+
+
 def assign_detections(
     det: FlatDetections, gt: FlatGroundTruth, *, num_classes: int, iou_thresh: float, rules: MatchRules
 ) -> Assignment:
     """Decides of every detection whether it is true, false or ignored."""
     score = det.score if rules.score_digits is None else np.round(det.score, rules.score_digits)
-    order = order_by_class_and_score(det.label, score, num_classes)
-    per_class = np.bincount(det.label, minlength=num_classes)
+    order, class_start = order_by_class_and_score(det.label, score, num_classes)
     claimant, claimed, iou = best_overlaps(det, gt, num_classes=num_classes, pixel_offset=rules.pixel_offset)
     hit = iou >= iou_thresh if rules.equal_is_hit else iou > iou_thresh
     claimant, claimed = claimant[hit], claimed[hit]
@@ -72,11 +98,14 @@ def assign_detections(
     is_ignored[claimant[~counts]] = True
     is_tp = _first_claimants(order, claimant[counts], claimed[counts], len(gt.label))
     num_objects = np.bincount(gt.label[countable], minlength=num_classes)
-    return Assignment(order, np.concatenate([[0], np.cumsum(per_class)]), is_tp, is_ignored, num_objects)
+    return Assignment(order, class_start, is_tp, is_ignored, num_objects)
 
 
-def order_by_class_and_score(label: IntArray, score: FloatArray, num_classes: int) -> NDArray[np.intp]:
-    """Returns (D,) indices sorted by class, then by falling score; ties keep the input order."""
+def order_by_class_and_score(
+    label: IntArray, score: FloatArray, num_classes: int
+) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+    """Returns (D,) indices by class, then by falling score, ties in input order; and the (K + 1,) starts of classes."""
+    class_start = np.concatenate([[0], np.cumsum(np.bincount(label, minlength=num_classes))])
     num = len(label)
     index_bits = max(num - 1, 0).bit_length()
     if score.dtype == np.float32 and (num_classes - 1).bit_length() + 32 + index_bits <= 64:
@@ -88,13 +117,13 @@ def order_by_class_and_score(label: IntArray, score: FloatArray, num_classes: in
         word <<= np.uint64(index_bits)
         word |= np.arange(num, dtype=np.uint64)
         word.sort()
-        return (word & np.uint64((1 << index_bits) - 1)).astype(np.intp)
+        return (word & np.uint64((1 << index_bits) - 1)).astype(np.intp), class_start
     by_score = np.argsort(-score)
     ordered = score[by_score]
     if (ordered[1:] == ordered[:-1]).any():
         by_score = np.argsort(-score, kind="stable")
     narrow = np.uint16 if num_classes <= 1 << 16 else np.int64  # numpy's stable sort of 16-bit integers is a radix sort
-    return by_score[np.argsort(label[by_score].astype(narrow), kind="stable")]
+    return by_score[np.argsort(label[by_score].astype(narrow), kind="stable")], class_start
 
 
 def best_overlaps(

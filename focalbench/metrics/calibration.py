@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from focalbench.metrics.assignment import MatchRules, assign_detections
-from focalbench.metrics.flat import BoolArray, FloatArray, check_detections, check_ground_truth
+from focalbench.metrics.assignment import check_and_assign
+from focalbench.metrics.flat import BoolArray, FloatArray
 
 
 @dataclass(frozen=True)
@@ -32,30 +32,21 @@ class Reliability:
     d_ece: float
 
 
-def reliability(
-    detections: Mapping[str, Any],
-    ground_truth: Mapping[str, Any],
-    *,
-    num_classes: int,
-    iou_thresh: float = 0.5,
-    num_bins: int = 20,
-) -> Reliability:
+def reliability(detections: Mapping[str, Any], ground_truth: Mapping[str, Any], *, num_classes: int) -> Reliability:
     """Returns the reliability diagram of a detector, all classes together.
 
-    Right means a true positive of VOC's matching at ``iou_thresh``; claims on difficult objects are left out. D-ECE
+    Right means a true positive of VOC's matching at IoU .5; claims on difficult objects are left out. D-ECE
     depends on the score threshold under which detections were dropped: compare it only between equal thresholds.
 
     Raises:
         ValueError: malformed input, or scores outside [0, 1].
     Source: Kueppers et al., arXiv:2004.13546, eq. 3, binned over confidence alone.
     """
-    det = check_detections(detections, num_classes)
-    gt = check_ground_truth(ground_truth, num_classes)
+    det, _, assignment = check_and_assign(detections, ground_truth, num_classes=num_classes)
     if det.score.size and (det.score.min() < 0 or det.score.max() > 1):
         raise ValueError("detections['score'] must lie in [0, 1] to be read as probabilities")
-    assignment = assign_detections(det, gt, num_classes=num_classes, iou_thresh=iou_thresh, rules=MatchRules())
     counted = ~assignment.is_ignored
-    return bin_reliability(det.score[counted], assignment.is_tp[counted], num_bins=num_bins)
+    return bin_reliability(det.score[counted], assignment.is_tp[counted])
 
 
 def bin_reliability(score: FloatArray, is_right: BoolArray, *, num_bins: int = 20) -> Reliability:
@@ -64,10 +55,9 @@ def bin_reliability(score: FloatArray, is_right: BoolArray, *, num_bins: int = 2
     index = np.minimum((score * num_bins).astype(np.int64), num_bins - 1)  # a score of 1 belongs to the last bin
     count = np.bincount(index, minlength=num_bins)
     filled = count > 0
-    mean_score = np.full(num_bins, np.nan)
-    precision = np.full(num_bins, np.nan)
-    np.divide(np.bincount(index, weights=score, minlength=num_bins), count, out=mean_score, where=filled)
-    np.divide(np.bincount(index, weights=is_right, minlength=num_bins), count, out=precision, where=filled)
+    with np.errstate(invalid="ignore"):  # 0 / 0 in an empty bin
+        mean_score = np.bincount(index, weights=score, minlength=num_bins) / count
+        precision = np.bincount(index, weights=is_right, minlength=num_bins) / count
     gap = np.abs(precision - mean_score)[filled]
     d_ece = float(np.average(gap, weights=count[filled])) if filled.any() else float("nan")
     return Reliability(edges, count, mean_score, precision, d_ece)

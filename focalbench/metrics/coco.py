@@ -59,10 +59,8 @@ def coco_average_precision(
     det = check_detections(detections, num_classes)
     gt = check_ground_truth(ground_truth, num_classes)
     if len(gt.label) == 0:
-        nan = float("nan")
-        return _figures(np.full((10, 1, num_classes, 4), nan))
-    precision = _precision(det, gt, num_classes, max_detections)
-    return _figures(precision)
+        return _figures(np.full((10, 1, num_classes, 4), np.nan))
+    return _figures(_precision(det, gt, num_classes, max_detections))
 
 
 def coco_data_set(gt: FlatGroundTruth, images: NDArray[Any], num_classes: int) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from focalbench.metrics.assignment import Assignment, MatchRules, assign_detections
-from focalbench.metrics.flat import FlatDetections, FlatGroundTruth, check_detections, check_ground_truth
+from focalbench.metrics.assignment import Assignment, check_and_assign
+from focalbench.metrics.flat import FlatDetections, FlatGroundTruth
 from focalbench.metrics.voc import RECALL_STEPS, Interpolation
 
 
@@ -29,7 +29,6 @@ def resampled_average_precision(
     weights: NDArray[np.int64],
     *,
     num_classes: int,
-    iou_thresh: float = 0.5,
     interpolation: Interpolation = "11point",
 ) -> NDArray[np.float64]:
     """Returns (B, K) float64: AP of every class on each resampled test set; nan where a sample has no object of the
@@ -40,17 +39,15 @@ def resampled_average_precision(
         ground_truth: likewise.
         weights: (B, num_images), see ``draw_image_weights``.
         num_classes: K.
-        iou_thresh: as in ``voc_average_precision``.
-        interpolation: likewise.
+        interpolation: as in ``voc_average_precision``.
 
     Raises:
         ValueError: malformed input, or image ids that ``weights`` has no column for.
     """
-    det, gt = check_detections(detections, num_classes), check_ground_truth(ground_truth, num_classes)
+    det, gt, assignment = check_and_assign(detections, ground_truth, num_classes=num_classes)
     for name, image in (("detections", det.image), ("ground_truth", gt.image)):
         if image.size and (image.min() < 0 or image.max() >= weights.shape[1]):
             raise ValueError(f"{name}['image'] must lie in 0..{weights.shape[1] - 1}, one for each column of weights")
-    assignment = assign_detections(det, gt, num_classes=num_classes, iou_thresh=iou_thresh, rules=MatchRules())
     per_image = np.ascontiguousarray(weights.T, dtype=np.float32)  # (images, B); whole numbers, exact in float32
     columns = [_class_ap(k, assignment, det, gt, per_image, interpolation) for k in range(num_classes)]
     return np.stack(columns, axis=1)

@@ -26,13 +26,12 @@ from numpy.typing import NDArray
 from focalbench.metrics.assignment import (
     NO_OBJECT,
     Assignment,
-    MatchRules,
-    assign_detections,
+    check_and_assign,
     order_by_class_and_score,
     pair_iou,
     pairs_in_image_and_class,
 )
-from focalbench.metrics.flat import FlatDetections, FlatGroundTruth, check_detections, check_ground_truth
+from focalbench.metrics.flat import FlatDetections, FlatGroundTruth
 from focalbench.metrics.voc import Interpolation, assignment_ap, mean_defined
 
 Cause = Literal["classification", "localisation", "both", "duplicate", "background", "missed"]
@@ -86,9 +85,7 @@ def errors_by_cause(
     """
     if not 0 <= background_iou < foreground_iou < 1:
         raise ValueError(f"expected 0 <= background_iou < foreground_iou < 1, got {background_iou}, {foreground_iou}")
-    det = check_detections(detections, num_classes)
-    gt = check_ground_truth(ground_truth, num_classes)
-    base = assign_detections(det, gt, num_classes=num_classes, iou_thresh=foreground_iou, rules=MatchRules())
+    det, gt, base = check_and_assign(detections, ground_truth, num_classes=num_classes, iou_thresh=foreground_iou)
     countable = dataclasses.replace(
         gt, image=gt.image[~gt.difficult], label=gt.label[~gt.difficult], box=gt.box[~gt.difficult]
     )
@@ -101,10 +98,9 @@ def errors_by_cause(
 
 def _best_overlaps_by_relation(det: FlatDetections, gt: FlatGroundTruth) -> tuple[_Overlaps, _Overlaps]:
     """Each detection's best object of its own class, and of any other class, in its image."""
-    one_class = np.zeros(len(det.label), dtype=np.int64)
-    all_alike = dataclasses.replace(det, label=one_class)
-    gt_alike = dataclasses.replace(gt, label=np.zeros(len(gt.label), dtype=np.int64))
-    _, _, pair_det, pair_object = pairs_in_image_and_class(all_alike, gt_alike, 1)
+    det_alike = dataclasses.replace(det, label=np.zeros_like(det.label))
+    gt_alike = dataclasses.replace(gt, label=np.zeros_like(gt.label))
+    _, _, pair_det, pair_object = pairs_in_image_and_class(det_alike, gt_alike, 1)
     iou = pair_iou(det.box[pair_det], gt.box[pair_object], 1.0)
     same = det.label[pair_det] == gt.label[pair_object]
     return (
@@ -130,17 +126,14 @@ def _causes(
     base: Assignment, same: _Overlaps, other: _Overlaps, foreground_iou: float, background_iou: float
 ) -> NDArray[np.int64]:
     """(D,) index into CAUSES, or -1 for true positives and ignored detections."""
-    tests = [
-        (base.is_tp | base.is_ignored, -1),
-        (
-            (same.best != NO_OBJECT) & (same.iou >= background_iou) & (same.iou <= foreground_iou),
-            CAUSES.index("localisation"),
-        ),
-        (other.iou >= foreground_iou, CAUSES.index("classification")),
-        (same.iou > foreground_iou, CAUSES.index("duplicate")),
-        (np.maximum(same.iou, other.iou) <= background_iou, CAUSES.index("background")),
-    ]
-    return np.select([test for test, _ in tests], [value for _, value in tests], default=CAUSES.index("both"))
+    tests: dict[Cause, NDArray[np.bool_]] = {
+        "localisation": (same.best != NO_OBJECT) & (same.iou >= background_iou) & (same.iou <= foreground_iou),
+        "classification": other.iou >= foreground_iou,
+        "duplicate": same.iou > foreground_iou,
+        "background": np.maximum(same.iou, other.iou) <= background_iou,
+    }
+    neither = base.is_tp | base.is_ignored
+    return np.select([neither, *tests.values()], [-1, *map(CAUSES.index, tests)], default=CAUSES.index("both"))
 
 
 def _costs(
@@ -203,15 +196,8 @@ def _with_corrected(
     label[winners] = gt.label[target[winners]]
     is_tp = base.is_tp.copy()
     is_tp[winners] = True
-    num_classes = len(base.num_objects)
-    per_class = np.bincount(label, minlength=num_classes)
-    return Assignment(
-        order_by_class_and_score(label, det.score, num_classes),
-        np.concatenate([[0], np.cumsum(per_class)]),
-        is_tp,
-        base.is_ignored,
-        base.num_objects,
-    )
+    order, class_start = order_by_class_and_score(label, det.score, len(base.num_objects))
+    return dataclasses.replace(base, order=order, class_start=class_start, is_tp=is_tp)
 
 
 def _map_without_objects(

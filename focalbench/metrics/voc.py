@@ -13,8 +13,7 @@ from typing import Any, Literal, TypedDict, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from focalbench.metrics.assignment import Assignment, MatchRules, assign_detections
-from focalbench.metrics.flat import check_detections, check_ground_truth
+from focalbench.metrics.assignment import Assignment, MatchRules, check_and_assign
 
 Interpolation = Literal["11point", "area"]
 # The devkit's own steps: 0.30000000000000004, not 0.3, so a recall of exactly 3/10 does not reach the fourth.
@@ -77,21 +76,20 @@ def voc_average_precision(
     """
     if interpolation not in get_args(Interpolation):
         raise ValueError(f"interpolation must be one of {', '.join(get_args(Interpolation))}, got {interpolation!r}")
-    _, assignment = _assign(detections, ground_truth, num_classes, iou_thresh, rules)
+    if not 0 <= iou_thresh < 1:
+        raise ValueError(f"iou_thresh must lie in [0, 1), got {iou_thresh}")
+    _, _, assignment = check_and_assign(
+        detections, ground_truth, num_classes=num_classes, iou_thresh=iou_thresh, rules=rules
+    )
     ap = assignment_ap(assignment, interpolation)
     return {"ap": ap, "map": mean_defined(ap)}
 
 
 def precision_recall(
-    detections: Mapping[str, Any],
-    ground_truth: Mapping[str, Any],
-    *,
-    num_classes: int,
-    iou_thresh: float = 0.5,
-    rules: MatchRules | None = None,
+    detections: Mapping[str, Any], ground_truth: Mapping[str, Any], *, num_classes: int
 ) -> tuple[PrecisionRecall, ...]:
-    """Returns the precision-recall curve of every class, for plots; arguments as in ``voc_average_precision``."""
-    det, assignment = _assign(detections, ground_truth, num_classes, iou_thresh, rules)
+    """Returns the precision-recall curve of every class at IoU .5, for plots; see ``voc_average_precision``."""
+    det, _, assignment = check_and_assign(detections, ground_truth, num_classes=num_classes)
     curves = []
     for k in range(num_classes):
         rows = assignment.order[assignment.class_start[k] : assignment.class_start[k + 1]]
@@ -106,7 +104,7 @@ def precision_recall(
 
 
 def voc_variants(
-    detections: Mapping[str, Any], ground_truth: Mapping[str, Any], *, num_classes: int, iou_thresh: float = 0.5
+    detections: Mapping[str, Any], ground_truth: Mapping[str, Any], *, num_classes: int
 ) -> dict[str, AveragePrecision]:
     """Scores the same detections by both VOC protocols and by the variants of public tools, name -> result.
 
@@ -122,12 +120,7 @@ def voc_variants(
     }
     return {
         name: voc_average_precision(
-            detections,
-            ground_truth,
-            num_classes=num_classes,
-            iou_thresh=iou_thresh,
-            interpolation=interpolation,
-            rules=rules,
+            detections, ground_truth, num_classes=num_classes, interpolation=interpolation, rules=rules
         )
         for name, (interpolation, rules) in variants.items()
     }
@@ -182,19 +175,3 @@ def assignment_ap(assignment: Assignment, interpolation: Interpolation) -> NDArr
         num_tp = np.arange(1, len(position) + 1)
         ap[k] = average_precision(num_tp / assignment.num_objects[k], num_tp / num_counted, interpolation)
     return ap
-
-
-def _assign(
-    detections: Mapping[str, Any],
-    ground_truth: Mapping[str, Any],
-    num_classes: int,
-    iou_thresh: float,
-    rules: MatchRules | None,
-) -> tuple[Any, Assignment]:
-    if not 0 <= iou_thresh < 1:
-        raise ValueError(f"iou_thresh must lie in [0, 1), got {iou_thresh}")
-    det = check_detections(detections, num_classes)
-    gt = check_ground_truth(ground_truth, num_classes)
-    return det, assign_detections(
-        det, gt, num_classes=num_classes, iou_thresh=iou_thresh, rules=rules if rules is not None else MatchRules()
-    )

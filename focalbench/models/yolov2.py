@@ -145,15 +145,8 @@ class YoloV2(Detector):
         return decode_cells(deltas, anchors, stride=self.stride)
 
     def _load_weights(self, backbone: str, weights: str) -> None:
-        """Fills the network.
-
-        Args:
-            weights: none | path of a darknet file (see ``darknet_weights.load_darknet_weights``) or of a torch file,
-                the state dict of the network or of its trunk (``trunk.``), alone or in a focalbench checkpoint.
-
-        Raises:
-            ConfigError: for ``imagenet``, or a darknet file for the tiny network.
-            DataError: when the file is missing, damaged, or does not fit.
+        """Fills the network: from a darknet file, or from a torch file with the state dict of the network or of its
+        trunk (``trunk.``), alone or in a focalbench checkpoint.
         """
         if weights == "none":
             return

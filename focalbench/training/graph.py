@@ -32,7 +32,6 @@ class Recorder(Protocol):
 
     def run(self, work: Callable[[], Values]) -> Values:
         """Does ``work`` now, where it would be recorded."""
-        ...
 
     def record(self, work: Callable[[], Values]) -> tuple[Callable[[], None], Values]:
         """Returns a function that repeats ``work`` in the same memory, and the tensors that hold its values afterwards.
@@ -42,7 +41,6 @@ class Recorder(Protocol):
         Raises:
             RuntimeError: when something in it cannot be recorded.
         """
-        ...
 
 
 class CudaRecorder:
@@ -121,11 +119,7 @@ class GraphedStep:
         return not self._gave_up and self._seen[key] > _WARM_UP and len(self._recordings) < _MAX_GRAPHS
 
     def _record(self, state: TrainState, images: Tensor, targets: Targets, settings: StepSettings) -> _Recording | None:
-        own_images = torch.empty_like(images)
-        own = Targets(torch.empty_like(targets.boxes), torch.empty_like(targets.labels))
-        own_images.copy_(images)
-        own.boxes.copy_(targets.boxes)
-        own.labels.copy_(targets.labels)
+        own_images, own = images.clone(), Targets(targets.boxes.clone(), targets.labels.clone())
         if not self._rates:
             self._rates = [torch.zeros((), device=images.device) for _ in state.optimizer.param_groups]
         state.optimizer.zero_grad(set_to_none=True)  # the gradients are to lie in the graph's own memory

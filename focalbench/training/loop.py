@@ -27,7 +27,6 @@ class TrainingBatches(Protocol):
 
     def __call__(self, step: int) -> tuple[Tensor, Targets]:
         """Returns normalised float images (B, 3, H, W) and their targets, on the training device."""
-        ...
 
 
 @dataclass

@@ -9,6 +9,7 @@ import torch
 from focalbench.experiment import live_figures
 from focalbench.experiment.live_figures import TAG, LiveLossFigures
 from focalbench.trained.trial import TrainedTrial, load_trained
+from focalbench.training.loop import StepSettings
 
 
 class _Pictures:
@@ -27,7 +28,8 @@ def loaded(trained: Any) -> TrainedTrial:
 
 
 def _figures(loaded: TrainedTrial, **options: Any) -> LiveLossFigures:
-    return LiveLossFigures(loaded.data(), batch_size=4, device=torch.device("cpu"), precision=torch.float32, **options)
+    settings = StepSettings(torch.device("cpu"), torch.float32, clip_norm=None)
+    return LiveLossFigures(loaded.data(), batch_size=4, settings=settings, **options)
 
 
 def test_a_picture_is_logged_and_the_training_is_left_alone(loaded: TrainedTrial) -> None:

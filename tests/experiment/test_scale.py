@@ -12,6 +12,7 @@ from focalbench.losses import LOSSES
 from focalbench.losses.detection import DetectionLoss
 from focalbench.losses.region import RegionLoss
 from focalbench.structures import HeadOutputs, Targets
+from focalbench.training.loop import StepSettings
 
 NUM_CLASSES, CANVAS = 3, (96, 64)
 
@@ -67,8 +68,7 @@ def factor_of(criterion, outputs):
         criterion,
         lambda step: (torch.zeros(2, 3, 96, 64), TARGETS),
         num_batches=2,
-        device=torch.device("cpu"),
-        precision=torch.float32,
+        settings=StepSettings(torch.device("cpu"), torch.float32, clip_norm=None),
     )
 
 

@@ -30,9 +30,9 @@ for dtype, integer, gamma, alpha, weight in cases:
     logits = (torch.randn(300, 20, generator=generator) * 5).to(dtype)
     logits[0], logits[1] = 1e4, -1e4
     labels = torch.randint(-1, 21, (300,), generator=generator).to(integer)
-    gamma = torch.tensor(gamma)
-    total, grad = focal_triton.focal_sum(logits, labels, gamma, alpha, 1 - alpha, weight, want_grad=True)
-    wanted, slope = sum_on_cpu(logits, labels, FocalTerms(gamma, alpha, 1 - alpha), weight, want_grad=True)
+    terms = FocalTerms(torch.tensor(gamma), alpha, 1 - alpha)
+    total, grad = focal_triton.focal_sum(logits, labels, terms, weight, want_grad=True)
+    wanted, slope = sum_on_cpu(logits, labels, terms, weight, want_grad=True)
     torch.testing.assert_close(total, wanted, rtol=1e-6, atol=0)
     tight = dtype == torch.float32
     torch.testing.assert_close(grad, slope, rtol=3e-6 if tight else 1e-2, atol=1e-9 if tight else 1e-6)
@@ -43,10 +43,10 @@ focal_triton.scale_in_place(grad, torch.tensor(1.0))
 assert torch.equal(grad, kept)
 focal_triton.scale_in_place(grad, torch.tensor(0.5))
 torch.testing.assert_close(grad, kept * 0.5)
-empty, _ = focal_triton.focal_sum(logits[:0], labels[:0], gamma, alpha, 1 - alpha, None, want_grad=True)
+empty, _ = focal_triton.focal_sum(logits[:0], labels[:0], terms, None, want_grad=True)
 assert empty.item() == 0
 try:
-    focal_triton.focal_sum(logits, torch.full((300,), 21), gamma, alpha, 1 - alpha, None, want_grad=False)
+    focal_triton.focal_sum(logits, torch.full((300,), 21), terms, None, want_grad=False)
 except RuntimeError as fault:
     assert "outside -1..20" in str(fault)
 else:
