@@ -26,8 +26,14 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (run, compare, report, evaluate, data, init, bench, config, doctor):
-    _module.register(app)
+for _command in (run.run, compare.compare, report.report):
+    app.command()(_command)
+for _command in (evaluate.evaluate, evaluate.predict, evaluate.analyze, evaluate.export):
+    app.command()(_command)
+for _command in (init.init, config.validate, config.show, config.schema, doctor.doctor):
+    app.command()(_command)
+for _group in (data.data_app, bench.bench_app):
+    app.add_typer(_group)
 
 
 def _print_version(asked: bool) -> None:

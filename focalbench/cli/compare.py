@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from focalbench import console
+from focalbench.cli.config import AsJson
 from focalbench.report.formats import number as _number
 from focalbench.report.formats import p_value as _p
 from focalbench.report.formats import signed as _signed
@@ -18,32 +19,29 @@ if TYPE_CHECKING:
     from focalbench.analysis.comparison import ArmComparison, ArmResult, Comparison
     from focalbench.analysis.swept_keys import SweptGrid
 
+ResultPaths = Annotated[
+    list[Path],
+    typer.Argument(metavar="PATH...", help="Run folders (runs/NAME) or trial folders.", show_default=False),
+]
+BaselineOption = Annotated[
+    str | None,
+    typer.Option(metavar="ARM", help="Arm to compare with. Default: plain cross entropy.", show_default=False),
+]
 _BAR_WIDTH = 24
 _SHADES = " .:*#"  # lowest to highest: readable in any terminal and in a log file
 _MAX_UNFINISHED = 30
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command to ``app``."""
-    app.command()(compare)
-
-
 def compare(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(metavar="PATH...", help="Run folders (runs/NAME) or trial folders.", show_default=False),
-    ],
-    baseline: Annotated[
-        str | None,
-        typer.Option(metavar="ARM", help="Arm to compare with. Default: plain cross entropy.", show_default=False),
-    ] = None,
+    paths: ResultPaths,
+    baseline: BaselineOption = None,
     metric: Annotated[
         str, typer.Option(metavar="NAME", help="val/mAP, AP/CLASS, time, or any other logged number.")
     ] = MEAN_AP,
     test_noise: Annotated[
         bool, typer.Option("--test-noise/--no-test-noise", help="Resample the test images too (some seconds).")
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: AsJson = False,
     csv: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Also write one row an arm.", show_default=False)
     ] = None,

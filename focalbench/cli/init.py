@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from focalbench import console
+from focalbench.cli.config import DataRoot
 from focalbench.errors import DataError, StorageError
 from focalbench.runtime import num_cores
 
@@ -45,15 +46,8 @@ class _Fit:
     has_gpu: bool
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command to ``app``."""
-    app.command()(init)
-
-
 def init(
-    root: Annotated[
-        Path, typer.Argument(metavar="ROOT", help="Folder that holds VOC2007, VOC2012, ...", show_default=False)
-    ],
+    root: DataRoot,
     output: Annotated[
         Path | None,
         typer.Option(
