@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -26,11 +27,12 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (run.run, compare.compare, report.report):
-    app.command()(_command)
-for _command in (evaluate.evaluate, evaluate.predict, evaluate.analyze, evaluate.export):
-    app.command()(_command)
-for _command in (init.init, config.validate, config.show, config.schema, doctor.doctor):
+_COMMANDS: tuple[Callable[..., None], ...] = (
+    *(run.run, compare.compare, report.report),
+    *(evaluate.evaluate, evaluate.predict, evaluate.analyze, evaluate.export),
+    *(init.init, config.validate, config.show, config.schema, doctor.doctor),
+)
+for _command in _COMMANDS:
     app.command()(_command)
 for _group in (data.data_app, bench.bench_app):
     app.add_typer(_group)
