@@ -277,12 +277,9 @@ def _suggestion(wanted: str, known: Sequence[str]) -> str:
 
 
 def _missing_values(results: Sequence[ArmResult], metric: str) -> list[str]:
-    warnings = []
-    for result in results:
-        missing = [seed for seed in result.arm.trials if seed not in result.values]
-        if missing:
-            warnings.append(f"{result.arm.label}: {metric} is undefined (NaN) or missing for seed {_seeds(missing)}")
-    return warnings
+    missing = {result.arm.label: result.arm.trials.keys() - result.values.keys() for result in results}
+    words = f"{metric} is undefined (NaN) or missing for seed"
+    return [f"{label}: {words} {_seeds(seeds)}" for label, seeds in missing.items() if seeds]
 
 
 def _nothing_finished(unfinished: Sequence[TrialRecord]) -> str:
