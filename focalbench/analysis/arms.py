@@ -106,8 +106,7 @@ def incomparable_keys(arm: Arm, baseline: Arm) -> list[str]:
         if own is None or other is None or own == other:
             continue
         keys = [k for k in _LENGTH_KEYS if arm.settings.get(k) != baseline.settings.get(k)] if key == _LENGTH else []
-        for name in keys:
-            differing.append(_against(name, arm.settings.get(name), baseline.settings.get(name)))
+        differing += [_against(name, arm.settings.get(name), baseline.settings.get(name)) for name in keys]
         if not keys:
             differing.append(_against(key, own, other))
     return differing
@@ -197,17 +196,16 @@ def _build_arm(group: Sequence[TrialRecord], warnings: list[str]) -> Arm:
 
 
 def _with_unique_labels(arms: list[Arm]) -> list[Arm]:
-    shared = {label for label, count in Counter(arm.label for arm in arms).items() if count > 1}
-    return [
-        replace(arm, label=_distinct_label(arm, [other for other in arms if other.label == arm.label]))
-        if arm.label in shared
-        else arm
-        for arm in arms
-    ]
+    by_label: dict[str, list[Arm]] = defaultdict(list)
+    for arm in arms:
+        by_label[arm.label].append(arm)
+    return [replace(arm, label=_distinct_label(arm, by_label[arm.label])) for arm in arms]
 
 
 def _distinct_label(arm: Arm, namesakes: Sequence[Arm]) -> str:
-    """The arm's name with the first key whose values tell all namesakes apart, or with its number."""
+    """The arm's name alone, or with the first key whose values tell all namesakes apart, or with its number."""
+    if len(namesakes) == 1:
+        return arm.label
     for table in ("settings", "facts"):
         own = getattr(arm, table)
         for key in own:

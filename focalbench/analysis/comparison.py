@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -169,14 +170,12 @@ def compare_trials(
         f"{label}: failed in seed {', '.join(map(str, seeds))}; figures and verdict are of the seeds where it did not"
         for label, seeds in failed.items()
     ]
-    given_up = [_stopped_comparison(arm, taken={arm.label for arm in arms}) for arm in stopped]
-    if len(arms) == 1 and baseline is None:
-        return Comparison(metric, direction, None, tuple(results), tuple(given_up), unfinished, tuple(warnings), failed)
-    base = _choose_baseline(results, baseline)
-    comparisons = _compare(results, base, metric, direction, with_test_set_noise, warnings) + given_up
-    return Comparison(
-        metric, direction, base.arm.label, tuple(results), tuple(comparisons), unfinished, tuple(warnings), failed
-    )
+    comparisons, label = [], None
+    if len(arms) > 1 or baseline is not None:
+        base = _choose_baseline(results, baseline)
+        comparisons, label = _compare(results, base, metric, direction, with_test_set_noise, warnings), base.arm.label
+    comparisons += [_stopped_comparison(arm, taken={arm.label for arm in arms}) for arm in stopped]
+    return Comparison(metric, direction, label, tuple(results), tuple(comparisons), unfinished, tuple(warnings), failed)
 
 
 def _failed_seeds(arms: Sequence[Arm], unfinished: Sequence[TrialRecord]) -> dict[str, tuple[int, ...]]:
@@ -205,60 +204,42 @@ def _compare(
     with_test_set_noise: bool,
     warnings: list[str],
 ) -> list[ArmComparison]:
-    others = [result for result in results if result is not base]
-    blocked = {result.arm.label: incomparable_keys(result.arm, base.arm) for result in others}
-    shared = {result.arm.label: sorted(result.values.keys() & base.values.keys()) for result in others}
-    for result in others:
-        if not shared[result.arm.label]:
-            blocked[result.arm.label].append(f"seeds ({_seeds(result.values)} against {_seeds(base.values)})")
+    others = {result.arm.label: result for result in results if result is not base}
+    blocked = {label: incomparable_keys(result.arm, base.arm) for label, result in others.items()}
+    shared = {label: sorted(result.values.keys() & base.values.keys()) for label, result in others.items()}
+    for label, result in others.items():
+        if not shared[label]:
+            blocked[label].append(f"seeds ({_seeds(result.values)} against {_seeds(base.values)})")
+    comparable = {label: (result.arm, shared[label]) for label, result in others.items() if not blocked[label]}
     # Holm's correction, which decides what is detectable, is over the arms that have a p at all.
-    num_comparisons = sum(not blocked[label] and len(shared[label]) > 1 for label in blocked)
+    num_comparisons = max(1, sum(len(seeds) > 1 for _, seeds in comparable.values()))
     paired: dict[str, PairedDifference] = {}
-    unpaired: dict[str, list[str]] = {}
-    for result in others:
-        label = result.arm.label
-        if blocked[label]:
-            continue
-        seeds = shared[label]
+    unpaired: dict[str, list[str]] = defaultdict(list)
+    for label, (_, seeds) in comparable.items():
+        values = others[label].values
         paired[label] = paired_difference(
-            [result.values[s] for s in seeds], [base.values[s] for s in seeds], num_comparisons=max(1, num_comparisons)
+            [values[seed] for seed in seeds], [base.values[seed] for seed in seeds], num_comparisons=num_comparisons
         )
-        if lone := result.values.keys() ^ base.values.keys():
-            unpaired.setdefault(_seeds(lone), []).append(label)
+        if lone := values.keys() ^ base.values.keys():
+            unpaired[_seeds(lone)].append(label)
     warnings += [
         f"{', '.join(labels)}: seeds not in both arms, and left out of the difference: {seeds}"
         for seeds, labels in unpaired.items()
     ]
     corrected = dict(zip(paired, holm([pair.p_t for pair in paired.values()]), strict=True))
-    comparable = {
-        result.arm.label: (result.arm, shared[result.arm.label]) for result in others if result.arm.label in paired
-    }
     noise = measure_test_set_noise(base.arm, comparable, metric, warnings) if with_test_set_noise else {}
-    return [
-        _one_comparison(label, shared[label], paired.get(label), corrected, noise, blocked[label], direction)
-        for label in (result.arm.label for result in others)
-    ]
+    compared = []
+    for label in others:
+        pair, p = paired.get(label), corrected.get(label, math.nan)
+        words = NOT_COMPARABLE if pair is None else verdict(pair.n, pair.difference, p, direction)
+        known = (tuple(shared[label]), pair, p, noise.get(label), tuple(blocked[label]))
+        compared.append(ArmComparison(label, *known, words))
+    return compared
 
 
 def _stopped_comparison(arm: StoppedArm, taken: set[str]) -> ArmComparison:
     label = f"{arm.label} (stopped)" if arm.label in taken else arm.label  # another sweep may have finished it
     return ArmComparison(label, arm.seeds, None, math.nan, None, (arm.reason,), NOT_COMPARABLE)
-
-
-def _one_comparison(
-    label: str,
-    seeds: Sequence[int],
-    pair: PairedDifference | None,
-    corrected: dict[str, float],
-    noise: dict[str, ResamplingNoise],
-    blocked: Sequence[str],
-    direction: Direction,
-) -> ArmComparison:
-    p_corrected = corrected.get(label, math.nan)
-    words = NOT_COMPARABLE
-    if pair is not None:
-        words = verdict(pair.n, pair.difference, p_corrected, direction)
-    return ArmComparison(label, tuple(seeds), pair, p_corrected, noise.get(label), tuple(blocked), words)
 
 
 def _choose_baseline(results: Sequence[ArmResult], wanted: str | None) -> ArmResult:
@@ -296,12 +277,9 @@ def _suggestion(wanted: str, known: Sequence[str]) -> str:
 
 
 def _missing_values(results: Sequence[ArmResult], metric: str) -> list[str]:
-    warnings = []
-    for result in results:
-        missing = [seed for seed in result.arm.trials if seed not in result.values]
-        if missing:
-            warnings.append(f"{result.arm.label}: {metric} is undefined (NaN) or missing for seed {_seeds(missing)}")
-    return warnings
+    missing = {result.arm.label: result.arm.trials.keys() - result.values.keys() for result in results}
+    words = f"{metric} is undefined (NaN) or missing for seed"
+    return [f"{label}: {words} {_seeds(seeds)}" for label, seeds in missing.items() if seeds]
 
 
 def _nothing_finished(unfinished: Sequence[TrialRecord]) -> str:

@@ -58,7 +58,6 @@ class PublishedCurve:
 
 
 _RETINANET = {"model.name": "retinanet"}
-_YOLOV2_CLASSES = {"model.name": "yolov2", "loss.apply_to": "class"}
 
 
 PUBLISHED_CURVES = (
@@ -80,21 +79,19 @@ PUBLISHED_CURVES = (
         "loss.alpha",
         {0.0: 0.75, 0.1: 0.75, 0.2: 0.75, 0.5: 0.5, 1.0: 0.25, 2.0: 0.25, 5.0: 0.25},
     ),
-    PublishedCurve(
-        "softmax focal loss by gamma, YOLOv2 416 px",
-        "YOLOv2 note (pytorch-yolo2, docs/references.md): VOC07+12 -> VOC07 test, single runs, no seeds",
-        ({"loss.name": "softmax_focal"} | _YOLOV2_CLASSES,),
-        "loss.gamma",
-        "VOC07 mAP",
-        {0.0: 73.05, 1.0: 73.63, 2.0: 74.08, 3.0: 73.73, 4.0: 73.53},
-    ),
-    PublishedCurve(
-        "softmax focal loss by gamma, YOLOv2 544 px",
-        "YOLOv2 note (pytorch-yolo2, docs/references.md): VOC07+12 -> VOC07 test, single runs, no seeds",
-        ({"loss.name": "softmax_focal"} | _YOLOV2_CLASSES,),
-        "loss.gamma",
-        "VOC07 mAP",
-        {0.0: 74.69, 1.0: 75.26, 2.0: 75.49, 3.0: 75.20, 4.0: 74.95},
+    *(
+        PublishedCurve(
+            f"softmax focal loss by gamma, YOLOv2 {side} px",
+            "YOLOv2 note (pytorch-yolo2, docs/references.md): VOC07+12 -> VOC07 test, single runs, no seeds",
+            ({"loss.name": "softmax_focal", "model.name": "yolov2", "loss.apply_to": "class"},),
+            "loss.gamma",
+            "VOC07 mAP",
+            points,
+        )
+        for side, points in (
+            (416, {0.0: 73.05, 1.0: 73.63, 2.0: 74.08, 3.0: 73.73, 4.0: 73.53}),
+            (544, {0.0: 74.69, 1.0: 75.26, 2.0: 75.49, 3.0: 75.20, 4.0: 74.95}),
+        )
     ),
 )
 
@@ -155,12 +152,13 @@ class ReproductionCard:
 
 def reproduction_cards(results: Sequence[ArmResult]) -> list[ReproductionCard]:
     """A card for each published curve that the arms' sweep shares at least ``MIN_POINTS`` values with."""
-    cards = []
-    for curve in PUBLISHED_CURVES:
-        for grid in swept_grids([result for result in results if curve.fits(result.arm.settings)]):
-            card = _card(curve, grid) if curve.key in grid.keys else None
-            cards += [card] if card is not None else []
-    return cards
+    cards = [
+        _card(curve, grid)
+        for curve in PUBLISHED_CURVES
+        for grid in swept_grids([result for result in results if curve.fits(result.arm.settings)])
+        if curve.key in grid.keys
+    ]
+    return [card for card in cards if card is not None]
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:

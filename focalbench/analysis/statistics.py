@@ -10,6 +10,7 @@ alarms stays under 5 % for the differences that t fits worst (flat or two-peaked
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -24,6 +25,12 @@ VERDICT_LEVEL = 0.04
 """Holm-corrected p below which a verdict says better or worse."""
 ONE_POINT = 0.01
 """One point of mAP."""
+CONFIDENCE = 0.95
+"""Of every interval."""
+WANTED_POWER = 0.8
+"""Chance of finding a difference that is called detectable."""
+_NUM_RESAMPLES = 10_000
+_MAX_SEEDS = 10_000  # more than anybody trains
 _EXACT_LIMIT = 20  # 2 ** 20 sign patterns; beyond it they are drawn at random
 _RANDOM_FLIPS = 200_000
 
@@ -152,23 +159,21 @@ def smallest_sign_flip_p(n: int) -> float:
     return min(1.0, 2.0 ** (1 - n))
 
 
-def t_interval(differences: NDArray[np.float64], confidence: float = 0.95) -> tuple[float, float]:
-    """Confidence interval of the mean by Student's t; nan for fewer than two values."""
+def t_interval(differences: NDArray[np.float64]) -> tuple[float, float]:
+    """95 % confidence interval of the mean by Student's t; nan for fewer than two values."""
     summary = summarise(differences)
     if summary.n < 2:
         return (math.nan, math.nan)
-    half = float(stats.t.ppf((1 + confidence) / 2, summary.n - 1)) * summary.sd / math.sqrt(summary.n)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, summary.n - 1)) * summary.sd / math.sqrt(summary.n)
     return (summary.mean - half, summary.mean + half)
 
 
-def bootstrap_interval(
-    differences: NDArray[np.float64], confidence: float = 0.95, *, num_resamples: int = 10_000
-) -> tuple[float, float]:
-    """Percentile bootstrap of the mean over seeds, from a fixed seed; nan for fewer than two values."""
+def bootstrap_interval(differences: NDArray[np.float64]) -> tuple[float, float]:
+    """95 % percentile bootstrap of the mean over seeds, from a fixed seed; nan for fewer than two values."""
     if len(differences) < 2:
         return (math.nan, math.nan)
-    rows = np.random.default_rng(0).integers(0, len(differences), (num_resamples, len(differences)))
-    low, high = np.quantile(np.asarray(differences)[rows].mean(axis=1), [(1 - confidence) / 2, (1 + confidence) / 2])
+    rows = np.random.default_rng(0).integers(0, len(differences), (_NUM_RESAMPLES, len(differences)))
+    low, high = np.quantile(np.asarray(differences)[rows].mean(axis=1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return (float(low), float(high))
 
 
@@ -198,36 +203,32 @@ def power(true_difference: float, sd: float, n: int, *, level: float = VERDICT_L
     return upper + (0.0 if math.isnan(lower) else lower)  # scipy has no digits for a tail that is as good as 0
 
 
-def detectable_difference(sd: float, n: int, *, level: float = VERDICT_LEVEL, wanted_power: float = 0.8) -> float:
-    """The smallest true difference found with ``wanted_power``; nan for fewer than two pairs, 0 where sd is 0."""
+def detectable_difference(sd: float, n: int, *, level: float = VERDICT_LEVEL) -> float:
+    """The smallest true difference found with ``WANTED_POWER``; nan for fewer than two pairs, 0 where sd is 0."""
     if n < 2 or math.isnan(sd):
         return math.nan
     low, high = 0.0, 1.0
-    while power(high, 1.0, n, level=level) < wanted_power:
+    while power(high, 1.0, n, level=level) < WANTED_POWER:
         low, high = high, 2 * high
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (middle, high) if power(middle, 1.0, n, level=level) < wanted_power else (low, middle)
+        low, high = (middle, high) if power(middle, 1.0, n, level=level) < WANTED_POWER else (low, middle)
     return high * sd
 
 
-def seeds_needed(
-    sd: float, true_difference: float, *, level: float = VERDICT_LEVEL, wanted_power: float = 0.8, limit: int = 10_000
-) -> int | None:
-    """Paired seeds with which ``true_difference`` is found with ``wanted_power``; None beyond ``limit``."""
+def seeds_needed(sd: float, true_difference: float, *, level: float = VERDICT_LEVEL) -> int | None:
+    """Paired seeds with which ``true_difference`` is found with ``WANTED_POWER``; None beyond 10 000."""
     if math.isnan(sd) or true_difference == 0:
         return None
     if sd == 0:
         return MIN_SEEDS
-    low, high = MIN_SEEDS - 1, MIN_SEEDS
-    while power(true_difference, sd, high, level=level) < wanted_power:
-        low, high = high, 2 * high
-        if low >= limit:
-            return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if power(true_difference, sd, middle, level=level) < wanted_power else (low, middle)
-    return high if high <= limit else None
+    enough = bisect_left(
+        range(_MAX_SEEDS + 1),
+        True,
+        lo=MIN_SEEDS,
+        key=lambda n: power(true_difference, sd, n, level=level) >= WANTED_POWER,
+    )
+    return enough if enough <= _MAX_SEEDS else None
 
 
 def verdict(n: int, difference: float, p_corrected: float, direction: Direction = "higher") -> Verdict:

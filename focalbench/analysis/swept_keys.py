@@ -65,6 +65,17 @@ class SweptGrid:
             return self.cells
         return {cell[::-1]: self.cells[cell] for cell in sorted(self.cells, key=lambda cell: cell[::-1])}
 
+    @property
+    def rows(self) -> dict[float, list[ArmResult | None]]:
+        """The rows of a map by the value of the first key: an arm for each value of the second, None where not run."""
+        return {y: [self.cells.get((y, x)) for x in self.axis(1)] for y in self.axis(0)}
+
+    def height(self, result: ArmResult) -> float:
+        """Where an arm's mean lies between the lowest of the grid, 0, and the highest, 1; 0 where all are equal."""
+        means = [cell.summary.mean for cell in self.cells.values()]
+        low, span = min(means), max(means) - min(means)
+        return (result.summary.mean - low) / span if span > 0 else 0.0
+
     def axis(self, number: int) -> list[float]:
         """The values of ``keys[number]`` in rising order."""
         return sorted({cell[number] for cell in self.cells})
@@ -105,12 +116,12 @@ def _comparable_groups(members: Sequence[ArmResult]) -> list[list[ArmResult]]:
     """Each arm with those that ``compare`` would compare it with."""
     groups: list[list[ArmResult]] = []
     for member in members:
-        fitting = (group for group in groups if not any(incomparable_keys(member.arm, other.arm) for other in group))
-        group = next(fitting, None)
-        if group is None:
-            groups.append([member])
+        for group in groups:
+            if not any(incomparable_keys(member.arm, other.arm) for other in group):
+                group.append(member)
+                break
         else:
-            group.append(member)
+            groups.append([member])
     return groups
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -26,8 +27,15 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (run, compare, report, evaluate, data, init, bench, config, doctor):
-    _module.register(app)
+_COMMANDS: tuple[Callable[..., None], ...] = (
+    *(run.run, compare.compare, report.report),
+    *(evaluate.evaluate, evaluate.predict, evaluate.analyze, evaluate.export),
+    *(init.init, config.validate, config.show, config.schema, doctor.doctor),
+)
+for _command in _COMMANDS:
+    app.command()(_command)
+for _group in (data.data_app, bench.bench_app):
+    app.add_typer(_group)
 
 
 def _print_version(asked: bool) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from focalbench import console
-from focalbench.cli.config import Overrides
+from focalbench.cli.config import AsJson, DataRoot, Overrides
 from focalbench.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -18,11 +17,6 @@ if TYPE_CHECKING:
     from focalbench.data.dataset import DetectionData
 
 _STRIDE = 32  # YOLOv2's cells, in pixels
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the command to the group ``data``."""
-    app.command()(anchors)
 
 
 def _parse_size(text: str) -> tuple[int, int]:
@@ -38,9 +32,7 @@ def _parse_size(text: str) -> tuple[int, int]:
 
 
 def anchors(
-    root: Annotated[
-        Path, typer.Argument(metavar="ROOT", help="Folder that holds VOC2007, VOC2012, ...", show_default=False)
-    ],
+    root: DataRoot,
     num_priors: Annotated[int, typer.Option("-k", min=1, max=50, help="Number of priors.")] = 5,
     split: Annotated[
         list[str] | None,
@@ -51,7 +43,7 @@ def anchors(
     ] = "416",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the clustering's starts.")] = 0,
     overrides: Overrides = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Choose prior boxes for YOLOv2 (k-means with 1 - IoU), and show which objects RetinaNet's anchors miss.
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
 from focalbench import console
+from focalbench.cli.config import AsJson
+from focalbench.errors import ConfigError
+from focalbench.runtime import environment
 
-bench_app = typer.Typer(help="Time the parts against the public references, in one run.", no_args_is_help=True)
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the group to ``app``."""
-    app.add_typer(bench_app, name="bench")
+bench_app = typer.Typer(
+    name="bench", help="Time the parts against the public references, in one run.", no_args_is_help=True
+)
 
 
 @bench_app.command("loss")
@@ -23,11 +22,10 @@ def loss(
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: the CPU, and the GPU where there is one.")] = "auto",
     size: Annotated[str, typer.Option(help="small (96k x 20), large (786k x 20) or all.")] = "all",
     repeats: Annotated[int, typer.Option(min=1, help="Rounds; every contestant runs once in each.")] = 9,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Time focal loss, forward and backward: against a MMDetection-style operation, torchvision's and a plain copy."""
     from focalbench.benchmarks.loss import SIZES, bench_loss
-    from focalbench.errors import ConfigError
 
     if size != "all" and size not in SIZES:
         raise ConfigError(f"--size is small, large or all, got {size!r}")
@@ -35,28 +33,19 @@ def loss(
     for name in _devices(device):
         sizes = None if name == "cuda" or size == "all" else {size: SIZES[size]}
         results.append(bench_loss(sizes=sizes, repeats=repeats, device=name))
-    if as_json:
-        _print_document({"runs": results})
-        return
-    _print_machine()
-    for result in results:
-        _print_loss(result)
+    _show({"runs": results}, _print_loss, as_json)
 
 
-def _print_document(result: dict[str, Any]) -> None:
-    """The figures and what they were measured on, as JSON."""
-    from focalbench.runtime import environment
-
-    console.print_json(result | {"environment": environment()})
-
-
-def _print_machine() -> None:
-    from focalbench.runtime import environment
-
+def _show(result: dict[str, Any], print_result: Callable[[dict[str, Any]], None], as_json: bool) -> None:
+    """Prints the figures and what they were measured on, as JSON or by ``print_result``."""
     facts = environment()
+    if as_json:
+        console.print_json(result | {"environment": facts})
+        return
     versions = ", ".join(f"{name} {facts[name]}" for name in ("torch", "torchvision", "python"))
     hardware = f"{facts['processor']} ({facts['cpu']}), {facts['cores']} cores"
     console.print_text("; ".join([hardware, *([str(facts["gpu"])] if "gpu" in facts else []), versions]))
+    print_result(result)
 
 
 def _devices(device: str) -> list[str]:
@@ -67,8 +56,6 @@ def _devices(device: str) -> list[str]:
     """
     import torch
 
-    from focalbench.errors import ConfigError
-
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"--device is auto, cpu or cuda, got {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
@@ -78,7 +65,12 @@ def _devices(device: str) -> list[str]:
     return [device]
 
 
-def _print_loss(result: dict[str, Any]) -> None:
+def _print_loss(document: dict[str, Any]) -> None:
+    for result in document["runs"]:
+        _print_loss_run(result)
+
+
+def _print_loss_run(result: dict[str, Any]) -> None:
     console.print_text(f"{result['device']}, {result['threads']} threads, load {result['load_average']:.1f}")
     rows = []
     for case in result["cases"]:
@@ -110,17 +102,12 @@ def _print_loss(result: dict[str, Any]) -> None:
 @bench_app.command("evaluate")
 def evaluate(
     repeats: Annotated[int, typer.Option(min=1, help="Rounds; every evaluator runs once in each.")] = 3,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Time VOC mAP at the size of VOC07 test: against the classic loop (bit for bit) and faster-coco-eval."""
     from focalbench.benchmarks.evaluate import bench_evaluate
 
-    result = bench_evaluate(repeats=repeats)
-    if as_json:
-        _print_document(result)
-    else:
-        _print_machine()
-        _print_evaluate(result)
+    _show(bench_evaluate(repeats=repeats), _print_evaluate, as_json)
 
 
 def _print_evaluate(result: dict[str, Any]) -> None:
@@ -145,28 +132,17 @@ def step(
     scaling: Annotated[
         bool, typer.Option("--scaling", help="Only focalbench: how a step grows with canvas, batch and classes.")
     ] = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Time a training step: against torchvision's RetinaNet, and the whole training against a static batch."""
     from focalbench.benchmarks.step import bench_growth, bench_step
-    from focalbench.errors import ConfigError
 
     if backbone not in ("resnet18", "tiny"):
         raise ConfigError(f"--backbone is resnet18 or tiny, got {backbone!r}")
     if scaling:
-        grown = bench_growth(device=device, backbone=backbone, repeats=repeats)
-        if as_json:
-            _print_document(grown)
-        else:
-            _print_machine()
-            _print_growth(grown)
-        return
-    result = bench_step(device=device, backbone=backbone, repeats=repeats)
-    if as_json:
-        _print_document(result)
+        _show(bench_growth(device=device, backbone=backbone, repeats=repeats), _print_growth, as_json)
     else:
-        _print_machine()
-        _print_step(result)
+        _show(bench_step(device=device, backbone=backbone, repeats=repeats), _print_step, as_json)
 
 
 def _print_circumstances(result: dict[str, Any]) -> None:
@@ -218,26 +194,22 @@ def sweep(
     steps: Annotated[int, typer.Option(min=1, help="Steps of each trial.")] = 120,
     trials_per_device: Annotated[int, typer.Option(min=1, max=64, help="Trials that share a GPU.")] = 1,
     scaling: Annotated[bool, typer.Option("--scaling", help="Only the sweep, of 1, 2, 4 and 8 trials.")] = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Time a sweep against separate runs that decode their images: whole runs, process start and imports included."""
     from focalbench.benchmarks.sweep import bench_sweep, bench_trials
 
     if scaling:
         rows = bench_trials(device=device, steps=steps, trials_per_device=trials_per_device)
-        if as_json:
-            _print_document({"scaling": rows})
-        else:
-            _print_machine()
-            cells = [(f"{r['trials']}", f"{r['seconds']:.1f}", f"{r['seconds_per_trial']:.1f}") for r in rows]
-            console.print_table(["trials", "seconds", "a trial"], cells, title=f"one sweep, {steps} steps a trial")
-        return
-    result = bench_sweep(device=device, num_trials=trials, steps=steps, trials_per_device=trials_per_device)
-    if as_json:
-        _print_document(result)
+        _show({"scaling": rows}, lambda result: _print_scaling(result, steps), as_json)
     else:
-        _print_machine()
-        _print_sweep(result)
+        result = bench_sweep(device=device, num_trials=trials, steps=steps, trials_per_device=trials_per_device)
+        _show(result, _print_sweep, as_json)
+
+
+def _print_scaling(result: dict[str, Any], steps: int) -> None:
+    cells = [(f"{r['trials']}", f"{r['seconds']:.1f}", f"{r['seconds_per_trial']:.1f}") for r in result["scaling"]]
+    console.print_table(["trials", "seconds", "a trial"], cells, title=f"one sweep, {steps} steps a trial")
 
 
 def _print_sweep(result: dict[str, Any]) -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from focalbench import console
+from focalbench.cli.config import AsJson
+from focalbench.report.formats import interval, resolution_cells
 from focalbench.report.formats import number as _number
 from focalbench.report.formats import p_value as _p
 from focalbench.report.formats import signed as _signed
@@ -18,32 +20,29 @@ if TYPE_CHECKING:
     from focalbench.analysis.comparison import ArmComparison, ArmResult, Comparison
     from focalbench.analysis.swept_keys import SweptGrid
 
+ResultPaths = Annotated[
+    list[Path],
+    typer.Argument(metavar="PATH...", help="Run folders (runs/NAME) or trial folders.", show_default=False),
+]
+BaselineOption = Annotated[
+    str | None,
+    typer.Option(metavar="ARM", help="Arm to compare with. Default: plain cross entropy.", show_default=False),
+]
 _BAR_WIDTH = 24
 _SHADES = " .:*#"  # lowest to highest: readable in any terminal and in a log file
 _MAX_UNFINISHED = 30
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command to ``app``."""
-    app.command()(compare)
-
-
 def compare(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(metavar="PATH...", help="Run folders (runs/NAME) or trial folders.", show_default=False),
-    ],
-    baseline: Annotated[
-        str | None,
-        typer.Option(metavar="ARM", help="Arm to compare with. Default: plain cross entropy.", show_default=False),
-    ] = None,
+    paths: ResultPaths,
+    baseline: BaselineOption = None,
     metric: Annotated[
         str, typer.Option(metavar="NAME", help="val/mAP, AP/CLASS, time, or any other logged number.")
     ] = MEAN_AP,
     test_noise: Annotated[
         bool, typer.Option("--test-noise/--no-test-noise", help="Resample the test images too (some seconds).")
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: AsJson = False,
     csv: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Also write one row an arm.", show_default=False)
     ] = None,
@@ -93,8 +92,7 @@ def _verdict_row(result: ArmResult, entry: ArmComparison | None) -> list[str]:
     if entry.paired is None:
         return [*row, "", "", "", entry.verdict]
     pair = entry.paired
-    interval = "" if math.isnan(pair.ci[0]) else f"{_signed(pair.ci[0])} to {_signed(pair.ci[1])}"
-    return [*row, _signed(pair.difference), interval, _p(entry.p_corrected), entry.verdict]
+    return [*row, _signed(pair.difference), interval(pair.ci), _p(entry.p_corrected), entry.verdict]
 
 
 def _print_resolution(comparison: Comparison) -> None:
@@ -109,15 +107,7 @@ def _print_resolution(comparison: Comparison) -> None:
     is_ap = is_average_precision(comparison.metric)
     columns = ["arm", "pairs", "sd of pairs", "exact p (least)", "detectable"]
     columns += ["seeds for 1 point", "test-set sd"] if is_ap else []
-    rows = []
-    for entry in paired:
-        pair, noise = entry.paired, entry.noise
-        assert pair is not None
-        exact = f"{_p(pair.p_exact)} ({_p(pair.smallest_p)})"
-        row = [entry.arm, str(pair.n), _number(pair.sd), exact, _number(pair.detectable)]
-        if is_ap:
-            row += [str(pair.seeds_for_one_point or "-"), "-" if noise is None else _number(noise.sd)]
-        rows.append(row)
+    rows = [resolution_cells(entry)[: len(columns)] for entry in paired]
     note = "detectable: true difference found with 80 % power at this n."
     if is_ap:
         note += " test-set sd: of the difference over resampled test images, apart from the seeds."
@@ -136,39 +126,30 @@ def _print_swept(comparison: Comparison) -> None:
 
 
 def _print_line(grid: SweptGrid, metric: str) -> None:
-    means = [result.summary.mean for result in grid.cells.values()]
-    low, span = min(means), max(means) - min(means)
     rows = []
     for values, result in grid.line.items():
-        length = round(_BAR_WIDTH * (result.summary.mean - low) / span) if span > 0 else 0
-        summary = result.summary
-        figures = [_number(summary.mean), _number(summary.sd), str(summary.n), "|" + "#" * length]
+        summary, bar = result.summary, "|" + "#" * round(_BAR_WIDTH * grid.height(result))
+        figures = [_number(summary.mean), _number(summary.sd), str(summary.n), bar]
         rows.append([*(f"{value:g}" for value in values), *figures])
     console.print_text("")
     console.print_table([*grid.line_keys, "mean", "sd", "n", ""], rows, title=f"{metric} of {grid.title}")
 
 
 def _print_heat_map(grid: SweptGrid, metric: str) -> None:
-    means = [result.summary.mean for result in grid.cells.values()]
-    low, span = min(means), max(means) - min(means)
-    rows = []
-    for y in grid.axis(0):
-        row = [f"{y:g}"]
-        for x in grid.axis(1):
-            result = grid.cells.get((y, x))
-            if result is None:
-                row.append("-")
-                continue
-            share = (result.summary.mean - low) / span if span > 0 else 0.0
-            shade = _SHADES[min(int(share * len(_SHADES)), len(_SHADES) - 1)]
-            spread = "" if math.isnan(result.summary.sd) else f" +-{_number(result.summary.sd)}"
-            row.append(f"{_number(result.summary.mean)}{spread} {shade * 2}".rstrip())
-        rows.append(row)
+    rows = [[f"{y:g}", *(_heat_cell(grid, result) for result in results)] for y, results in grid.rows.items()]
     corner = f"{grid.keys[0]} \\ {grid.keys[1]}"
     console.print_text("")
     console.print_table(
         [corner, *(f"{x:g}" for x in grid.axis(1))], rows, title=f"{metric} of {grid.title} (## is highest)"
     )
+
+
+def _heat_cell(grid: SweptGrid, result: ArmResult | None) -> str:
+    if result is None:
+        return "-"
+    shade = _SHADES[min(int(grid.height(result) * len(_SHADES)), len(_SHADES) - 1)]
+    spread = "" if math.isnan(result.summary.sd) else f" +-{_number(result.summary.sd)}"
+    return f"{_number(result.summary.mean)}{spread} {shade * 2}".rstrip()
 
 
 def _reproduction(comparison: Comparison) -> list[dict[str, Any]]:
@@ -184,18 +165,10 @@ def _print_reproduction(comparison: Comparison) -> None:
     cards = _reproduction(comparison)
     if not cards:
         return
-    rows = [
-        [
-            card["published"],
-            card["group"],
-            len(card["values"]),
-            len(card["seeds"]),
-            _signed(card["correlation"]),
-            _p(card["p"]),
-            card["verdict"],
-        ]
-        for card in cards
-    ]
+    rows = []
+    for card in cards:
+        agreement = [_signed(card["correlation"]), _p(card["p"]), card["verdict"]]
+        rows.append([card["published"], card["group"], len(card["values"]), len(card["seeds"]), *agreement])
     console.print_text("")
     console.print_table(
         ["published curve", "arms", "values", "seeds", "rank correlation", "p", "verdict"],

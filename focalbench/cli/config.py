@@ -19,14 +19,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", metavar="KEY=VALUE", help="Set a key, as in loss.gamma=0.5.", show_default=False),
 ]
+DataRoot = Annotated[
+    Path, typer.Argument(metavar="ROOT", help="Folder that holds VOC2007, VOC2012, ...", show_default=False)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the commands to ``app``."""
-    app.command()(validate)
-    app.command()(show)
-    app.command()(schema)
 
 
 def validate(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False) -> None:

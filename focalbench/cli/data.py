@@ -9,6 +9,7 @@ import typer
 
 from focalbench import console
 from focalbench.cli import anchors, download
+from focalbench.cli.config import AsJson, DataRoot
 from focalbench.errors import DataError
 
 if TYPE_CHECKING:
@@ -19,23 +20,12 @@ _ERROR_LINES = 16
 _WARNING_LINES = 20
 _FACTS = ("train_images", "val_images", "train_objects", "val_objects")
 
-Root = Annotated[
-    Path, typer.Argument(metavar="ROOT", help="Folder that holds VOC2007, VOC2012, ...", show_default=False)
-]
 ClassOption = Annotated[
     str | None,
     typer.Option("--classes", metavar="a,b,c", help="Class names, or voc. Default: the names found in training."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 data_app = typer.Typer(name="data", help="Check, count, generate and download data sets.", no_args_is_help=True)
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the group of commands to ``app``."""
-    anchors.register(data_app)
-    download.register(data_app)
-    app.add_typer(data_app)
 
 
 def _parse_classes(text: str | None) -> Literal["auto", "voc"] | tuple[str, ...]:
@@ -52,7 +42,7 @@ def _parse_classes(text: str | None) -> Literal["auto", "voc"] | tuple[str, ...]
 
 @data_app.command()
 def check(
-    root: Root,
+    root: DataRoot,
     train: Annotated[
         list[str] | None, typer.Option("--train", metavar="YEAR/SPLIT", help="Training split; may be repeated.")
     ] = None,
@@ -60,7 +50,7 @@ def check(
         list[str] | None, typer.Option("--val", metavar="YEAR/SPLIT", help="Split to evaluate on; may be repeated.")
     ] = None,
     classes: ClassOption = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Read every image and annotation and list all faults at once; exit code 2 if any is an error.
 
@@ -100,13 +90,13 @@ def _describe(side: str, splits: tuple[str, ...], facts: dict[str, int]) -> str:
 
 @data_app.command()
 def stats(
-    root: Root,
+    root: DataRoot,
     split: Annotated[
         list[str] | None,
         typer.Option("--split", metavar="YEAR/SPLIT", help="Split to count; may be repeated. Default: all used."),
     ] = None,
     classes: ClassOption = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Count classes, imbalance, object sizes and image sizes of each split."""
     from focalbench.data.files import default_splits
@@ -164,7 +154,7 @@ def synthesize(
     num_val: Annotated[int, typer.Option(min=1, max=100_000, help="Images in split val.")] = 150,
     image_size: Annotated[int, typer.Option(min=32, max=1024, help="Side in pixels.")] = 128,
     seed: Annotated[int, typer.Option(min=0, help="Which set; equal seeds give equal pixels.")] = 0,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Generate a small imbalanced set of shapes: DIR/VOCdevkit/VOC2007 with the splits train and val."""
     from focalbench.data.synthetic import synthesize as generate
@@ -175,3 +165,7 @@ def synthesize(
         console.print_json(facts | {"seed": seed})
         return
     console.print_text(f"{root}: {num_train} images in 2007/train, {num_val} in 2007/val")
+
+
+data_app.command()(anchors.anchors)
+data_app.command()(download.download)

@@ -7,11 +7,9 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from focalbench import console
+from focalbench.cli.config import AsJson
 
 
 @dataclass(frozen=True)
@@ -41,12 +39,7 @@ EXTRAS = {
 """Optional packages, the extra of focalbench that brings each where this version has it, and what it is for."""
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command to ``app``."""
-    app.command()(doctor)
-
-
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False) -> None:
+def doctor(as_json: AsJson = False) -> None:
     """Show what this machine offers, and how to get what is missing."""
     findings = [*_versions(), *_processor(), *_gpus(), *_compiler(), *_extras(), *_folders()]
     if as_json:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from focalbench import console
+from focalbench.cli.config import AsJson
 
 
 class Dataset(StrEnum):
@@ -18,15 +19,10 @@ class Dataset(StrEnum):
     VOC2012 = "voc2012"
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command to the group ``data``."""
-    app.command()(download)
-
-
 def download(
     dataset: Annotated[Dataset, typer.Argument(help="voc2007: trainval and test, 0.9 GB. voc2012: trainval, 2 GB.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where VOCdevkit appears. Twice the size is needed.")],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Fetch Pascal VOC from its mirrors, check it and unpack it; the same command again goes on where it stopped."""
     from focalbench.data import download as archives

@@ -43,12 +43,6 @@ SplitOption = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the commands to ``app``."""
-    for command in (evaluate, predict, analyze, export):
-        app.command()(command)
-
-
 def _load(trial: Path, device: str, unfinished: bool) -> TrainedTrial:
     from focalbench.trained.trial import load_trained
 
@@ -228,7 +222,8 @@ def _print_analysis(document: dict[str, Any]) -> None:
     for group in ("positives", "negatives"):
         for gamma, shares in loss[group]["share_of_hardest"].items():
             rows.append([group, gamma, *(_percent(value) for value in shares.values())])
-    columns = ["elements", "gamma", *(f"hardest {100 * float(key):g} %" for key in _shares(loss))]
+    hardest = next(iter(loss["positives"]["share_of_hardest"].values()))
+    columns = ["elements", "gamma", *(f"hardest {100 * float(key):g} %" for key in hardest)]
     title = f"{document['trial']}: share of the loss held by the hardest elements, %"
     console.print_table(columns, rows, title=title)
     _print_tail(document["hard_tail"], document["kinds"])
@@ -253,11 +248,6 @@ def _print_tail(tail: dict[str, Any], kinds: dict[str, str]) -> None:
     columns = ["what is there", "regions", "% of negatives' loss", "% of class loss"]
     note = "\n".join(f"{kind}: {text}" for kind, text in kinds.items())
     console.print_table(columns, rows, title=f"\nthe hardest negatives, gamma {tail['gamma']:g}", note=note)
-
-
-def _shares(loss: dict[str, Any]) -> dict[str, float]:
-    """One row of the hardest shares."""
-    return next(iter(loss["positives"]["share_of_hardest"].values()))
 
 
 def export(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from focalbench import console
+from focalbench.cli.config import DataRoot
 from focalbench.errors import DataError, StorageError
 from focalbench.runtime import num_cores
 
@@ -45,15 +46,8 @@ class _Fit:
     has_gpu: bool
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command to ``app``."""
-    app.command()(init)
-
-
 def init(
-    root: Annotated[
-        Path, typer.Argument(metavar="ROOT", help="Folder that holds VOC2007, VOC2012, ...", show_default=False)
-    ],
+    root: DataRoot,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -154,10 +148,7 @@ def configuration(fit: _Fit) -> str:
     if not fit.has_gpu:
         steps = min(steps, MAX_CPU_STEPS)
     cores = num_cores()
-    every = max(1, round(steps * 16 / len(widths) / 4))
     machine = "a GPU" if fit.has_gpu else f"{cores} CPU core{'s'[: cores > 1]}"
-    usual = f"{int(median(widths))} x {int(median(heights))}"
-    smallest = _small_side(fit.train_records, size)
     priors, average_iou = _priors(fit.train_records, size)
     return _TEMPLATE.format(
         name=_quoted(fit.name),
@@ -170,8 +161,8 @@ def configuration(fit: _Fit) -> str:
         val=fit.val,
         height=size[0],
         width=size[1],
-        usual=usual,
-        smallest=f"{smallest:.0f}",
+        usual=f"{int(median(widths))} x {int(median(heights))}",
+        smallest=f"{_small_side(fit.train_records, size):.0f}",
         yolo_height=_multiple_of_32(size[0]),
         yolo_width=_multiple_of_32(size[1]),
         priors=priors,
@@ -181,7 +172,7 @@ def configuration(fit: _Fit) -> str:
         yolo_backbone="darknet19" if fit.has_gpu else "tiny",
         backbone_note="resnet50 is stronger and slower" if fit.has_gpu else "about 0.6 M parameters, made for a CPU",
         steps=steps,
-        every=every,
+        every=max(1, round(steps * 16 / len(widths) / 4)),
         epochs=f"{steps * 16 / len(widths):.0f}",
     )
 

@@ -8,19 +8,12 @@ from typing import Annotated
 import typer
 
 from focalbench import console
+from focalbench.cli.compare import BaselineOption, ResultPaths
 from focalbench.errors import ConfigError
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command to ``app``."""
-    app.command()(report)
-
-
 def report(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(metavar="PATH...", help="Run folders (runs/NAME) or trial folders.", show_default=False),
-    ],
+    paths: ResultPaths,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -31,10 +24,7 @@ def report(
             show_default=False,
         ),
     ] = None,
-    baseline: Annotated[
-        str | None,
-        typer.Option(metavar="ARM", help="Arm to compare with. Default: plain cross entropy.", show_default=False),
-    ] = None,
+    baseline: BaselineOption = None,
 ) -> None:
     """Write one self-contained HTML page: verdicts, curves, pictures, and how to repeat it. No network."""
     from focalbench.report.html import write_report

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,11 +30,6 @@ OutOption = Annotated[
 ]
 
 _MAX_LISTED = 20
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the command to ``app``."""
-    app.command()(run)
 
 
 def run(
@@ -95,18 +91,13 @@ def _train(experiment: Experiment, folder: Path, *, fresh: bool, retry_failed: b
     from focalbench.launchers.session import SessionOptions, run_session
     from focalbench.progress import SweepDisplay
 
-    displays: list[SweepDisplay] = []
-
-    def make_display(num_trials: int, num_done: int, num_left_out: int) -> SweepDisplay:
-        displays.append(SweepDisplay(num_trials, num_done, num_left_out))
-        return displays[0]
-
     options = SessionOptions(experiment.config.run.device, fresh, retry_failed, fail_fast)
-    try:
+    with ExitStack() as stack:
+
+        def make_display(num_trials: int, num_done: int, num_left_out: int) -> SweepDisplay:
+            return stack.enter_context(SweepDisplay(num_trials, num_done, num_left_out))
+
         return run_session(experiment, folder, options, make_display, console.info)
-    finally:
-        for display in displays:
-            display.close()
 
 
 def _report(session: Session, folder: Path, as_json: bool) -> None:

@@ -33,7 +33,7 @@ from focalbench.metrics.loss_histogram import (
     total_loss,
 )
 from focalbench.metrics.protocols import PROTOCOLS
-from focalbench.metrics.tide import ErrorsByCause, errors_by_cause
+from focalbench.metrics.tide import errors_by_cause
 from focalbench.storage import storage_faults, write_json
 
 if TYPE_CHECKING:
@@ -69,7 +69,13 @@ def write_analysis(trained: TrainedTrial, data: DetectionData, folder: Path, *, 
         "images": len(data),
         "detections": len(found.detections["label"]),
         "loss": figures(found.histogram, found.tail.gamma),
-        "hard_tail": _audit(trained, data, found),
+        # Beside the loss of all elements as the training weighs them.
+        "hard_tail": found.tail.document(
+            negative_loss=total_loss(found.histogram.negatives, found.tail.gamma),
+            class_loss=class_loss(trained, found.histogram),
+            image_ids=[record.image_id for record in data.records],
+            classes=trained.classes,
+        ),
         "kinds": KINDS,
         "calibration": _calibration_document(calibration),
     }
@@ -82,16 +88,6 @@ def write_analysis(trained: TrainedTrial, data: DetectionData, folder: Path, *, 
         document["errors"] = _errors(found, truth, trained, folder)
     write_json(folder / NUMBERS_FILE, document)
     return document
-
-
-def _audit(trained: TrainedTrial, data: DetectionData, found: LossDistribution) -> dict[str, Any]:
-    """The hard tail, its loss beside that of all elements as the training weighs them."""
-    return found.tail.document(
-        negative_loss=total_loss(found.histogram.negatives, found.tail.gamma),
-        class_loss=class_loss(trained, found.histogram),
-        image_ids=[record.image_id for record in data.records],
-        classes=trained.classes,
-    )
 
 
 def _write_loss_figures(histogram: MarginHistogram, title: str, folder: Path) -> None:
@@ -124,15 +120,9 @@ def _calibration_document(found: Reliability) -> dict[str, Any]:
 def _errors(found: LossDistribution, truth: dict[str, Any], trained: TrainedTrial, folder: Path) -> dict[str, Any]:
     interpolation = PROTOCOLS[trained.config.eval.protocol].interpolation or "area"
     split = errors_by_cause(found.detections, truth, num_classes=len(trained.classes), interpolation=interpolation)
-    if not math.isfinite(split.map):  # nothing to find: nothing to draw
-        return _errors_document(split, interpolation)
-    save_figure(
-        plot_errors({str(cause): cost for cause, cost in split.cost.items()}, trained.name), folder / "errors.png"
-    )
-    return _errors_document(split, interpolation)
-
-
-def _errors_document(split: ErrorsByCause, interpolation: str) -> dict[str, Any]:
+    if math.isfinite(split.map):  # else there is nothing to find, and nothing to draw
+        cost = {str(cause): cost for cause, cost in split.cost.items()}
+        save_figure(plot_errors(cost, trained.name), folder / "errors.png")
     return {
         "mAP": split.map,
         "interpolation": interpolation,

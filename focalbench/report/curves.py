@@ -99,7 +99,7 @@ def plain(name: str) -> str:
 
 def plot_learning_curves(arms: Sequence[Arm], key: str, words: str, styles: Mapping[str, LineStyle]) -> Picture | None:
     """Draws a logged number over the steps: mean of the seeds, one standard deviation as a band; None for one step."""
-    figure, (axes,) = new_figure(width=_WIDTH, height=3.0)
+    figure, axes = _new_axes(height=3.0)
     num_bands = num_steps = 0
     for arm in arms:
         step, mean, sd = _over_seeds(arm, key)
@@ -113,7 +113,6 @@ def plot_learning_curves(arms: Sequence[Arm], key: str, words: str, styles: Mapp
     if num_steps < 2:
         return None
     axes.set(xlabel="training step", ylabel=words, xlim=(0, None))
-    _finish(axes)
     if key.startswith("train/"):
         axes.set_yscale("log")
     band = "mean and one sd over the seeds" if num_bands else "one seed, no band"
@@ -125,7 +124,7 @@ def plot_swept_line(grid: SweptGrid, metric: str) -> Picture:
 
     Where a second key was changed with it, its values stand below those of the first.
     """
-    figure, (axes,) = new_figure(width=_WIDTH, height=3.0)
+    figure, axes = _new_axes(height=3.0)
     ticks = ["\n".join(f"{value:g}" for value in cell) for cell in grid.line]
     results = list(grid.line.values())
     means = np.array([result.summary.mean for result in results])
@@ -137,14 +136,13 @@ def plot_swept_line(grid: SweptGrid, metric: str) -> Picture:
     axes.errorbar(place, means, yerr=half, color=_COLORS[0], marker="s", markersize=5, capsize=4, linewidth=1.7)
     axes.set_xticks(place, ticks)
     axes.set(xlabel=", below it ".join(plain(key) for key in grid.line_keys), ylabel=plain(metric))
-    _finish(axes)
     values = "; ".join(f"{', '.join(tick.split())}: {mean:.4f}" for tick, mean in zip(ticks, means, strict=True))
     return embed_figure(figure, f"{metric} against {' with '.join(grid.line_keys)}, mean and 95 % interval: {values}")
 
 
 def plot_class_ap(classes: Sequence[str], arms: Sequence[Arm], styles: Mapping[str, LineStyle]) -> Picture:
     """Draws the AP of every class as a row of dots, one an arm, with one standard deviation over the seeds."""
-    figure, (axes,) = new_figure(width=_WIDTH, height=max(2.2, 0.9 + 0.34 * len(classes)))
+    figure, axes = _new_axes(height=max(2.2, 0.9 + 0.34 * len(classes)))
     spread = 0.6 / max(len(arms), 1)
     for number, arm in enumerate(arms):
         for row, name in enumerate(classes):
@@ -155,7 +153,6 @@ def plot_class_ap(classes: Sequence[str], arms: Sequence[Arm], styles: Mapping[s
                 axes.errorbar(values.mean(), y, xerr=sd, fmt="o", color=styles[arm.label].color, markersize=4)
     axes.set_yticks(range(len(classes)), [plain(name) for name in classes])
     axes.set(xlim=(0, None), ylim=(len(classes) - 0.4, -0.6), xlabel="AP")
-    _finish(axes)
     return embed_figure(figure, f"AP of {len(classes)} classes for {len(arms)} arms, with one sd over the seeds")
 
 
@@ -169,7 +166,7 @@ def plot_precision_recall(
         title: of the figure.
         wide: a figure of its own rather than one of many.
     """
-    figure, (axes,) = new_figure(width=_WIDTH if wide else 3.2, height=3.2 if wide else 2.6)
+    figure, axes = _new_axes(_WIDTH if wide else 3.2, height=3.2 if wide else 2.6)
     with_bands = wide and len(curves) <= MAX_BANDS
     for label, of_seeds in curves.items():
         table = np.stack(of_seeds)
@@ -179,7 +176,6 @@ def plot_precision_recall(
                 RECALL_GRID, table.min(axis=0), table.max(axis=0), color=styles[label].color, alpha=0.12, linewidth=0
             )
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision", title=plain(title))
-    _finish(axes)
     return embed_figure(figure, f"Precision against recall, {title}, for {len(curves)} arms")
 
 
@@ -205,6 +201,8 @@ def _over_seeds(arm: Arm, key: str) -> tuple[NDArray, NDArray, NDArray]:
     return np.array(steps), mean, sd
 
 
-def _finish(axes: Axes) -> None:
+def _new_axes(width: float = _WIDTH, *, height: float) -> tuple[Figure, Axes]:
+    figure, (axes,) = new_figure(width=width, height=height)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)
+    return figure, axes

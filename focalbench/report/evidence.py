@@ -26,12 +26,7 @@ from focalbench.report.curves import (
     plot_precision_recall,
 )
 from focalbench.report.evaluation_set import EvaluationImages, FoundObjects, UnavailableImagesError, read_found_objects
-from focalbench.report.photographs import (
-    NUM_FALSE_POSITIVES,
-    ImageAcrossArms,
-    false_positive_crops,
-    images_across_arms,
-)
+from focalbench.report.photographs import NUM_FALSE_POSITIVES, ImageAcrossArms, crop_false_positive, images_across_arms
 from focalbench.tags import CLASS_AP, MEAN_AP, TRAIN_LOSS
 
 MAX_CLASSES_DRAWN = 24
@@ -188,12 +183,11 @@ def _add_photographs(evidence: Evidence, drawn: Sequence[Arm], found: Mapping[st
     except UnavailableImagesError as fault:
         evidence.images_reason = str(fault)
     for label, one in same.items():
-        worst = one.worst_false_positives(NUM_FALSE_POSITIVES)
-        crops = false_positive_crops(worst, one, images) if images is not None else [None] * len(worst)
-        rows = [
-            FalsePositiveRow(one.image_ids[fp.image], one.classes[fp.label], f"{fp.score:.2f}", fp.kind, crop)
-            for fp, crop in zip(worst, crops, strict=True)
-        ]
+        rows = []
+        for fp in one.worst_false_positives(NUM_FALSE_POSITIVES):
+            crop = crop_false_positive(fp, one, images) if images is not None else None
+            words = one.image_ids[fp.image], one.classes[fp.label], f"{fp.score:.2f}", fp.kind
+            rows.append(FalsePositiveRow(*words, crop))
         evidence.false_positives.append(ArmFalsePositives(label, evidence.image_seeds[label], rows))
 
 

@@ -26,12 +26,12 @@ def run_facts(
     """
     counts = ", ".join(f"{name} {count}" for name, count in objects_per_class.items())
     ended = sorted(time for trial in finished if (time := ended_at(trial)))
-    arms, seeds = (
-        {trial.arm for trial in finished},
-        sorted({trial.seed for trial in finished if trial.seed is not None}),
-    )
+    arms, seeds = {trial.arm for trial in finished}, {trial.seed for trial in finished if trial.seed is not None}
     rows = [
-        ("Trials", f"{len(finished)} finished of {len(trials)}; {len(arms)} arms, seeds {', '.join(map(str, seeds))}"),
+        (
+            "Trials",
+            f"{len(finished)} finished of {len(trials)}; {len(arms)} arms, seeds {', '.join(map(str, sorted(seeds)))}",
+        ),
         ("Trained on", _distinct(finished, lambda t: _split_words(t, "train", t.result.train_images))),
         ("Evaluated on", _distinct(finished, lambda t: _split_words(t, "val", t.result.val_images))),
         ("Classes", f"{len(classes)}: {', '.join(classes)}"),

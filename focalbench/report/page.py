@@ -23,7 +23,7 @@ from focalbench.records.trial import TrialFolder
 from focalbench.report.curves import Picture, plot_swept_line
 from focalbench.report.evidence import Evidence, gather_evidence
 from focalbench.report.facts import as_text, class_names, ended_at, environment, run_facts
-from focalbench.report.formats import number, p_value, signed
+from focalbench.report.formats import interval, number, p_value, resolution_cells, signed
 from focalbench.tags import CLASS_AP, MEAN_AP
 
 _INTERVAL_WIDTH, _INTERVAL_MARGIN = 200.0, 8.0
@@ -144,7 +144,7 @@ def build_page(
         comparison=comparison,
         rule=RULE,
         verdicts=_verdict_rows(comparison),
-        resolution=_resolution_rows(comparison),
+        resolution=[resolution_cells(entry) for entry in comparison.comparisons if entry.paired is not None],
         swept=[_swept_picture(grid, comparison.metric) for grid in grids if grid.form != "sparse"],
         sparse=[grid.title for grid in grids if grid.form == "sparse"],
         evidence=evidence,
@@ -212,59 +212,23 @@ def _verdict_row(result: ArmResult, entry: ArmComparison | None, low: float, hig
         share = (value - low) / (high - low) if high > low else 0.5
         return round(_INTERVAL_MARGIN + share * (_INTERVAL_WIDTH - 2 * _INTERVAL_MARGIN), 1)
 
-    words = "no interval from one pair"
-    if not math.isnan(pair.ci[0]):
-        words = f"{signed(pair.ci[0])} to {signed(pair.ci[1])}"
-    interval = Interval(place(0.0) or 0.0, place(pair.difference) or 0.0, place(pair.ci[0]), place(pair.ci[1]), words)
-    return VerdictRow(
-        result.arm.label,
-        entry.verdict,
-        signed(pair.difference),
-        interval,
-        p_value(entry.p_corrected),
-        str(pair.n),
-        *own,
-    )
-
-
-def _resolution_rows(comparison: Comparison) -> list[list[str]]:
-    """What these seeds can resolve, arm by arm, and the test-set noise beside it."""
-    rows = []
-    for entry in comparison.comparisons:
-        pair, noise = entry.paired, entry.noise
-        if pair is None:
-            continue
-        test_set = ["-", "-"]
-        if noise is not None:
-            test_set = [number(noise.sd), f"{signed(noise.ci[0])} to {signed(noise.ci[1])}"]
-        rows.append(
-            [
-                entry.arm,
-                str(pair.n),
-                number(pair.sd),
-                f"{p_value(pair.p_exact)} (least {p_value(pair.smallest_p)})",
-                number(pair.detectable),
-                str(pair.seeds_for_one_point or "-"),
-                *test_set,
-            ]
-        )
-    return rows
+    words = interval(pair.ci) or "no interval from one pair"
+    ends = Interval(place(0.0) or 0.0, place(pair.difference) or 0.0, place(pair.ci[0]), place(pair.ci[1]), words)
+    figures = signed(pair.difference), ends, p_value(entry.p_corrected), str(pair.n)
+    return VerdictRow(result.arm.label, entry.verdict, *figures, *own)
 
 
 def _swept_picture(grid: SweptGrid, metric: str) -> SweptPicture:
     if grid.form == "line":
         return SweptPicture(grid.title, grid.line_keys, plot_swept_line(grid, metric), [], [])
-    means = [result.summary.mean for result in grid.cells.values()]
-    low, span = min(means), max(means) - min(means)
-    rows: list[tuple[str, list[HeatCell | None]]] = []
-    for y in grid.axis(0):
-        cells = [grid.cells.get((y, x)) for x in grid.axis(1)]
-        rows.append((f"{y:g}", [_heat_cell(cell, low, span) if cell is not None else None for cell in cells]))
+    rows = [(f"{y:g}", [_heat_cell(grid, result) for result in results]) for y, results in grid.rows.items()]
     return SweptPicture(grid.title, grid.keys, None, [f"{x:g}" for x in grid.axis(1)], rows)
 
 
-def _heat_cell(result: ArmResult, low: float, span: float) -> HeatCell:
-    share = (result.summary.mean - low) / span if span > 0 else 0.0
+def _heat_cell(grid: SweptGrid, result: ArmResult | None) -> HeatCell | None:
+    if result is None:
+        return None
+    share = grid.height(result)
     mixed = [round(light + share * (dark - light)) for light, dark in zip(_HEAT_LIGHT, _HEAT_DARK, strict=True)]
     upper = t_interval(np.array(list(result.values.values())))[1]
     uncertainty = "one seed" if math.isnan(upper) else f"± {number(upper - result.summary.mean)}, n {result.summary.n}"

@@ -41,27 +41,20 @@ def images_across_arms(found: Mapping[str, FoundObjects], images: EvaluationImag
         UnavailableImagesError: an image that is gone or broken.
     """
     first = next(iter(found.values()))
-    numbers = np.unique(first.truth.image)[:NUM_IMAGES].tolist()
     rows = []
-    for number in numbers:
+    for number in np.unique(first.truth.image)[:NUM_IMAGES].tolist():
         photograph = images.pixels(number)
         by_arm = {label: _drawn(photograph, number, one, label) for label, one in found.items()}
         rows.append(ImageAcrossArms(first.image_ids[number], by_arm))
     return rows
 
 
-def false_positive_crops(
-    false_positives: list[FalsePositive], found: FoundObjects, images: EvaluationImages
-) -> list[Picture | None]:
-    """Returns a crop around each false positive; None where its image cannot be read."""
-    return [_crop(one, found, images) for one in false_positives]
-
-
-def embed_photograph(pixels: NDArray[np.uint8]) -> str:
+def embed_photograph(pixels: NDArray[np.uint8], alt: str) -> Picture:
     """Returns the pixels as a JPEG in a data URI."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="JPEG", quality=82)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    uri = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return Picture(uri, alt, pixels.shape[1], pixels.shape[0])
 
 
 def _drawn(photograph: NDArray[np.uint8], number: int, found: FoundObjects, label: str) -> Picture:
@@ -83,10 +76,11 @@ def _drawn(photograph: NDArray[np.uint8], number: int, found: FoundObjects, labe
     )
     num_shown, num_objects = int((scores >= threshold).sum()), int(objects.sum())
     alt = f"{found.image_ids[number]}: {num_objects} annotated objects and {num_shown} detections of {label}"
-    return Picture(embed_photograph(pixels), alt, pixels.shape[1], pixels.shape[0])
+    return embed_photograph(pixels, alt)
 
 
-def _crop(one: FalsePositive, found: FoundObjects, images: EvaluationImages) -> Picture | None:
+def crop_false_positive(one: FalsePositive, found: FoundObjects, images: EvaluationImages) -> Picture | None:
+    """Returns a crop around a false positive; None where its image cannot be read."""
     try:
         photograph = images.pixels(one.image)
     except UnavailableImagesError:
@@ -95,7 +89,7 @@ def _crop(one: FalsePositive, found: FoundObjects, images: EvaluationImages) -> 
     view, box, truth_boxes = crop_around(continuous_from_voc(one.box), continuous_from_voc(truth), photograph)
     tile = np.array(draw_tile(view, box, truth_boxes))
     alt = f"Crop of {found.image_ids[one.image]} around a detection as {found.classes[one.label]}: {one.kind}"
-    return Picture(embed_photograph(tile), alt, tile.shape[1], tile.shape[0])
+    return embed_photograph(tile, alt)
 
 
 def _resized(photograph: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:

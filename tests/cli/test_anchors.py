@@ -19,7 +19,7 @@ def root(tmp_path_factory):
 
 def invoke(*arguments):
     app = typer.Typer()
-    data.register(app)
+    app.add_typer(data.data_app)
     return CliRunner().invoke(app, ["data", "anchors", *map(str, arguments)])
 
 

@@ -20,7 +20,7 @@ def root(tmp_path):
 
 def invoke(*arguments):
     app = typer.Typer()
-    data.register(app)
+    app.add_typer(data.data_app)
     return CliRunner().invoke(app, ["data", *map(str, arguments)])
 
 

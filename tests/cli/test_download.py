@@ -14,7 +14,7 @@ from focalbench.errors import DataError
 @pytest.fixture
 def run():
     app = typer.Typer()
-    command.register(app)
+    app.command()(command.download)
     return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
