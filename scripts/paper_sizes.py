@@ -25,14 +25,14 @@ def measure(canvas: tuple[int, int], overrides: list[str]) -> dict[str, float]:
     from focalbench.config.load import default_config
     from focalbench.data.voc import VOC_CLASSES
     from focalbench.experiment import build
-    from focalbench.experiment.build_loss import Uncounted, build_criterion
+    from focalbench.experiment.build_loss import build_criterion
     from focalbench.runtime import peak_memory_mb
     from focalbench.structures import Targets
     from focalbench.training.loop import StepSettings, train_step
 
     config = default_config([*overrides, f"data.image_size=[{canvas[0]},{canvas[1]}]"])
     model = build.build_model(config, len(VOC_CLASSES))
-    criterion = build_criterion(config, model, Uncounted(VOC_CLASSES))
+    criterion = build_criterion(config, model)
     settings = StepSettings(torch.device("cpu"), torch.float32, clip_norm=None)
     state = build.build_state(config, model, criterion, settings)
     corners = torch.rand(BATCH, 4, 2) * torch.tensor([canvas[1], canvas[0]]) / 2

@@ -24,7 +24,7 @@ from torchvision.tv_tensors import BoundingBoxes
 
 from focalbench.config.schema import ExperimentConfig
 from focalbench.experiment import build
-from focalbench.experiment.build_loss import Uncounted, build_criterion
+from focalbench.experiment.build_loss import build_criterion
 from focalbench.runtime import resolve_device, resolve_precision
 from focalbench.structures import IMAGE_MEAN, IMAGE_STD, Targets
 from focalbench.training.loop import StepSettings, train_step
@@ -98,7 +98,7 @@ def run(config: ExperimentConfig, classes: Sequence[str], *, num_loaders: int, d
     data = DecodedEachTime(root / f"VOC{year}", name, classes, build.canvas_size(config))
     torch.manual_seed(config.seed)
     model = build.build_model(config, len(classes))
-    state = build.build_state(config, model, build_criterion(config, model, Uncounted(tuple(classes))), settings)
+    state = build.build_state(config, model, build_criterion(config, model), settings)
     plan = build.build_plan(config, len(data))
     state.model.train()
     began = time.perf_counter()

@@ -28,7 +28,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from focalbench.config.schema import ExperimentConfig
 from focalbench.data.synthetic import CLASSES
 from focalbench.experiment import build
-from focalbench.experiment.build_loss import Uncounted, build_criterion
+from focalbench.experiment.build_loss import build_criterion
 from focalbench.runtime import resolve_device, resolve_precision
 from focalbench.structures import Targets
 from focalbench.training.graph import CudaRecorder, GraphedStep
@@ -132,7 +132,7 @@ def _ours(
     classes = data.train.classes if num_classes is None else tuple(map(str, range(num_classes)))
     model = build.build_model(config, len(classes), data.train)
     settings = StepSettings(device, resolve_precision("auto", device), config.optim.clip_norm)
-    state = build.build_state(config, model, build_criterion(config, model, Uncounted(classes)), settings)
+    state = build.build_state(config, model, build_criterion(config, model), settings)
     state.criterion.set_progress(0.0)
     batches = build.build_batches(config, data.train, device)
     fixed, steps = batches(0), count()

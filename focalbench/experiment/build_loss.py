@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from focalbench.config.schema import ExperimentConfig
@@ -16,13 +15,6 @@ from focalbench.losses.softmax import REFERENCES
 from focalbench.models.detector import Detector
 
 _COUNT_CHUNK = 64
-
-
-@dataclass(frozen=True)
-class Uncounted:
-    """In the place of a training set that is not at hand: a checkpoint brings what would have been counted on it."""
-
-    classes: tuple[str, ...]
 
 
 def keywords_among(given: Mapping[str, Any], kind: type) -> dict[str, Any]:
@@ -37,8 +29,11 @@ def keywords_among(given: Mapping[str, Any], kind: type) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name in taken}
 
 
-def build_criterion(config: ExperimentConfig, model: Detector, train: DetectionData | Uncounted) -> Criterion:
+def build_criterion(config: ExperimentConfig, model: Detector, train: DetectionData | None = None) -> Criterion:
     """Returns the training criterion around the configured classification loss.
+
+    Args:
+        train: the training set, for a loss that counts its anchors; without it a checkpoint must bring what was counted.
 
     Raises:
         ValueError: for parameters that the loss refuses, such as a list of the wrong length.
@@ -47,7 +42,7 @@ def build_criterion(config: ExperimentConfig, model: Detector, train: DetectionD
     shared = {"weight": config.loss.weight, "apply_to": config.loss.apply_to}
     given = {**config.model.model_dump(), **shared, **model.criterion_arguments()}
     # Around cross entropy first: counting positives and negatives takes the criterion, the loss their numbers.
-    criterion = kind.around(REFERENCES[loss.activation], num_classes=len(train.classes), **keywords_among(given, kind))
+    criterion = kind.around(REFERENCES[loss.activation], num_classes=model.num_classes, **keywords_among(given, kind))
     parameters = keywords_among(config.loss.model_dump(), loss)
     counts = _count(model, train, criterion) if loss.needs_counts(parameters) else {}
     for name, reference in criterion.losses().items():
@@ -55,9 +50,9 @@ def build_criterion(config: ExperimentConfig, model: Detector, train: DetectionD
     return criterion
 
 
-def _count(model: Detector, train: DetectionData | Uncounted, criterion: Criterion) -> dict[str, Counts]:
+def _count(model: Detector, train: DetectionData | None, criterion: Criterion) -> dict[str, Counts]:
     """What ``criterion.count`` finds on the whole training set, without augmentation."""
-    if isinstance(train, Uncounted):
+    if train is None:
         return {name: Counts((1,) * loss.num_classes, 1) for name, loss in criterion.losses().items()}
     anchors = model.anchors_for(train.canvas)
     parts = [

@@ -23,7 +23,7 @@ from focalbench.data.dataset import DetectionData, load_data
 from focalbench.data.images import Fit
 from focalbench.errors import CheckpointError, ConfigError, DataError, FocalbenchError
 from focalbench.experiment import build
-from focalbench.experiment.build_loss import Uncounted, build_criterion
+from focalbench.experiment.build_loss import build_criterion
 from focalbench.experiment.locations import cache_dir, canvas_size, data_location
 from focalbench.losses.criterion import Criterion
 from focalbench.models.detector import Detector
@@ -127,7 +127,7 @@ def load_trained(
     classes = tuple(checkpoint["classes"])
     try:
         model = build.build_model(config, len(classes), pretrained=False)
-        criterion = build_criterion(config, model, Uncounted(classes))
+        criterion = build_criterion(config, model)
         model.load_state_dict(_weights(checkpoint))
         criterion.load_state_dict(checkpoint["criterion"])
     except (RuntimeError, ValueError, KeyError, TypeError) as fault:

@@ -8,7 +8,7 @@ from torch import nn
 
 from focalbench.config.schema import ExperimentConfig
 from focalbench.experiment.build import build_model
-from focalbench.experiment.build_loss import Uncounted, build_criterion, keywords_among
+from focalbench.experiment.build_loss import build_criterion, keywords_among
 from focalbench.losses import CRITERIA
 from focalbench.losses.base import ClassificationLoss, Counts
 from focalbench.losses.criterion import Criterion
@@ -23,7 +23,7 @@ def _built(detector: str, apply_to: str = "class", **loss: Any) -> tuple[Any, Cr
     section = {"name": "focal", "weight": 3.0, "apply_to": apply_to, **loss}
     config = ExperimentConfig.model_validate({"model": {"name": detector, "backbone": "tiny"}, "loss": section})
     model = build_model(config, len(CLASSES))
-    return model, build_criterion(config, model, Uncounted(CLASSES))
+    return model, build_criterion(config, model)
 
 
 def _outputs(model: nn.Module) -> HeadOutputs:
