@@ -33,7 +33,7 @@ def build_criterion(config: ExperimentConfig, model: Detector, train: DetectionD
     """Returns the training criterion around the configured classification loss.
 
     Args:
-        train: the training set, for a loss that counts its anchors; without it a checkpoint must bring what was counted.
+        train: the training set, for a loss that counts its anchors; without it a checkpoint must bring the counts.
 
     Raises:
         ValueError: for parameters that the loss refuses, such as a list of the wrong length.
