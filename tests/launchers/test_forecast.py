@@ -74,7 +74,7 @@ def test_other_data_are_another_kind_and_another_learning_rate_is_not(write_conf
     trials = _trials(write_config(sweep, text=data))
     folder = out(trials)
     _finish(folder, trials[0], 24.0)
-    found = forecast(trials, folder)
+    found = forecast(trials, SweepFolder(folder))
     assert (found.num_left, found.num_known, found.seconds) == (3, 1, pytest.approx(24))
 
 
