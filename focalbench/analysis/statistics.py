@@ -195,7 +195,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def power(true_difference: float, sd: float, n: int, *, level: float = VERDICT_LEVEL) -> float:
-    """Returns the chance that a two-sided paired t test at ``level`` finds ``true_difference`` with n pairs of this sd."""
+    """Computes the chance that a paired t test at ``level`` finds ``true_difference`` with n pairs of this sd."""
     if n < 2:
         return 0.0
     critical = float(stats.t.ppf(1 - level / 2, n - 1))
@@ -207,7 +207,7 @@ def power(true_difference: float, sd: float, n: int, *, level: float = VERDICT_L
 
 
 def detectable_difference(sd: float, n: int, *, level: float = VERDICT_LEVEL) -> float:
-    """Returns the smallest true difference found with ``WANTED_POWER``; nan for fewer than two pairs, 0 where sd is 0."""
+    """Finds the smallest true difference with ``WANTED_POWER``; nan for fewer than two pairs, 0 where sd is 0."""
     if n < 2 or math.isnan(sd):
         return math.nan
     low, high = 0.0, 1.0

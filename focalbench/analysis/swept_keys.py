@@ -71,7 +71,7 @@ class SweptGrid:
         return {y: [self.cells.get((y, x)) for x in self.axis(1)] for y in self.axis(0)}
 
     def height(self, result: ArmResult) -> float:
-        """Tells where an arm's mean lies between the lowest of the grid, 0, and the highest, 1; 0 where all are equal."""
+        """Places an arm's mean between the lowest of the grid, 0, and the highest, 1; 0 where all are equal."""
         means = [cell.summary.mean for cell in self.cells.values()]
         low, span = min(means), max(means) - min(means)
         return (result.summary.mean - low) / span if span > 0 else 0.0
