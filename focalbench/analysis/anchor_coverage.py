@@ -147,7 +147,7 @@ def _match(anchors: Tensor, targets: Targets, layout: Layout) -> tuple[np.ndarra
 
 
 def try_alternatives(data: DetectionData, layout: Layout) -> list[Alternative]:
-    """Tries the layout as it is and with one thing changed, on at most ``SAMPLE`` images; fewest objects below first."""
+    """Tries the layout as it is, and with one change, on ``SAMPLE`` images at most; fewest objects below first."""
     images = np.unique(np.linspace(0, len(data) - 1, min(len(data), SAMPLE)).astype(np.int64)).tolist()
     found = []
     for setting, changed in _changes(layout).items():

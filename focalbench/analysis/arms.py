@@ -99,7 +99,7 @@ def group_arms(trials: Iterable[TrialRecord]) -> tuple[list[Arm], list[str]]:
 
 
 def incomparable_keys(arm: Arm, baseline: Arm) -> list[str]:
-    """Lists ``key (value against value)`` for all that forbids comparing the two; what one of them lacks is no proof."""
+    """Lists as ``key (value against value)`` what forbids comparing the two; what one of them lacks proves nothing."""
     differing = []
     for key, own in arm.facts.items():
         other = baseline.facts.get(key)
