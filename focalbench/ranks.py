@@ -48,19 +48,19 @@ def alone() -> Iterator[None]:
 
 
 def world_size() -> int:
-    """Number of ranks."""
+    """Returns the number of ranks."""
     if _state["alone"] or not (dist.is_available() and dist.is_initialized()):
         return 1
     return dist.get_world_size()
 
 
 def rank() -> int:
-    """Number of this rank, 0-based."""
+    """Returns the number of this rank, 0-based."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:
-    """The sum of a tensor that every rank has in the same shape; without gradient."""
+    """Returns the sum of a tensor that every rank has in the same shape; without gradient."""
     if world_size() == 1:
         return value
     total = value.detach().clone()
@@ -69,7 +69,7 @@ def sum_over_ranks(value: Tensor) -> Tensor:
 
 
 def mean_over_ranks(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The means of scalars, float32, in one exchange; without gradient."""
+    """Returns the means of scalars, float32, in one exchange; without gradient."""
     if world_size() == 1:
         return dict(values)
     together = torch.stack([value.detach().float() for value in values.values()])
@@ -86,7 +86,7 @@ def any_rank(*flags: bool) -> list[bool]:
 
 
 def from_first(value: T) -> T:
-    """What the first rank passed, on every rank."""
+    """Returns what the first rank passed, on every rank."""
     if world_size() == 1:
         return value
     box = [value]
@@ -95,7 +95,7 @@ def from_first(value: T) -> T:
 
 
 def gather(value: T) -> list[T]:
-    """What each rank passed, in their order, on the first one; elsewhere only what this rank passed."""
+    """Returns what each rank passed, in their order, on the first one; elsewhere only what this rank passed."""
     if world_size() == 1:
         return [value]
     everyone: list[Any] | None = [None] * world_size() if rank() == 0 else None

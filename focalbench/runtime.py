@@ -82,7 +82,7 @@ def _keep_freed_memory() -> None:
 
 
 def choose_cache_dir(cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The folder of caches: ``cache_dir``, else $FOCALBENCH_CACHE, else one in the user's cache folder.
+    """Returns the folder of caches: ``cache_dir``, else $FOCALBENCH_CACHE, else one in the user's cache folder.
 
     The system's temporary folder, as a last resort, serves accounts without a home (containers, batch jobs).
 
@@ -121,18 +121,18 @@ def set_threads(num_threads: int) -> None:
 
 
 def num_cores() -> int:
-    """Cores this process may use: containers and SLURM grant fewer than the machine has."""
+    """Returns how many cores this process may use: containers and SLURM grant fewer than the machine has."""
     # macOS cannot tell them apart.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def has_gpu_driver() -> bool:
-    """Whether a GPU could be there at all, told from the driver's device files without loading torch."""
+    """Tells from the driver's device files, without loading torch, whether a GPU could be there at all."""
     return any(os.path.exists(path) for path in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device for ``auto | cpu | cuda | cuda:N``.
+    """Returns the device for ``auto | cpu | cuda | cuda:N``.
 
     Raises:
         ConfigError: for any other text, or when the GPU asked for is not there.
@@ -154,7 +154,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32 there: AVX-512 BF16 or AMX on a CPU, Ampere or newer on a GPU."""
+    """Tells whether bfloat16 is faster than float32 there: AVX-512 BF16 or AMX on a CPU, Ampere or newer on a GPU."""
     import torch
 
     if device.type == "cuda":
@@ -164,7 +164,7 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of the network's arithmetic for ``auto | fp32 | bf16 | fp16``.
+    """Returns the dtype of the network's arithmetic for ``auto | fp32 | bf16 | fp16``.
 
     Raises:
         ConfigError: when the device cannot do what was asked.
@@ -238,7 +238,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def restore_rng_state(state: dict[str, Any]) -> None:
-    """The inverse of :func:`rng_state`."""
+    """Restores what :func:`rng_state` returned."""
     import numpy as np
     import torch
 
@@ -274,7 +274,7 @@ class StopFlag:
             self._signum = int(signal.SIGINT if signum == signal.SIGINT else signal.SIGTERM)
 
     def interruption(self, where: str) -> InterruptedTrial:
-        """What to raise for a stop, of this process or of another rank of the trial."""
+        """Returns what to raise for a stop, of this process or of another rank of the trial."""
         signum = self.signum or signal.SIGTERM
         return InterruptedTrial(f"stopped by {signal.Signals(signum).name} {where}", int(signum))
 
@@ -306,8 +306,8 @@ def stop_on_signals(flag: StopFlag) -> Iterator[StopFlag]:
 
 
 def free_memory() -> int | None:
-    """Bytes that may still be taken without swapping, by the system's estimate and the container's limit; None where
-    neither tells.
+    """Returns the bytes that may still be taken without swapping, by the system's estimate and the container's limit;
+    None where neither tells.
     """
     found = []
     with suppress(OSError, ValueError, IndexError):

@@ -44,7 +44,8 @@ def storage_faults(path: Path) -> Iterator[None]:
 
 
 def to_json(value: Any) -> Any:
-    """``value`` as JSON can hold it: NaN and infinity become null, arrays and 0-d tensors become numbers and lists.
+    """Returns ``value`` as JSON can hold it: NaN and infinity become null, arrays and 0-d tensors become numbers and
+    lists.
 
     Raises:
         TypeError: for anything else that JSON has no form for.
@@ -86,7 +87,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_output(path: Path, content: bytes) -> None:
-    """As ``write_atomically``, to a path that the user named: links are followed, devices and pipes written to.
+    """Writes as ``write_atomically``, to a path that the user named: links are followed, devices and pipes written to.
 
     Raises:
         StorageError: when it cannot be written.
@@ -115,7 +116,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_regular(path: Path, max_bytes: int = 256 * 2**20) -> bytes:
-    """The content of a regular file: a folder may come from anybody, and reading a FIFO in it would never end.
+    """Returns the content of a regular file: a folder may come from anybody, and reading a FIFO in it would never end.
 
     Raises:
         OSError: when it cannot be read, is no regular file or is larger than ``max_bytes``; ``strerror`` says which.
@@ -150,7 +151,7 @@ def read_arrays(path: Path, names: Iterable[str]) -> dict[str, NDArray[Any]]:
 
 
 def read_json(path: Path) -> Any:
-    """The document in ``path``.
+    """Returns the document in ``path``.
 
     Raises:
         DataError: when it is missing or no JSON.

@@ -22,5 +22,5 @@ PROTOCOL_MEANING = """What `val/mAP` means: `voc07`, VOC's 11 points; `voc12`, V
 
 
 def is_average_precision(tag: str) -> bool:
-    """Whether ``tag`` names an mAP or a class's AP, which lie in [0, 1] and are better the higher."""
+    """Tells whether ``tag`` names an mAP or a class's AP, which lie in [0, 1] and are better the higher."""
     return tag.startswith((MEAN_AP, CLASS_AP))

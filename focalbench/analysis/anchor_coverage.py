@@ -77,7 +77,7 @@ class Coverage:
         return float((self.best_iou < self.pos_iou).mean())
 
     def counts(self, chosen: np.ndarray | None = None) -> dict[str, Any]:
-        """Of the ``chosen`` (G,) bool objects: how many there are, matched, matched only by force, and without."""
+        """Counts the ``chosen`` (G,) bool objects: how many there are, matched, matched only by force, and without."""
         best_iou = self.best_iou if chosen is None else self.best_iou[chosen]
         num_anchors = self.num_anchors if chosen is None else self.num_anchors[chosen]
         matched, without = best_iou >= self.pos_iou, num_anchors == 0
@@ -90,11 +90,11 @@ class Coverage:
         }
 
     def by_class(self, classes: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """``counts`` of each class."""
+        """Returns ``counts`` of each class."""
         return {name: self.counts(self.labels == label) for label, name in enumerate(classes)}
 
     def by_size(self) -> dict[str, dict[str, Any]]:
-        """``counts`` of each group of sizes."""
+        """Returns ``counts`` of each group of sizes."""
         group = np.digitize(self.sides, SIZE_BOUNDS)
         between = [f"{low} to {high} px" for low, high in pairwise(SIZE_BOUNDS)]
         names = [f"below {SIZE_BOUNDS[0]} px", *between, f"from {SIZE_BOUNDS[-1]} px"]
@@ -147,7 +147,7 @@ def _match(anchors: Tensor, targets: Targets, layout: Layout) -> tuple[np.ndarra
 
 
 def try_alternatives(data: DetectionData, layout: Layout) -> list[Alternative]:
-    """The layout as it is and with one thing changed, on at most ``SAMPLE`` images; fewest objects below first."""
+    """Tries the layout as it is, and with one change, on ``SAMPLE`` images at most; fewest objects below first."""
     images = np.unique(np.linspace(0, len(data) - 1, min(len(data), SAMPLE)).astype(np.int64)).tolist()
     found = []
     for setting, changed in _changes(layout).items():

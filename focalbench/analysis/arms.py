@@ -63,8 +63,8 @@ class StoppedArm:
 
 
 def set_stopped_apart(trials: Iterable[TrialRecord]) -> tuple[list[TrialRecord], list[StoppedArm]]:
-    """The trials, and the arms among them that were stopped early: none of their seeds counts, not even one that had
-    come to its end by then.
+    """Returns the trials, and the arms among them that were stopped early: none of their seeds counts, not even one
+    that had come to its end by then.
     """
     kept = list(trials)
     groups: dict[tuple[str, str], list[TrialRecord]] = defaultdict(list)
@@ -88,7 +88,7 @@ def _place(trial: TrialRecord) -> tuple[str, str]:
 
 
 def group_arms(trials: Iterable[TrialRecord]) -> tuple[list[Arm], list[str]]:
-    """Arms of the trials that count, in the order of their first trial, and warnings about what was odd."""
+    """Returns the arms of the trials that count, in the order of their first trial, and warnings about what was odd."""
     groups: dict[str, list[TrialRecord]] = defaultdict(list)
     for trial in trials:
         if trial.counts:
@@ -99,7 +99,7 @@ def group_arms(trials: Iterable[TrialRecord]) -> tuple[list[Arm], list[str]]:
 
 
 def incomparable_keys(arm: Arm, baseline: Arm) -> list[str]:
-    """``key (value against value)`` for all that forbids comparing the two; what one of them lacks is no proof."""
+    """Lists as ``key (value against value)`` what forbids comparing the two; what one of them lacks proves nothing."""
     differing = []
     for key, own in arm.facts.items():
         other = baseline.facts.get(key)

@@ -117,7 +117,7 @@ class Comparison:
         return tuple(entry for entry in self.comparisons if entry.arm not in labels)
 
     def as_document(self) -> dict[str, Any]:
-        """The comparison as plain data for JSON; nan stays nan."""
+        """Returns the comparison as plain data for JSON; nan stays nan."""
         return {
             "metric": self.metric,
             "better": self.direction,
@@ -190,7 +190,7 @@ def _failed_seeds(arms: Sequence[Arm], unfinished: Sequence[TrialRecord]) -> dic
 
 
 def metric_direction(metric: str) -> Direction:
-    """Whether higher or lower values of a metric are better; ``none`` where neither can be said."""
+    """Tells whether higher or lower values of a metric are better; ``none`` where neither can be said."""
     if is_average_precision(metric) or metric in _HIGHER_IS_BETTER:
         return "higher"
     return "lower" if metric in _LOWER_IS_BETTER else "none"

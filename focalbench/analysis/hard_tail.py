@@ -107,7 +107,7 @@ class HardTail:
     def document(
         self, *, negative_loss: float, class_loss: float | None, image_ids: Sequence[str], classes: Sequence[str]
     ) -> dict[str, Any]:
-        """The audit as plain data.
+        """Returns the audit as plain data.
 
         Args:
             negative_loss: loss of all negatives at ``gamma``, without alpha.
@@ -201,7 +201,7 @@ class Crop:
 
 
 def crop_regions(data: DetectionData, regions: Sequence[Region]) -> list[Crop]:
-    """Each region cut from its original file."""
+    """Returns each region cut from its original file."""
     truth = data.ground_truth()
     return [_crop(data, region, truth["box"][truth["image"] == region.image]) for region in regions]
 

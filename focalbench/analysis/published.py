@@ -53,7 +53,7 @@ class PublishedCurve:
     chosen: dict[float, float] = field(default_factory=dict)
 
     def fits(self, settings: Mapping[str, Any]) -> bool:
-        """Whether an arm with these settings may be held against it."""
+        """Tells whether an arm with these settings may be held against it."""
         return any(all(settings.get(key) == value for key, value in wanted.items()) for wanted in self.arms)
 
 
@@ -151,7 +151,7 @@ class ReproductionCard:
 
 
 def reproduction_cards(results: Sequence[ArmResult]) -> list[ReproductionCard]:
-    """A card for each published curve that the arms' sweep shares at least ``MIN_POINTS`` values with."""
+    """Returns a card for each published curve that the arms' sweep shares at least ``MIN_POINTS`` values with."""
     cards = [
         _card(curve, grid)
         for curve in PUBLISHED_CURVES

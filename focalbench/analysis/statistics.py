@@ -92,7 +92,7 @@ def summarise(values: ArrayLike) -> Summary:
 
 
 def paired_difference(arm: ArrayLike, baseline: ArrayLike, *, num_comparisons: int = 1) -> PairedDifference:
-    """All figures of one comparison.
+    """Returns all figures of one comparison.
 
     Args:
         arm: (n,) values of the arm, seed by seed.
@@ -128,7 +128,9 @@ def paired_difference(arm: ArrayLike, baseline: ArrayLike, *, num_comparisons: i
 
 
 def paired_t_p(differences: NDArray[np.float64]) -> float:
-    """Two-sided p of Student's paired t test; nan for one pair; 1 or 0 where the differences do not vary at all."""
+    """Returns the two-sided p of Student's paired t test; nan for one pair; 1 or 0 where the differences do not vary at
+    all.
+    """
     summary = summarise(differences)
     if summary.n < 2:
         return math.nan
@@ -138,7 +140,8 @@ def paired_t_p(differences: NDArray[np.float64]) -> float:
 
 
 def sign_flip_p(differences: NDArray[np.float64]) -> float:
-    """Two-sided p of the sign-flip permutation test of the mean: all 2^n patterns, or a fixed draw beyond n = 20.
+    """Returns the two-sided p of the sign-flip permutation test of the mean: all 2^n patterns, or a fixed draw beyond n
+    = 20.
 
     If arm and baseline are exchangeable within each seed, every pattern of signs is equally likely.
     """
@@ -155,7 +158,7 @@ def sign_flip_p(differences: NDArray[np.float64]) -> float:
 
 
 def smallest_sign_flip_p(n: int) -> float:
-    """The smallest two-sided p that the exact test can give with n pairs: 2 / 2^n."""
+    """Returns the smallest two-sided p that the exact test can give with n pairs: 2 / 2^n."""
     return min(1.0, 2.0 ** (1 - n))
 
 
@@ -192,7 +195,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def power(true_difference: float, sd: float, n: int, *, level: float = VERDICT_LEVEL) -> float:
-    """Chance that a two-sided paired t test at ``level`` finds ``true_difference`` with n pairs of this sd."""
+    """Computes the chance that a paired t test at ``level`` finds ``true_difference`` with n pairs of this sd."""
     if n < 2:
         return 0.0
     critical = float(stats.t.ppf(1 - level / 2, n - 1))
@@ -204,7 +207,7 @@ def power(true_difference: float, sd: float, n: int, *, level: float = VERDICT_L
 
 
 def detectable_difference(sd: float, n: int, *, level: float = VERDICT_LEVEL) -> float:
-    """The smallest true difference found with ``WANTED_POWER``; nan for fewer than two pairs, 0 where sd is 0."""
+    """Finds the smallest true difference with ``WANTED_POWER``; nan for fewer than two pairs, 0 where sd is 0."""
     if n < 2 or math.isnan(sd):
         return math.nan
     low, high = 0.0, 1.0
@@ -217,7 +220,9 @@ def detectable_difference(sd: float, n: int, *, level: float = VERDICT_LEVEL) ->
 
 
 def seeds_needed(sd: float, true_difference: float, *, level: float = VERDICT_LEVEL) -> int | None:
-    """Paired seeds with which ``true_difference`` is found with ``WANTED_POWER``; None beyond 10 000."""
+    """Returns the number of paired seeds with which ``true_difference`` is found with ``WANTED_POWER``; None beyond 10
+    000.
+    """
     if math.isnan(sd) or true_difference == 0:
         return None
     if sd == 0:
@@ -232,7 +237,7 @@ def seeds_needed(sd: float, true_difference: float, *, level: float = VERDICT_LE
 
 
 def verdict(n: int, difference: float, p_corrected: float, direction: Direction = "higher") -> Verdict:
-    """The words for one comparison.
+    """Returns the words for one comparison.
 
     Args:
         n: paired seeds.

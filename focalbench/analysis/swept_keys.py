@@ -71,18 +71,18 @@ class SweptGrid:
         return {y: [self.cells.get((y, x)) for x in self.axis(1)] for y in self.axis(0)}
 
     def height(self, result: ArmResult) -> float:
-        """Where an arm's mean lies between the lowest of the grid, 0, and the highest, 1; 0 where all are equal."""
+        """Places an arm's mean between the lowest of the grid, 0, and the highest, 1; 0 where all are equal."""
         means = [cell.summary.mean for cell in self.cells.values()]
         low, span = min(means), max(means) - min(means)
         return (result.summary.mean - low) / span if span > 0 else 0.0
 
     def axis(self, number: int) -> list[float]:
-        """The values of ``keys[number]`` in rising order."""
+        """Returns the values of ``keys[number]`` in rising order."""
         return sorted({cell[number] for cell in self.cells})
 
 
 def swept_grids(results: Sequence[ArmResult]) -> list[SweptGrid]:
-    """The lines and grids among the arms that have values; arms that stand alone are in none."""
+    """Returns the lines and grids among the arms that have values; arms that stand alone are in none."""
     by_loss: dict[str, list[ArmResult]] = defaultdict(list)
     for result in results:
         if result.values:

@@ -92,8 +92,8 @@ def _case(name: str, problem: tuple[Tensor, Tensor], repeats: int) -> dict[str, 
 def random_case(
     anchors: int, num_classes: int, dtype: torch.dtype, device: str, *, spread: tuple[float, float] = SPREADS[""]
 ) -> tuple[Tensor, Tensor]:
-    """Logits (A, K), of mean and standard deviation ``spread``, and labels (A,) with one positive in a thousand, always
-    the same.
+    """Returns logits (A, K), of mean and standard deviation ``spread``, and labels (A,) with one positive in a
+    thousand, always the same.
     """
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(anchors, num_classes, generator=generator).mul_(spread[1]).add_(spread[0])

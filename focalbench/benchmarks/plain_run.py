@@ -74,7 +74,7 @@ class DecodedEachTime(Dataset[Example]):
 
 
 def collate(examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor]:
-    """Images (B, 3, H, W), boxes (B, M, 4) and labels (B, M), padded with zeros and -1."""
+    """Returns images (B, 3, H, W), boxes (B, M, 4) and labels (B, M), padded with zeros and -1."""
     width = max(1, *(len(labels) for _, _, labels in examples))
     boxes, labels = torch.zeros(len(examples), width, 4), torch.full((len(examples), width), -1)
     for row, (_, own_boxes, own_labels) in enumerate(examples):

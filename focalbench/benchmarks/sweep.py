@@ -123,7 +123,7 @@ def _race(
 
 
 def time_separate(trials: list[ExperimentConfig], device: str, num_loaders: int) -> tuple[float, float]:
-    """Seconds of the plain runs of ``trials``, one after the other, and of their steps alone."""
+    """Returns the seconds of the plain runs of ``trials``, one after the other, and of their steps alone."""
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}  # all cores
     began, in_steps = time.perf_counter(), 0.0
     for trial in trials:
@@ -139,7 +139,9 @@ def time_separate(trials: list[ExperimentConfig], device: str, num_loaders: int)
 
 
 def time_sweep(config: ExperimentConfig, folder: Path, device: str, side_by_side: int) -> tuple[float, float]:
-    """Seconds of ``focalbench run`` with an empty image cache, and of its trials' steps, side by side as they run."""
+    """Returns the seconds of ``focalbench run`` with an empty image cache, and of its trials' steps, side by side as
+    they run.
+    """
     folder.mkdir()
     path, out = folder / "sweep.yaml", folder / "runs"
     path.write_text(dump_yaml(config), encoding="utf-8")

@@ -27,7 +27,7 @@ SeedNumber = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 def key_error(key: str, reason: str) -> PydanticCustomError:
-    """Make the error that a validator of several keys raises; it is reported at ``key``, counted from the section."""
+    """Makes the error that a validator of several keys raises; it is reported at ``key``, counted from the section."""
     return PydanticCustomError("between_keys", "{reason}", {"key": key, "reason": reason})
 
 

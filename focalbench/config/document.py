@@ -107,7 +107,7 @@ def _clip(text: str, length: int) -> str:
 
 
 def dotted(path: KeyPath) -> str:
-    """Write ``("sweep", "list", 0, "loss")`` as ``sweep.list[0].loss``."""
+    """Writes ``("sweep", "list", 0, "loss")`` as ``sweep.list[0].loss``."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
@@ -115,7 +115,7 @@ def dotted(path: KeyPath) -> str:
 
 
 def config_error(faults: list[ConfigFault], max_lines: int = 20) -> ConfigError:
-    """Put ``faults`` into one error of at most ``max_lines`` lines, in the order of the file and without repeats.
+    """Puts ``faults`` into one error of at most ``max_lines`` lines, in the order of the file and without repeats.
 
     Faults of one line stand together, followed by that line.
     """
@@ -152,24 +152,24 @@ class Document:
     faults: list[ConfigFault] = field(default_factory=list)
 
     def copy(self) -> Document:
-        """Return a copy that can be changed without touching this one."""
+        """Returns a copy that can be changed without touching this one."""
         return Document(copy.deepcopy(self.data), dict(self.keys), dict(self.values), list(self.faults))
 
     def mark(self, path: KeyPath, on_key: bool = False) -> Mark | None:
-        """Return the place of ``path``, or of the nearest part around it that has one."""
+        """Returns the place of ``path``, or of the nearest part around it that has one."""
         first, second = (self.keys, self.values) if on_key else (self.values, self.keys)
         around = (path[:end] for end in range(len(path), -1, -1))
         return next((found for here in around if (found := first.get(here) or second.get(here))), None)
 
     def forget(self, path: KeyPath) -> None:
-        """Drop the places of ``path`` and of all below it: the value there is replaced."""
+        """Drops the places of ``path`` and of all below it: the value there is replaced."""
         for places in (self.keys, self.values):
             for known in [known for known in places if known[: len(path)] == path]:
                 del places[known]
 
 
 def read_document(path: Path) -> Document:
-    """Read the YAML mapping in ``path``.
+    """Reads the YAML mapping in ``path``.
 
     Raises:
         ConfigError: when there is no such file, or it is not a regular file of UTF-8 text below 1 MB that holds a
@@ -212,7 +212,7 @@ def _similar_file(path: Path) -> str:
 
 
 def parse_document(text: str, source: str) -> Document:
-    """Read the mapping that ``text`` holds; ``source`` names the file in messages."""
+    """Reads the mapping that ``text`` holds; ``source`` names the file in messages."""
     value, document = _parse(text, source, positions=True)
     if not document.faults and not isinstance(value, dict):
         reason = "is empty" if value is None else "should hold `key: value` lines"
@@ -222,7 +222,7 @@ def parse_document(text: str, source: str) -> Document:
 
 
 def parse_value(text: str, source: str) -> tuple[Any, Document]:
-    """Read one value as given on the command line; every place in it is ``source``."""
+    """Reads one value as given on the command line; every place in it is ``source``."""
     value, document = _parse(text, source, positions=False)
     document.values.setdefault((), Mark(source))
     return value, document
@@ -264,7 +264,7 @@ class _Reader:
         self.document.faults.append(ConfigFault(path, reason, self.mark(node.start_mark)))
 
     def read(self, node: yaml.Node, path: KeyPath) -> Any:
-        """Return the plain value of ``node``; None where it is refused."""
+        """Returns the plain value of ``node``; None where it is refused."""
         self.num_nodes += 1
         if self.num_nodes > MAX_NODES:
             raise _refusal(f"more than {MAX_NODES} values (aliases counted as often as used)", node.start_mark)

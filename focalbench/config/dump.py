@@ -12,7 +12,7 @@ from focalbench.config.schema import ExperimentConfig
 
 
 def resolved(config: ExperimentConfig) -> dict[str, Any]:
-    """Return every key of ``config`` as plain data, defaults included, a section's ``name`` first."""
+    """Returns every key of ``config`` as plain data, defaults included, a section's ``name`` first."""
     return {key: _name_first(value) for key, value in config.model_dump(mode="json").items()}
 
 
@@ -23,7 +23,7 @@ def _name_first(value: Any) -> Any:
 
 
 def dump_yaml(config: ExperimentConfig, *, allow_unicode: bool = True) -> str:
-    """Write ``config``, every default spelled out, as YAML that ``load_config`` reads back to the same configuration.
+    """Writes ``config``, every default spelled out, as YAML that ``load_config`` reads back to the same configuration.
 
     Where a sweep changes the variant of a section, that section's defaults stay out: written down, they would be
     carried over to the other variants.

@@ -18,7 +18,7 @@ _FREE_KEYS = (("sweep", "grid"), ("sweep", "zip"), ("sweep", "random", "params")
 
 
 def apply_overrides(document: Document, overrides: Iterable[str]) -> list[ConfigFault]:
-    """Set each ``KEY=VALUE`` in ``document``, whole branches first and names of variants next, whatever their order.
+    """Sets each ``KEY=VALUE`` in ``document``, whole branches first and names of variants next, whatever their order.
 
     Returns:
         what is wrong with overrides that are not KEY=VALUE, not YAML, or go through something that is no section.
@@ -42,7 +42,7 @@ def apply_overrides(document: Document, overrides: Iterable[str]) -> list[Config
 
 
 def split_key(key: str) -> KeyPath:
-    """Return ``loss.gamma`` as a path; the keys of a sweep's grid keep their dots."""
+    """Returns ``loss.gamma`` as a path; the keys of a sweep's grid keep their dots."""
     parts = tuple(key.split("."))
     for prefix in _FREE_KEYS:
         if parts[: len(prefix)] == prefix and len(parts) > len(prefix):
@@ -51,12 +51,12 @@ def split_key(key: str) -> KeyPath:
 
 
 def assignment_order(path: KeyPath) -> tuple[bool, bool]:
-    """Return a key for sorting: whole branches come before names of variants, these before all other keys."""
+    """Returns a key for sorting: whole branches come before names of variants, these before all other keys."""
     return (len(path) > 1, path[-1] != "name")
 
 
 def assign(document: Document, path: KeyPath, value: Any, places: Document) -> ConfigFault | None:
-    """Set ``path`` to ``value``, whose parts stand where ``places`` says; return the fault if that cannot be."""
+    """Sets ``path`` to ``value``, whose parts stand where ``places`` says; returns the fault if that cannot be."""
     target: Any = document.data
     for depth, part in enumerate(path[:-1], start=1):
         if target.get(part) is None:

@@ -42,25 +42,25 @@ _LENGTHS = {"too_short": ("at least", "min_length"), "too_long": ("at most", "ma
 
 
 def variants(branch: str) -> dict[str, type[BaseModel]]:
-    """Return the models that ``branch`` can be, by their ``name``."""
+    """Returns the models that ``branch`` can be, by their ``name``."""
     annotation = ExperimentConfig.model_fields[branch].annotation
     return {model.model_fields["name"].default: model for model in models_in(annotation)}
 
 
 def default_name(branch: str) -> str:
-    """Return the name of the variant that ``branch`` is when it is left out."""
+    """Returns the name of the variant that ``branch`` is when it is left out."""
     return str(ExperimentConfig.model_fields[branch].default.name)
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:
-    """Find every configuration model that stands in a type annotation."""
+    """Finds every configuration model that stands in a type annotation."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in get_args(annotation) for model in models_in(part)]
 
 
 def check(document: Document) -> ExperimentConfig | list[ConfigFault]:
-    """Validate ``document``: return the configuration that it holds, or everything that is wrong with it."""
+    """Validates ``document``: returns the configuration that it holds, or everything that is wrong with it."""
     for branch in BRANCHES:
         section = document.data.get(branch)
         if isinstance(section, dict) and section.get("name") is None:
@@ -73,7 +73,7 @@ def check(document: Document) -> ExperimentConfig | list[ConfigFault]:
 
 
 def faults_of(error: ValidationError, document: Document) -> list[ConfigFault]:
-    """Turn what ``error`` says about ``document`` into faults, one a key, in the order of the keys."""
+    """Turns what ``error`` says about ``document`` into faults, one a key, in the order of the keys."""
     found: dict[KeyPath, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
         if detail["type"] == "default_factory_not_called":
@@ -165,7 +165,7 @@ def _sentence(detail: ErrorDetails) -> str:
 
 
 def shown(value: Any) -> str:
-    """Write a value as YAML would, cut to a length that fits a message."""
+    """Writes a value as YAML would, cut to a length that fits a message."""
     if value is None or isinstance(value, bool):
         text = {None: "null", True: "true", False: "false"}[value]
     elif isinstance(value, dict):
@@ -225,7 +225,7 @@ def _keys_at(parents: KeyPath, data: Any) -> Iterator[str]:
 
 @cache
 def all_keys() -> tuple[str, ...]:
-    """Return every key of every variant, dotted."""
+    """Returns every key of every variant, dotted."""
 
     def walk(model: type[BaseModel], section: str) -> Iterator[str]:
         for key, field in model.model_fields.items():

@@ -85,24 +85,24 @@ EFFECTS: dict[str, Effect] = {
 
 
 def effect_of(key: str) -> Effect:
-    """Look up what the dotted ``key`` changes; RESULT for one that is not known, such as another version's."""
+    """Looks up what the dotted ``key`` changes; RESULT for one that is not known, such as another version's."""
     while key and key not in EFFECTS:
         key = key.rpartition(".")[0]
     return EFFECTS.get(key, _RESULT)
 
 
 def keeps_trial(key: str) -> bool:
-    """Tell whether a trial stays the same when ``key`` changes: neither its network nor its scores depend on it."""
+    """Tells whether a trial stays the same when ``key`` changes: neither its network nor its scores depend on it."""
     return not effect_of(key) & _IDENTITY
 
 
 def keeps_network(key: str) -> bool:
-    """Tell whether a trained network stays the same when ``key`` changes, though its scores may not."""
+    """Tells whether a trained network stays the same when ``key`` changes, though its scores may not."""
     return _RESULT not in effect_of(key)
 
 
 def can_be_swept(key: str) -> bool:
-    """Tell whether trials of one sweep may differ in ``key``: it changes their results, or may do so."""
+    """Tells whether trials of one sweep may differ in ``key``: it changes their results, or may do so."""
     return not keeps_trial(key) or _PLACE in effect_of(key)
 
 
@@ -122,7 +122,7 @@ _LEFT_OUT = _left_out()
 
 
 def config_hash(config: ExperimentConfig, swept: Collection[str] = ()) -> str:
-    """Return eight hex digits that identify a trial: equal when nothing that can change its result differs.
+    """Returns eight hex digits that identify a trial: equal when nothing that can change its result differs.
 
     Args:
         config: of the trial.
@@ -133,7 +133,7 @@ def config_hash(config: ExperimentConfig, swept: Collection[str] = ()) -> str:
 
 
 def arm_hash(config: ExperimentConfig, swept: Collection[str] = ()) -> str:
-    """Return eight hex digits that identify an arm: as ``config_hash``, but equal for all seeds."""
+    """Returns eight hex digits that identify an arm: as ``config_hash``, but equal for all seeds."""
     return _digest(config, swept, _LEFT_OUT | {"seed": True})
 
 

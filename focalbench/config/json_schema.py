@@ -10,7 +10,7 @@ _RENAMED = {"$defs": "definitions", "oneOf": "anyOf"}
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the schema of a configuration file: every key with type, range, default and documentation."""
+    """Returns the schema of a configuration file: every key with type, range, default and documentation."""
     schema = _draft7(ExperimentConfig.model_json_schema())
     return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "focalbench experiment"} | schema
 

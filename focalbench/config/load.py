@@ -30,7 +30,7 @@ class Experiment:
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
-    """Read the configuration in ``path``, apply ``overrides`` and expand its sweep.
+    """Reads the configuration in ``path``, applies ``overrides`` and expands its sweep.
 
     Args:
         path: a YAML file.
@@ -47,7 +47,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
 
 
 def default_config(overrides: Sequence[str] = ()) -> ExperimentConfig:
-    """Apply ``overrides`` to the defaults, for commands that take keys but no file.
+    """Applies ``overrides`` to the defaults, for commands that take keys but no file.
 
     Raises:
         ConfigError: all faults at once.

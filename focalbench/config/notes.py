@@ -9,7 +9,7 @@ from focalbench.config.sweep import Trial
 
 
 def notes(config: ExperimentConfig, trials: tuple[Trial, ...]) -> list[str]:
-    """Return one sentence for each thing worth a second look, without repeats."""
+    """Returns one sentence for each thing worth a second look, without repeats."""
     found = dict.fromkeys(note for trial in trials for note in _trial_notes(trial.config))
     if config.sweep is not None and len({trial.seed for trial in trials}) < 2 and len(trials) > 1:
         found["sweep.seeds: one seed: no difference between arms can be claimed; six paired seeds can show one"] = None

@@ -10,7 +10,7 @@ from focalbench.errors import ConfigError
 
 
 def data_root(config: ExperimentConfig) -> Path:
-    """Return the folder that holds VOC2007, VOC2012, ...: ``data.root``, else $FOCALBENCH_DATA.
+    """Returns the folder that holds VOC2007, VOC2012, ...: ``data.root``, else $FOCALBENCH_DATA.
 
     Raises:
         ConfigError: when neither is given.

@@ -67,7 +67,7 @@ class _Candidate:
 def expand(
     config: ExperimentConfig, document: Document | None = None, *, proposals: Sequence[Mapping[str, Any]] = ()
 ) -> tuple[Trial, ...]:
-    """Return all trials of ``config``, arm by arm, each arm's seeds together; one trial where there is no sweep.
+    """Returns all trials of ``config``, arm by arm, each arm's seeds together; one trial where there is no sweep.
 
     Args:
         config: a validated configuration.
@@ -156,7 +156,7 @@ def _search_point(values: Mapping[str, Any]) -> _Point:
 
 
 def extreme_proposals(search: SearchConfig) -> list[dict[str, Any]]:
-    """List proposals, each the values of all searched keys, that between them take both ends of every range and every
+    """Lists proposals, each the values of all searched keys, that between them take both ends of every range and every
     choice.
 
     A search makes its proposals while it runs. What would be wrong with one of them is wrong with one of these in most
@@ -224,7 +224,7 @@ def _draw(stream: random.Random, kind: str, bounds: tuple[Any, ...]) -> Any:
 
 
 def rounded(value: float, low: float, high: float) -> float:
-    """Round ``value`` to six digits, within [low, high]: what a name can show and a reader can retype."""
+    """Rounds ``value`` to six digits, within [low, high]: what a name can show and a reader can retype."""
     return min(max(float(f"{value:.6g}"), low), high)
 
 

@@ -62,7 +62,7 @@ class TrialEvents:
     _told_stuck: bool = False
 
     def log(self, state: TrainState, values: dict[str, float]) -> None:
-        """One line of the training curves."""
+        """Writes one line of the training curves."""
         scheduled = state.criterion.classification.scheduled()
         line = {f"train/{name}": value for name, value in {**values, **scheduled}.items()}
         line["images_per_s"] = state.step * self.trial.config.optim.batch_size / max(state.seconds, 1e-9)
@@ -109,7 +109,7 @@ class TrialEvents:
         self.progress(state.step, self.total_steps, line)
 
     def checkpoint(self, state: TrainState) -> None:
-        """Everything that the next step depends on, and the status that says how far the trial is."""
+        """Saves everything that the next step depends on, and the status that says how far the trial is."""
         self.tracker.flush()
         content = {**self.identity, **state.state_dict(), "rng": rng_state(), "wall_s": self.wall_s()}
         keep = self.trial.config.run.keep_checkpoints
@@ -155,7 +155,7 @@ class FollowerEvents:
     stop: StopFlag
 
     def log(self, state: TrainState, values: dict[str, float]) -> None:
-        """The first rank logs."""
+        """Leaves it to the first rank to log."""
 
     def evaluate(self, state: TrainState) -> None:
         """Detects on this rank's share of the images; the first one scores."""
@@ -163,4 +163,4 @@ class FollowerEvents:
         detect(model, self.val, self.detection, device=settings.device, precision=settings.precision, stop=self.stop)
 
     def checkpoint(self, state: TrainState) -> None:
-        """The first rank saves."""
+        """Leaves it to the first rank to save."""

@@ -14,7 +14,8 @@ from focalbench.runtime import choose_cache_dir
 
 
 def data_location(config: ExperimentConfig) -> tuple[Path, tuple[str, ...], tuple[str, ...]]:
-    """Root folder, training splits and evaluation splits; a synthetic set is made where it is not there yet.
+    """Returns the root folder, training splits and evaluation splits; a synthetic set is made where it is not there
+    yet.
 
     Raises:
         ConfigError: when no root is given.
@@ -27,23 +28,23 @@ def data_location(config: ExperimentConfig) -> tuple[Path, tuple[str, ...], tupl
 
 
 def class_setting(config: ExperimentConfig) -> Classes:
-    """Which classes are asked for; a synthetic set has its own."""
+    """Tells which classes are asked for; a synthetic set has its own."""
     return "auto" if isinstance(config.data, SyntheticData) else config.data.classes
 
 
 def cache_dir(config: ExperimentConfig) -> Path:
-    """Where decoded images are kept."""
+    """Tells where decoded images are kept."""
     return choose_cache_dir(config.data.cache_dir)
 
 
 def canvas_size(config: ExperimentConfig) -> tuple[int, int]:
-    """(height, width) of the network's input in pixels."""
+    """Returns (height, width) of the network's input in pixels."""
     size = config.data.image_size
     return (size, size) if isinstance(size, int) else size
 
 
 def image_cache(config: ExperimentConfig) -> CacheSettings | None:
-    """The disk cache of decoded images that training reads; None where ``data.cache`` asks for no such file."""
+    """Returns the disk cache of decoded images that training reads; None where ``data.cache`` asks for no such file."""
     if config.data.cache in ("none", "ram"):
         return None
     return CacheSettings(canvas_size(config), config.data.fit, cache_dir(config))

@@ -21,7 +21,7 @@ Warn = Callable[[str], None]
 
 
 def newest_checkpoint(trial: Trial, folder: Path, warn: Warn) -> dict[str, Any] | None:
-    """The newest checkpoint of ``trial`` in ``folder`` that is whole, or None where there is none at all.
+    """Returns the newest checkpoint of ``trial`` in ``folder`` that is whole, or None where there is none at all.
 
     Raises:
         CheckpointError: when there are some, all of them damaged.
@@ -39,7 +39,7 @@ def newest_checkpoint(trial: Trial, folder: Path, warn: Warn) -> dict[str, Any] 
 def resumed_precision(
     trial: Trial, checkpoint: Mapping[str, Any] | None, device: torch.device, warn: Warn
 ) -> torch.dtype:
-    """What the configuration asks for; ``auto`` stays what it was when the trial began, on another machine too.
+    """Returns what the configuration asks for; ``auto`` stays what it was when the trial began, on another machine too.
 
     Raises:
         ConfigError: when the device cannot do it.
@@ -59,7 +59,7 @@ def resumed_precision(
 
 
 def precision_name(precision: torch.dtype) -> str:
-    """As the configuration has it: fp32 | bf16 | fp16."""
+    """Returns the name that the configuration has for it: fp32 | bf16 | fp16."""
     return next(name for name, attribute in PRECISIONS.items() if getattr(torch, attribute) is precision)
 
 

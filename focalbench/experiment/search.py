@@ -43,13 +43,14 @@ class ArmScore:
 
 
 def space_of(search: SearchConfig) -> str:
-    """Eight hex digits: equal for searches whose proposals follow from each other's results."""
+    """Returns eight hex digits: equal for searches whose proposals follow from each other's results."""
     plain = search.model_dump(mode="json", include={"seed", "params", "batch", "startup"})
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def require_optuna() -> None:
-    """Said before anything is trained: the first proposals are needed only when the rest of the sweep is done.
+    """Refuses a search without Optuna before anything is trained: the first proposals are needed only when the rest of
+    the sweep is done.
 
     Raises:
         ConfigError: when Optuna is not installed.
@@ -61,7 +62,8 @@ def require_optuna() -> None:
 
 
 def propose(search: SearchConfig, history: Sequence[ArmScore]) -> list[dict[str, Any]]:
-    """The next ``search.batch`` arms after those of ``history``; the fewer before ``search.startup``, at random.
+    """Returns the next ``search.batch`` arms after those of ``history``; the fewer before ``search.startup``, at
+    random.
 
     Raises:
         ConfigError: when Optuna is not installed.
@@ -88,7 +90,7 @@ def propose(search: SearchConfig, history: Sequence[ArmScore]) -> list[dict[str,
 
 
 def score_at(trial: TrialFolder, share: float) -> float | None:
-    """The mAP of ``trial`` at its first evaluation after ``share`` of the training; None before it."""
+    """Returns the mAP of ``trial`` at its first evaluation after ``share`` of the training; None before it."""
     steps = trial.status().steps
     if steps is None:
         return None

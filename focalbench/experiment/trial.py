@@ -81,7 +81,9 @@ class _Session:
     wall_before: float = 0.0
 
     def wall_s(self) -> float:
-        """Time that led to the present state, that of earlier processes included; what a kill lost is left out."""
+        """Returns the time that led to the present state, that of earlier processes included; what a kill lost is left
+        out.
+        """
         return self.wall_before + time.monotonic() - self.started
 
 
@@ -103,7 +105,7 @@ def run_trial(
 
 
 def follow_trial(trial: Trial, folder: Path, *, device: str, stop: StopFlag) -> None:
-    """What every other rank does while the first one is in :func:`run_trial`: its share; it writes nothing.
+    """Does what every other rank does while the first one is in :func:`run_trial`: its share; it writes nothing.
 
     Raises:
         FocalbenchError: what the first rank raises too, unless it concerns its files.
@@ -347,5 +349,5 @@ def _result(trial: Trial, folder: TrialFolder, session: _Session, events: TrialE
 
 
 def num_parameters(model: nn.Module) -> int:
-    """Trainable and frozen parameters, buffers left out."""
+    """Returns the number of parameters, trainable and frozen, buffers left out."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -44,8 +44,8 @@ def forecast(
     retry_failed: bool = False,
     with_stopped: bool = False,
 ) -> Forecast:
-    """The time left for ``trials`` in ``sweep``: the images still to be trained on, times the seconds per image of the
-    finished trials that differ in nothing that costs time, those of the same loss before others.
+    """Returns the time left for ``trials`` in ``sweep``: the images still to be trained on, times the seconds per image
+    of the finished trials that differ in nothing that costs time, those of the same loss before others.
 
     Args:
         num_slots: trials that run side by side.

@@ -32,12 +32,12 @@ class Job(BaseModel, frozen=True, extra="forbid"):
     log: Path | None = None
 
     def to_line(self) -> str:
-        """Return the job as one line of JSON in ASCII, whatever bytes the names of its folders hold."""
+        """Returns the job as one line of JSON in ASCII, whatever bytes the names of its folders hold."""
         return json.dumps(self.model_dump(mode="json"))
 
     @classmethod
     def from_line(cls, line: str) -> Self:
-        """Return the job that :meth:`to_line` wrote.
+        """Returns the job that :meth:`to_line` wrote.
 
         Raises:
             ValueError: when ``line`` is no job, or one of another version.

@@ -67,7 +67,7 @@ class JobQueue:
         self.halted = False
 
     def is_open(self) -> bool:
-        """Whether there is a job to start, now or when another process lets go of it."""
+        """Tells whether there is a job to start, now or when another process lets go of it."""
         return bool(self._waiting or self._busy)
 
     def start_no_more(self) -> None:
@@ -76,7 +76,7 @@ class JobQueue:
         self._busy.clear()
 
     def take(self) -> Job | None:
-        """The next job that no other process has in hand or has ended meanwhile; None when there is none."""
+        """Returns the next job that no other process has in hand or has ended meanwhile; None when there is none."""
         while self._waiting:
             job = self._waiting.popleft()
             outcome = self._ended_elsewhere(job)

@@ -30,7 +30,7 @@ class Slots:
 
 
 def plan_slots(num_trials: int, device: str, trials_per_device: int, devices_per_trial: int = 1) -> Slots:
-    """One slot a core on a CPU, ``trials_per_device`` on each GPU; the cores are shared out evenly as threads.
+    """Plans one slot a core on a CPU, ``trials_per_device`` on each GPU; the cores are shared out evenly as threads.
 
     It depends on the size of the sweep and not on what is left of it, so that a trial that goes on later has the same
     threads.

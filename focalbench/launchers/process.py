@@ -53,7 +53,7 @@ class WorkerProcess:
             self.process.stdin.flush()
 
     def reports(self) -> Iterator[dict[str, Any]]:
-        """What the worker says, until it has ended."""
+        """Returns what the worker says, until it has ended."""
         assert self.process.stdout is not None
         with self.process.stdout as lines:
             for line in lines:
@@ -62,13 +62,15 @@ class WorkerProcess:
         self.process.wait()
 
     def close(self) -> None:
-        """No more jobs: the worker ends by itself; a job under way stops at its next step, after a checkpoint."""
+        """Ends the stream of jobs: the worker ends by itself; a job under way stops at its next step, after a
+        checkpoint.
+        """
         assert self.process.stdin is not None
         with contextlib.suppress(OSError):
             self.process.stdin.close()
 
     def how_it_ended(self) -> str:
-        """The exit code or signal, in words."""
+        """Returns the exit code or signal, in words."""
         code = self.process.returncode
         return f"signal {-code}" if code < 0 else f"exit code {code}"
 

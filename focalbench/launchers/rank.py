@@ -23,7 +23,7 @@ _FIRST_SPEAKS_S = 5.0  # the end of any rank ends the first one too, which may h
 
 
 def main() -> None:
-    """Entry of ``python -m focalbench.launchers.rank cpu|cuda``."""
+    """Runs ``python -m focalbench.launchers.rank cpu|cuda``."""
     prepare_process()
     from focalbench.ranks import from_first, joined, rank
 

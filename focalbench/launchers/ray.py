@@ -112,7 +112,7 @@ class Share:
 
 
 def plan_share(device: str, trials_per_device: int, devices_per_trial: int) -> Share:
-    """The share of each trial, of the cluster that this process is connected to.
+    """Returns the share of each trial, of the cluster that this process is connected to.
 
     Raises:
         ConfigError: when no node can ever give it.
@@ -176,7 +176,7 @@ class Trainer:
             yield {"event": "died", "how": f"its process on {host} died ({self._worker.how_it_ended()})"}
 
     def stop(self) -> None:
-        """The worker writes a checkpoint and ends."""
+        """Makes the worker write a checkpoint and end."""
         self._stopped = True
         if self._worker is not None and self._worker.process.poll() is None:
             self._worker.process.terminate()

@@ -36,31 +36,33 @@ class _Arm:
 
 
 def search_of(config: ExperimentConfig) -> SearchConfig | None:
-    """``sweep.search``, where there is one."""
+    """Returns ``sweep.search``, where there is one."""
     return config.sweep.search if config.sweep is not None else None
 
 
 def num_search_trials(config: ExperimentConfig) -> int:
-    """Trials that the search of ``config`` means in all, where no two proposals are equal."""
+    """Tells how many trials the search of ``config`` means in all, where no two proposals are equal."""
     search = search_of(config)
     seeds = config.sweep.seeds if config.sweep is not None else None
     return search.num * len(seeds or (config.seed,)) if search is not None else 0
 
 
 def leaves_stopped(config: ExperimentConfig) -> bool:
-    """Whether trials that were stopped early stay so: as long as the search stops any."""
+    """Tells whether trials that were stopped early stay so: as long as the search stops any."""
     search = search_of(config)
     return search is not None and search.stop_at is not None
 
 
 def typical_trials(config: ExperimentConfig) -> tuple[Trial, ...]:
-    """Trials such as the search will propose, from the ends of its ranges."""
+    """Returns trials such as the search will propose, from the ends of its ranges."""
     search = search_of(config)
     return _search_only(config, extreme_proposals(search)) if search is not None else ()
 
 
 def proposed_trials(experiment: Experiment, sweep: SweepFolder) -> tuple[Trial, ...]:
-    """All trials known so far: those of the other blocks, and of the arms that the search in ``sweep`` has proposed."""
+    """Returns all trials known so far: those of the other blocks, and of the arms that the search in ``sweep`` has
+    proposed.
+    """
     search = search_of(experiment.config)
     if search is None:
         return experiment.trials

@@ -271,7 +271,7 @@ class _Rounds:
 
 
 def seed_by_seed(trials: Sequence[Trial]) -> list[Trial]:
-    """The first seed of every arm first: a sweep that is stopped half-way has whole pairs to compare."""
+    """Sorts the first seed of every arm to the front: a sweep that is stopped half-way has whole pairs to compare."""
     order = {seed: place for place, seed in enumerate(dict.fromkeys(trial.seed for trial in trials))}
     return sorted(trials, key=lambda trial: order[trial.seed])
 

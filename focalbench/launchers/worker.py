@@ -42,7 +42,7 @@ class Reporter:
 
 
 def main() -> None:
-    """Entry of ``python -m focalbench.launchers.worker``."""
+    """Runs ``python -m focalbench.launchers.worker``."""
     prepare_process()
     reporter = open_reporter()
     with stop_for_launcher() as stop:
@@ -69,7 +69,7 @@ def stop_for_launcher() -> Iterator[StopFlag]:
 
 
 def receive_jobs(stop: StopFlag) -> queue.Queue[str | None]:
-    """The jobs as they come in on stdin, a line each, and None at its end, which also asks for a stop."""
+    """Returns the jobs as they come in on stdin, a line each, and None at its end, which also asks for a stop."""
     jobs: queue.Queue[str | None] = queue.Queue()
 
     def read() -> None:

@@ -89,7 +89,7 @@ class ClassificationLoss(nn.Module):
         raise NotImplementedError
 
     def set_progress(self, fraction: float) -> None:
-        """Move scheduled parameters to where they are when ``fraction`` of the training, in [0, 1], is done."""
+        """Moves scheduled parameters to where they are when ``fraction`` of the training, in [0, 1], is done."""
         for name, schedule in self._schedules.items():
             self.get_buffer(name).fill_(schedule(fraction))
 
@@ -180,7 +180,7 @@ class ClassificationLoss(nn.Module):
 
 
 def check_number(name: str, value: Any, *, low: float = 0.0, high: float = math.inf, open_low: bool = False) -> None:
-    """Raise ValueError unless ``value`` is a finite number from ``low`` (left out if ``open_low``) to ``high``."""
+    """Raises ValueError unless ``value`` is a finite number from ``low`` (left out if ``open_low``) to ``high``."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{name} must be a number, got {value!r}")
     if not math.isfinite(value) or value < low or value > high or (open_low and value == low):

@@ -34,7 +34,7 @@ class Terms(Protocol):
     """Computes an elementwise loss and its derivative in the logit, for negatives and for positives."""
 
     def negative(self, x: Tensor, loss: Tensor, grad: Tensor, scratch: Tensor) -> float:
-        """Write value and derivative of negatives with the logits ``x`` into ``loss`` and ``grad``.
+        """Writes value and derivative of negatives with the logits ``x`` into ``loss`` and ``grad``.
 
         All four are contiguous (A, C) of one dtype, float32 or float64, and not empty; ``scratch`` may be used at will.
 

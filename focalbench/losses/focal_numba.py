@@ -86,7 +86,7 @@ def _parts(x, lowest):
 
 @_kernel("void(float32[::1], float32[::1], float32[::1], float64, float32)")
 def negatives(x, loss, grad, gamma, alpha):
-    """Write L / alpha into ``loss`` and dL/dx into ``grad`` for negatives with the logits ``x``, all of them (n,)."""
+    """Writes L / alpha into ``loss`` and dL/dx into ``grad`` for negatives with the logits ``x``, all of them (n,)."""
     lowest = float32(-80.0 / (gamma + 1.0))  # keeps the powers of s off denormals, at ordinary gamma
     slope = float32(gamma)
     if gamma == 0.0:
@@ -123,7 +123,7 @@ def _sum(values):
 
 @_kernel("void(float32[:, ::1], int64[::1], float32[:, ::1], float64, float32, int64, int64, int64, float64[::1])")
 def sums_of_negatives(logits, labels, grad, gamma, alpha, rows, first, last, sums):
-    """Write the sum of L / alpha over background rows and the other columns of positive rows, chunk by chunk.
+    """Writes the sum of L / alpha over background rows and the other columns of positive rows, chunk by chunk.
 
     A whole thread's share in one call: between two calls Python's lock changes hands, which takes longer than a chunk.
 

@@ -12,7 +12,7 @@ _SMALLEST = torch.finfo(torch.float32).eps
 
 
 def check_reduction(reduction: str, avg_factor: float | Tensor | None) -> None:
-    """Raise ValueError for an unknown reduction, or for ``sum`` with an ``avg_factor``: a sum is not averaged."""
+    """Raises ValueError for an unknown reduction, or for ``sum`` with an ``avg_factor``: a sum is not averaged."""
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"reduction is 'none', 'mean' or 'sum', got {reduction!r}")
     if reduction == "sum" and avg_factor is not None:

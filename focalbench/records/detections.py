@@ -42,7 +42,7 @@ class StoredDetections:
     classes: NDArray[Any]
 
     def has_same_objects(self, other: StoredDetections) -> bool:
-        """Whether both were made on the same images with the same objects and classes."""
+        """Tells whether both were made on the same images with the same objects and classes."""
         return all(np.array_equal(self.truth[name], other.truth[name]) for name in _TRUTH) and all(
             np.array_equal(getattr(self, name), getattr(other, name)) for name in _NAMES
         )
@@ -70,7 +70,7 @@ def write_detections(
 
 
 def read_detections(folder: Path) -> StoredDetections:
-    """The detections of the trial in ``folder``.
+    """Returns the detections of the trial in ``folder``.
 
     Raises:
         UnusableDetectionsError: a file that is missing, damaged or of another version, or names no images or classes.

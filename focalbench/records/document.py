@@ -33,7 +33,7 @@ class JsonDocument(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> tuple[Self, str]:
-        """The document in ``path``, and what is wrong with the file: then the document is empty.
+        """Returns the document in ``path``, and what is wrong with the file: then the document is empty.
 
         A missing file is an empty document and no fault.
         """
@@ -56,18 +56,18 @@ class JsonDocument(BaseModel):
         write_json(path, self.entries())
 
     def entries(self) -> dict[str, Any]:
-        """The entries that were given, by their names in JSON, in the order of the fields."""
+        """Returns the entries that were given, by their names in JSON, in the order of the fields."""
         return self.model_dump(by_alias=True, exclude_unset=True)
 
 
 def first_line(fault: Exception) -> str:
-    """The first line of what a fault says."""
+    """Returns the first line of what a fault says."""
     reason = getattr(fault, "strerror", None) or str(fault)
     return reason.splitlines()[0] if reason else type(fault).__name__
 
 
 def as_number(value: Any) -> float | None:
-    """``value`` as a finite float, or None; booleans are no numbers."""
+    """Returns ``value`` as a finite float, or None; booleans are no numbers."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:

@@ -18,7 +18,7 @@ METRICS_FILE = "metrics.jsonl"
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of ``folder``/metrics.jsonl in the order they were written; null stands for undefined.
+    """Returns the lines of ``folder``/metrics.jsonl in the order they were written; null stands for undefined.
 
     A last line torn by a kill is left out; without the file the list is empty.
 
@@ -103,7 +103,7 @@ class MetricsFile:
             self._file: IO[bytes] = self._path.open("ab", buffering=0)
 
     def append(self, step: int, values: Mapping[str, float]) -> None:
-        """One line; values that are not finite become null."""
+        """Writes one line; values that are not finite become null."""
         record = {"step": int(step), **to_json(values)}
         line = (json.dumps(record, allow_nan=False) + "\n").encode()
         with storage_faults(self._path):

@@ -121,7 +121,8 @@ class TrialRecord:
             return []
 
     def value(self, metric: str) -> float | None:
-        """The trial's value of ``metric``: a number of the result, else the last one logged; None where there is none.
+        """Returns the trial's value of ``metric``: a number of the result, else the last one logged; None where there
+        is none.
 
         NaN and infinities count as none. ``AP/<class>`` is the class's AP, ``mAP`` stands for ``val/mAP``, ``time`` for
         ``wall_s``.
@@ -133,12 +134,12 @@ class TrialRecord:
         return as_number(found)
 
     def metric_names(self) -> set[str]:
-        """Every name that ``value`` may have a number for."""
+        """Returns every name that ``value`` may have a number for."""
         return self.result.metric_names() | {name for line in self.metrics for name in line}
 
 
 def read_trials(paths: Iterable[str | os.PathLike[str]]) -> tuple[TrialRecord, ...]:
-    """Every trial at or below ``paths``, each folder once, in the order of paths and sweeps.
+    """Returns every trial at or below ``paths``, each folder once, in the order of paths and sweeps.
 
     Trials that a sweep.json lists but that have no folder come as new ones, unless single trials of the sweep
     are all that was asked for.
@@ -226,7 +227,7 @@ def _listed_by_hash(run: Path) -> dict[str, dict[str, Any]]:
 
 
 def read_trial(folder: Path) -> TrialRecord:
-    """The trial in ``folder``, whatever is there."""
+    """Returns the trial in ``folder``, whatever is there."""
     status, status_fault = TrialStatus.read(folder / TrialFolder.STATUS)
     result, result_fault = TrialResult.read(folder / TrialFolder.RESULT)
     if "state" in status.model_fields_set and status.state is None:
@@ -265,7 +266,7 @@ def _name_without_seed(folder: str) -> str:
 
 
 def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys and plain values; lists stay lists."""
+    """Returns dotted keys and plain values; lists stay lists."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, dict) and value:

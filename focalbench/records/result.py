@@ -61,17 +61,17 @@ class TrialResult(JsonDocument):
     environment: dict[str, Any] = Field(default_factory=dict)
 
     def has(self, metric: str) -> bool:
-        """Whether the result says anything about ``metric``, be it that it is undefined."""
+        """Tells whether the result says anything about ``metric``, be it that it is undefined."""
         return metric in self.entries()
 
     def value(self, metric: str) -> float | None:
-        """The finite number that the result holds for ``metric``; ``AP/<class>`` is the class's AP."""
+        """Returns the finite number that the result holds for ``metric``; ``AP/<class>`` is the class's AP."""
         if metric.startswith(CLASS_AP):
             return as_number(self.class_ap.get(metric.removeprefix(CLASS_AP)))
         return as_number(self.entries().get(metric))
 
     def metric_names(self) -> set[str]:
-        """Every name that ``value`` may have a number for."""
+        """Returns every name that ``value`` may have a number for."""
         numbers = {name for name, value in self.entries().items() if as_number(value) is not None}
         return numbers | {f"{CLASS_AP}{name}" for name in self.class_ap}
 
@@ -82,5 +82,5 @@ class TrialResult(JsonDocument):
 
 
 def metric_name(name: str) -> str:
-    """``name`` with its short forms spelled out: mAP is val/mAP, time is wall_s."""
+    """Returns ``name`` with its short forms spelled out: mAP is val/mAP, time is wall_s."""
     return _SHORT_NAMES.get(name, name)

@@ -30,7 +30,7 @@ class TrialState(StrEnum):
 
 
 def state_of(written: TrialState | None, *, has_result: bool) -> TrialState:
-    """The state of a trial.
+    """Returns the state of a trial.
 
     Args:
         written: what status.json says; None without the file.

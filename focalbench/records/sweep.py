@@ -39,7 +39,7 @@ class SweepFolder:
         self.path = path
 
     def trial(self, name: str) -> TrialFolder:
-        """The folder of the trial ``name``."""
+        """Returns the folder of the trial ``name``."""
         return TrialFolder(self.path / name)
 
     def open(self, name: str, trials: Sequence[Trial], *, alone: bool = True) -> None:
@@ -74,7 +74,7 @@ class SweepFolder:
             write_json(self.path / self.LIST, document | ({"search": search} if search else {}))
 
     def listed(self) -> list[dict[str, Any]]:
-        """What the list holds of each trial (name, arm, seed, hash, differs); empty where there is no list.
+        """Returns what the list holds of each trial (name, arm, seed, hash, differs); empty where there is no list.
 
         Raises:
             DataError: when it is not what focalbench writes.
@@ -85,7 +85,7 @@ class SweepFolder:
         return rows
 
     def proposals(self, space: str) -> list[dict[str, Any]]:
-        """The arms that a search over ``space`` has proposed so far, each as the values it sets by key.
+        """Returns the arms that a search over ``space`` has proposed so far, each as the values it sets by key.
 
         Raises:
             DataError: when the list is not what focalbench writes.

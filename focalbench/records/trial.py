@@ -68,7 +68,7 @@ class TrialFolder:
         self.analysis = path / "analysis"
 
     def status(self) -> TrialStatus:
-        """The status; empty where there is none.
+        """Returns the status; empty where there is none.
 
         Raises:
             DataError: when it is damaged.
@@ -111,7 +111,7 @@ class TrialFolder:
         status.write(self.path / self.STATUS)
 
     def result(self) -> TrialResult | None:
-        """The result of a trial that is done, else None.
+        """Returns the result of a trial that is done, else None.
 
         Raises:
             DataError: when the status is damaged.
@@ -129,7 +129,7 @@ class TrialFolder:
         result.write(self.path / self.RESULT)
 
     def state(self) -> TrialState:
-        """How the trial stands.
+        """Tells how the trial stands.
 
         Raises:
             DataError: when the status is damaged.
@@ -156,7 +156,7 @@ class TrialFolder:
                 document.model_copy(update=facts).write(new / file)
 
     def is_locked(self) -> bool:
-        """Whether a process owns the trial."""
+        """Tells whether a process owns the trial."""
         if not (self.path / self.LOCK).exists():
             return False
         try:
@@ -166,7 +166,7 @@ class TrialFolder:
             return True
 
     def busy(self) -> BusyError:
-        """What to raise where another process owns the trial."""
+        """Returns what to raise where another process owns the trial."""
         return BusyError(f"{self.path}: another process is training this trial; wait for it or use another --out")
 
     @contextmanager

@@ -89,14 +89,14 @@ def class_names(finished: Sequence[TrialRecord]) -> list[str]:
 
 
 def environment(finished: Sequence[TrialRecord]) -> list[tuple[str, str]]:
-    """(key, values) of what the trials ran on."""
+    """Returns (key, values) of what the trials ran on."""
     found = [trial.result.environment for trial in finished]
     keys = dict.fromkeys(key for environment in found for key in environment)
     return [(key, "; ".join(dict.fromkeys(as_text(e[key]) for e in found if key in e))) for key in keys]
 
 
 def ended_at(trial: TrialRecord) -> str:
-    """When the trial last wrote its status, empty where nothing says it."""
+    """Tells when the trial last wrote its status, empty where nothing says it."""
     seconds = trial.status.time
     try:
         return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -43,8 +43,9 @@ class Column:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
-    """A resolved configuration as ``{"loss.gamma": 2.0}``: null becomes "none", lists become text, an empty branch
-    vanishes."""
+    """Returns a resolved configuration as ``{"loss.gamma": 2.0}``: null becomes "none", lists become text, an empty
+    branch vanishes.
+    """
     flat: dict[str, Scalar] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"
@@ -60,8 +61,8 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
 
 
 def columns_of(schema: Mapping[str, Any]) -> dict[str, Column]:
-    """The columns for every key that a configuration of this JSON Schema can have, whichever loss, model or optimizer
-    it names.
+    """Returns the columns for every key that a configuration of this JSON Schema can have, whichever loss, model or
+    optimizer it names.
 
     Args:
         schema: JSON Schema of the whole configuration, as pydantic writes it (``$defs``, ``anyOf``, ``oneOf``,
@@ -76,8 +77,9 @@ def columns_of(schema: Mapping[str, Any]) -> dict[str, Column]:
 
 
 def fit(values: Mapping[str, Scalar], columns: Mapping[str, Column]) -> dict[str, Scalar]:
-    """``values`` sorted into ``columns``, so that each column holds one kind only; a key without any column is left
-    out."""
+    """Returns ``values`` sorted into ``columns``, so that each column holds one kind only; a key without any column is
+    left out.
+    """
     fitted: dict[str, Scalar] = {}
     for name, value in values.items():
         column = columns.get(name)

@@ -83,19 +83,19 @@ class TensorBoardTracker(Tracker):
         self.flush()  # a trial that dies at once still has its row
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """One point a tag; undefined values get none, for a NaN makes TensorBoard's answers invalid JSON."""
+        """Writes one point a tag; undefined values get none, for a NaN makes TensorBoard's answers invalid JSON."""
         with storage_faults(self._folder):
             for tag, value in values.items():
                 if math.isfinite(value):
                     self._events.add(summaries.scalar(tag, value), step)
 
     def images(self, step: int, tag: str, image: NDArray[np.uint8]) -> None:
-        """One uint8 picture (H, W, 3); TensorBoard shows the last ten of a tag."""
+        """Writes one uint8 picture (H, W, 3); TensorBoard shows the last ten of a tag."""
         with storage_faults(self._folder):
             self._events.add(_picture(tag, image), step)
 
     def pr_curves(self, step: int, curves: Mapping[str, MatchedScores]) -> None:
-        """One curve a class under ``PR/<class>``; a class without objects has none."""
+        """Writes one curve a class under ``PR/<class>``; a class without objects has none."""
         with storage_faults(self._folder):
             for name, curve in curves.items():
                 if curve.num_objects:
@@ -121,7 +121,7 @@ class TensorBoardTracker(Tracker):
 
 
 def precision_recall_rows(curve: MatchedScores) -> NDArray[np.float64]:
-    """What TensorBoard's PR CURVES page needs at 127 even score thresholds in [0, 1].
+    """Returns what TensorBoard's PR CURVES page needs at 127 even score thresholds in [0, 1].
 
     Recall counts the objects that were never found; TensorBoard's own helper leaves them out.
 

@@ -54,7 +54,8 @@ class ImagePrediction:
 
 
 def find_images(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """The image files that ``arguments`` mean: files, folders (their JPEG and PNG files), patterns such as ``*.jpg``.
+    """Returns the image files that ``arguments`` mean: files, folders (their JPEG and PNG files), patterns such as
+    ``*.jpg``.
 
     Returns:
         files, each once, in the order of the arguments and sorted within one; and what is wrong with arguments that
@@ -87,7 +88,7 @@ def _expand(argument: str) -> list[Path]:
 
 
 def read_image(path: Path) -> bytes:
-    """The bytes of a regular file that is not too large to be an image.
+    """Returns the bytes of a regular file that is not too large to be an image.
 
     Raises:
         DataError: naming the file and the reason.
@@ -102,7 +103,7 @@ def read_image(path: Path) -> bytes:
 
 
 def predict_image(trained: TrainedTrial, path: Path, *, score_thresh: float) -> ImagePrediction:
-    """Detections with a score above ``score_thresh`` on one image file, in its own pixels.
+    """Returns detections with a score above ``score_thresh`` on one image file, in its own pixels.
 
     The network sees what it sees in an evaluation: the same canvas, arithmetic, suppression and limit.
 

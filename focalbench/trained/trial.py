@@ -76,7 +76,7 @@ class TrainedTrial:
         return self.result.trial or self.folder.resolve().name
 
     def data(self, *, root: Path | None = None, splits: Sequence[str] | None = None) -> DetectionData:
-        """Images of ``splits`` (default: the trial's own evaluation splits) on the network's canvas.
+        """Returns images of ``splits`` (default: the trial's own evaluation splits) on the network's canvas.
 
         Args:
             root: the folder that holds VOC2007, ...; None: the trial's ``data.root``, else $FOCALBENCH_DATA.
@@ -98,14 +98,14 @@ class TrainedTrial:
         )
 
     def detect(self, data: DetectionData) -> FlatArrays:
-        """All detections on ``data``, by the settings of the training's own evaluation."""
+        """Returns all detections on ``data``, by the settings of the training's own evaluation."""
         return detect(self.model, data, self.settings, device=self.device, precision=self.precision)
 
 
 def load_trained(
     folder: Path, *, device: str = "auto", unfinished: bool = False, warn: Callable[[str], None] = warnings.warn
 ) -> TrainedTrial:
-    """The network in ``folder``, a trial or a run with one trial.
+    """Returns the network in ``folder``, a trial or a run with one trial.
 
     Args:
         device: auto | cpu | cuda | cuda:N.
@@ -151,7 +151,7 @@ def load_trained(
 
 
 def find_trial(folder: Path) -> Path:
-    """``folder`` itself when it is a trial, or the one trial in it.
+    """Returns ``folder`` itself when it is a trial, or the one trial in it.
 
     Raises:
         DataError: when there is none, or more than one: some are named.

@@ -44,7 +44,7 @@ class Meter:
         self.steps += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Sums and count: a log line may be due only after the checkpoint."""
+        """Returns sums and count: a log line may be due only after the checkpoint."""
         return {"sums": dict(self.sums), "steps": self.steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -52,7 +52,7 @@ class Meter:
         self.sums, self.steps = dict(state["sums"]), state["steps"]
 
     def means(self) -> dict[str, float]:
-        """Means since the last call, which also resets; a step that was not finite makes its mean so."""
+        """Returns means since the last call, which also resets; a step that was not finite makes its mean so."""
         means = {name: value.item() / self.steps for name, value in self.sums.items()}
         self.sums, self.steps = {}, 0
         return means
