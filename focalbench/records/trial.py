@@ -116,9 +116,9 @@ class TrialFolder:
         Raises:
             DataError: when the status is damaged.
         """
-        result, fault = TrialResult.read(self.path / self.RESULT)
-        has_result = not fault and bool(result.entries())
-        return result if state_of(self.status().state, has_result=has_result) is TrialState.DONE else None
+        result = self._written_result()
+        state = state_of(self.status().state, has_result=result is not None)
+        return result if state is TrialState.DONE else None
 
     def write_result(self, result: TrialResult) -> None:
         """Replaces the result.
@@ -134,8 +134,12 @@ class TrialFolder:
         Raises:
             DataError: when the status is damaged.
         """
+        return state_of(self.status().state, has_result=self._written_result() is not None)
+
+    def _written_result(self) -> TrialResult | None:
+        """The result as it stands there; None where there is none that can be read."""
         result, fault = TrialResult.read(self.path / self.RESULT)
-        return state_of(self.status().state, has_result=not fault and bool(result.entries()))
+        return result if result.entries() and not fault else None
 
     def rename(self, new: Path, trial: Trial) -> None:
         """Moves the folder to ``new``, which its files then say too.
