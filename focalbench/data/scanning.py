@@ -229,7 +229,7 @@ def fit_annotation_to_image(sample: Sample, annotation: Annotation, header: Head
         elif annotation.size is None or stored == header.rotated_size:
             reason = f"EXIF orientation {header.orientation}, and <size> cannot tell which was seen: taken as stored"
             warnings.append(Fault("exif-orientation", sample.shown_image, None, reason))
-    if annotation.size not in (None, size):
+    if annotation.size is not None and annotation.size != size:
         reason = f"<size> says {_times(annotation.size)}, the image has {_times(size)}: the image's size is used"
         warnings.append(Fault("size-differs", sample.shown_xml, None, reason))
     objects = []
@@ -242,8 +242,8 @@ def fit_annotation_to_image(sample: Sample, annotation: Annotation, header: Head
     return Scan(sample, tuple(objects), size, orientation, digest, annotation.errors, tuple(warnings))
 
 
-def _times(size: tuple[int, int] | None) -> str:
-    return f"{size[0]} x {size[1]}" if size else "nothing"
+def _times(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
 
 
 def _fit_box(
