@@ -18,6 +18,8 @@ from focalbench.runtime import StopFlag
 from focalbench.storage import read_json
 from focalbench.training.checkpoint import load_newest
 
+pytestmark = pytest.mark.slow
+
 _RANK = """
 import sys
 from pathlib import Path

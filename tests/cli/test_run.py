@@ -19,6 +19,8 @@ from focalbench.cli.run import _unfinished_lines
 from focalbench.data.synthetic import synthesize
 from focalbench.errors import InterruptedTrial
 
+pytestmark = pytest.mark.slow
+
 Write = Callable[..., Path]
 _SWEEP = "sweep: {seeds: [0], list: [{name: ce, loss: {name: ce}}, {name: focal, loss: {name: focal}}]}"
 

@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
+
+pytestmark = pytest.mark.slow
 
 _PAGE = Path(__file__).parents[2] / "docs" / "tutorial.md"
 

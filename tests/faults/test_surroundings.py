@@ -14,6 +14,8 @@ from injection.bad_data import CASES
 from injection.commands import Sandbox, wait_for_handlers
 from injection.voc_set import VocSet
 
+pytestmark = pytest.mark.slow
+
 _ODD = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "TERM": ""}
 
 

@@ -21,6 +21,8 @@ from focalbench.records.trial import TrialFolder
 from focalbench.runtime import StopFlag
 from focalbench.storage import read_json
 
+pytestmark = pytest.mark.slow
+
 Write = Callable[..., Path]
 _LINUX = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 Write = Callable[..., Path]
 _SWEEP = "sweep: {seeds: [0], grid: {loss.gamma: [0.5, 1, 2]}}"
 _STEPS = 16
