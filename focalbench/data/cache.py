@@ -253,10 +253,11 @@ def build_caches(places: Iterable[CachePlace], stop: StopFlag | None = None) -> 
 def _locked(folder: Path, stop: StopFlag | None) -> Iterator[None]:
     lock = FileLock(f"{folder}.lock")
     while not lock.is_locked:
-        if stop is not None:
-            stop.raise_if_set("while it waited for the image cache")
-        with suppress(Timeout):
+        try:
             lock.acquire(timeout=1)
+        except Timeout:
+            if stop is not None:
+                stop.raise_if_set("while it waited for the image cache")
     try:
         yield
     finally:

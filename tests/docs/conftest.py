@@ -17,7 +17,7 @@ class Recipe:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        shutil.copytree(_ROOT / "focalbench", folder / "focalbench", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(_ROOT / "focalbench", folder / "focalbench")  # compiled kernels too, which take seconds
         self.bring("pyproject.toml", "tests/conftest.py", "tests/config/test_components.py")
 
     def bring(self, *names: str) -> None:
