@@ -218,6 +218,12 @@ def test_the_images_own_size_wins_over_a_wrong_size_tag(voc, xml_of, object_of, 
     assert warnings
 
 
+def test_a_wrong_size_tag_is_shown_beside_the_images_own_size(voc, xml_of, object_of):
+    voc.list("train", [voc.add("a", xml=xml_of(object_of(), (60, 50)))])
+    (warning,) = check_data(voc.root, train=("2007/train",)).warnings
+    assert "<size> says 60 x 50, the image has 40 x 30" in warning.reason
+
+
 def test_classes_outside_the_list_are_errors_with_a_hint(voc, object_of):
     voc.list("train", [voc.add("a", object_of("Cat")), voc.add("b", object_of("zebra"))])
     with pytest.raises(DataError, match="did you mean 'cat'") as caught:
