@@ -6,6 +6,7 @@ loads.
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import random
@@ -79,6 +80,21 @@ def _keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, _KEPT_BLOCK)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+@contextmanager
+def quick_imports() -> Iterator[None]:
+    """Within the block nothing looks for garbage, nor later among what the block leaves behind.
+
+    torch's import makes hundreds of thousands of objects that stay; looking through them again and again is a seventh
+    of it.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def choose_cache_dir(cache_dir: str | os.PathLike[str] | None = None) -> Path:

@@ -97,6 +97,16 @@ def test_freed_memory_is_used_again_without_asking_the_system_unless_the_user_sa
     assert (int(done.stdout) > 10_000) == bool(setting)  # of 16384 pages
 
 
+def test_while_modules_are_imported_nobody_looks_for_garbage() -> None:
+    code = (
+        "import gc; from focalbench.runtime import quick_imports\n"
+        "with quick_imports(): print(gc.isenabled())\n"
+        "print(gc.isenabled(), gc.get_freeze_count() > 1000)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True", "True"]
+
+
 @pytest.mark.parametrize(
     ("sent", "meant"),
     [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGTERM), (signal.SIGUSR1, signal.SIGTERM)],

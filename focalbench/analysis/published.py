@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
+from numpy.typing import NDArray
 
 from focalbench.analysis.comparison import ArmResult
 from focalbench.analysis.statistics import paired_t_p, verdict
@@ -163,11 +163,17 @@ def reproduction_cards(results: Sequence[ArmResult]) -> list[ReproductionCard]:
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
     """Spearman's rho, ties by mean rank; nan where one of the two does not vary."""
-    ranks = np.stack([stats.rankdata(a), stats.rankdata(b)])
+    ranks = np.stack([_mean_ranks(a), _mean_ranks(b)])
     if any(len(set(row)) == 1 for row in ranks):
         return math.nan
     own, other = ranks - ranks.mean(axis=1, keepdims=True)
     return float(own @ other / math.sqrt((own @ own) * (other @ other)))
+
+
+def _mean_ranks(values: Sequence[float]) -> NDArray[np.float64]:
+    """Return ranks from 1, the mean of their places for values that are equal."""
+    ordered = np.sort(values)
+    return (np.searchsorted(ordered, values, "left") + 1 + np.searchsorted(ordered, values, "right")) / 2
 
 
 def _card(curve: PublishedCurve, grid: SweptGrid) -> ReproductionCard | None:

@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special  # scipy.stats has all this too, and takes most of a second to import
 
 MIN_SEEDS = 6
 """Fewest paired seeds for a claim: the smallest n whose exact sign-flip test can fall below .05."""
@@ -136,7 +136,7 @@ def paired_t_p(differences: NDArray[np.float64]) -> float:
         return math.nan
     if summary.sd == 0 or abs(summary.mean) > 1e8 * summary.sd:
         return 1.0 if summary.mean == 0 else 0.0
-    return float(2 * stats.t.sf(abs(summary.mean) / summary.sd * math.sqrt(summary.n), summary.n - 1))
+    return float(2 * special.stdtr(summary.n - 1, -abs(summary.mean) / summary.sd * math.sqrt(summary.n)))
 
 
 def sign_flip_p(differences: NDArray[np.float64]) -> float:
@@ -167,7 +167,7 @@ def t_interval(differences: NDArray[np.float64]) -> tuple[float, float]:
     summary = summarise(differences)
     if summary.n < 2:
         return (math.nan, math.nan)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, summary.n - 1)) * summary.sd / math.sqrt(summary.n)
+    half = float(special.stdtrit(summary.n - 1, (1 + CONFIDENCE) / 2)) * summary.sd / math.sqrt(summary.n)
     return (summary.mean - half, summary.mean + half)
 
 
@@ -198,12 +198,13 @@ def power(true_difference: float, sd: float, n: int, *, level: float = VERDICT_L
     """Computes the chance that a paired t test at ``level`` finds ``true_difference`` with n pairs of this sd."""
     if n < 2:
         return 0.0
-    critical = float(stats.t.ppf(1 - level / 2, n - 1))
+    critical = float(special.stdtrit(n - 1, 1 - level / 2))
     shift = abs(true_difference) / sd * math.sqrt(n)
     if shift > 50:  # far beyond any critical value; the non-central t loses its digits there
         return 1.0
-    upper, lower = float(stats.nct.sf(critical, n - 1, shift)), float(stats.nct.cdf(-critical, n - 1, shift))
-    return upper + (0.0 if math.isnan(lower) else lower)  # scipy has no digits for a tail that is as good as 0
+    lower, below = (float(special.nctdtr(n - 1, shift, t)) for t in (-critical, critical))
+    # scipy has no digits for a tail that is as good as 0.
+    return 1 - (0.0 if math.isnan(below) else below) + (0.0 if math.isnan(lower) else lower)
 
 
 def detectable_difference(sd: float, n: int, *, level: float = VERDICT_LEVEL) -> float:

@@ -135,10 +135,10 @@ def step(
     as_json: AsJson = False,
 ) -> None:
     """Time a training step: against torchvision's RetinaNet, and the whole training against a static batch."""
-    from focalbench.benchmarks.step import bench_growth, bench_step
-
     if backbone not in ("resnet18", "tiny"):
         raise ConfigError(f"--backbone is resnet18 or tiny, got {backbone!r}")
+    from focalbench.benchmarks.step import bench_growth, bench_step
+
     if scaling:
         _show(bench_growth(device=device, backbone=backbone, repeats=repeats), _print_growth, as_json)
     else:

@@ -186,6 +186,11 @@ def _distribution_faults(name: str, block: RandomConfig | SearchConfig) -> list[
         if kind == "choice":
             if not bounds:
                 faults.append(ConfigFault(path, "should list at least one value"))
+            faults += [
+                ConfigFault((*path, index), "should be finite")
+                for index, value in enumerate(bounds)
+                if not _is_finite(value)
+            ]
             continue
         whole = kind == "int_uniform"
         allowed = int if whole else (int, float)
@@ -272,13 +277,23 @@ def _at_origin(fault: ConfigFault, point: _Point) -> ConfigFault:
 
 
 def _exclude_faults(sweep: SweepConfig) -> list[ConfigFault]:
-    """Find keys of ``exclude`` that no trial can have."""
-    return [
-        ConfigFault(("sweep", "exclude", index, key), "unknown key", on_key=True)
-        for index, entry in enumerate(sweep.exclude)
-        for key in _flat(entry)
-        if key not in all_keys()
-    ]
+    """Find keys and values of ``exclude`` that no trial can have."""
+    faults = []
+    for index, entry in enumerate(sweep.exclude):
+        for key, value in _flat(entry).items():
+            path = ("sweep", "exclude", index, key)
+            if key not in all_keys():
+                faults.append(ConfigFault(path, "unknown key", on_key=True))
+            elif not _is_finite(value):
+                faults.append(ConfigFault(path, "should be finite"))
+    return faults
+
+
+def _is_finite(value: Any) -> bool:
+    """Tell whether no number in ``value`` is NaN or infinite: no key takes those, and JSON has no word for them."""
+    if isinstance(value, dict | list | tuple):
+        return all(map(_is_finite, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _flat(entry: dict[str, Any]) -> dict[str, Any]:

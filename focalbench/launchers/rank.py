@@ -15,7 +15,14 @@ import traceback
 
 from focalbench.errors import FocalbenchError, InterruptedTrial
 from focalbench.launchers.job import Job
-from focalbench.launchers.worker import open_reporter, receive_jobs, run_job, stop_for_launcher, stop_or_exit
+from focalbench.launchers.worker import (
+    load_training,
+    open_reporter,
+    receive_jobs,
+    run_job,
+    stop_for_launcher,
+    stop_or_exit,
+)
 from focalbench.runtime import StopFlag, prepare_process, set_threads
 
 _AGENT_POLL_S = 1.0
@@ -25,6 +32,7 @@ _FIRST_SPEAKS_S = 5.0  # the end of any rank ends the first one too, which may h
 def main() -> None:
     """Runs ``python -m focalbench.launchers.rank cpu|cuda``."""
     prepare_process()
+    load_training()
     from focalbench.ranks import from_first, joined, rank
 
     reporter = open_reporter()

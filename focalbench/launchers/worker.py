@@ -15,13 +15,14 @@ import threading
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any, TextIO
 
 from focalbench.errors import BusyError, FocalbenchError, InterruptedTrial, RankLostError
 from focalbench.launchers.job import Job
 from focalbench.records.state import TrialState
 from focalbench.records.trial import TrialFolder
-from focalbench.runtime import StopFlag, prepare_process, set_threads, stop_on_signals
+from focalbench.runtime import StopFlag, prepare_process, quick_imports, set_threads, stop_on_signals
 from focalbench.tags import MEAN_AP
 
 _GRACE_S = 60.0  # a stop that takes longer than this hangs
@@ -90,10 +91,18 @@ def stop_or_exit(stop: StopFlag) -> None:
     timer.start()
 
 
+@cache
+def load_training() -> None:
+    """Imports what every job needs; that takes seconds."""
+    with quick_imports():
+        import focalbench.experiment.trial  # noqa: F401
+
+
 def run_job(job: Job, stop: StopFlag, reporter: Reporter) -> bool:
     """Trains one job, on the first of its devices; every fault becomes a report, but for the loss of another rank: to
     the launcher that is the death of all. Says whether the trial came as far as it should.
     """
+    load_training()
     from focalbench.experiment.trial import run_trial
 
     name, pause = job.trial.name, StopFlag(stop)

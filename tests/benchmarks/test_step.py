@@ -1,13 +1,13 @@
 """The contest of training steps is fair: the same network on both sides."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from focalbench.benchmarks.step import bench_config, bench_step, count_operations, torchvision_step
+from focalbench.cli import app
 from focalbench.errors import ConfigError
 from focalbench.experiment.build import build_model
 from focalbench.structures import Targets
@@ -82,7 +82,6 @@ def test_a_gpu_that_is_not_there_is_named() -> None:
 
 
 def test_an_unknown_backbone_is_the_users_fault() -> None:
-    command = [sys.executable, "-m", "focalbench", "bench", "step", "--backbone", "vgg"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "vgg" in done.stderr
+    ended = CliRunner().invoke(app, ["bench", "step", "--backbone", "vgg"])
+    assert isinstance(ended.exception, ConfigError)
+    assert "vgg" in str(ended.exception)

@@ -270,6 +270,7 @@ def test_entry_order_does_not_change_identity():
         ({"random": {"num": 1, "params": {"optim.lr": {"choice": []}}}}, "at least one value"),
         ({"random": {"num": 2, "params": {"optim.lr": {"uniform": [-2, -1]}}}}, "sweep.random.params.optim.lr"),
         ({"exclude": [{"loss.gammo": 1}]}, "sweep.exclude[0].loss.gammo: unknown key"),
+        ({"exclude": [{"loss": {"alpha": [0.5, float("inf")]}}]}, "sweep.exclude[0].loss.alpha: should be finite"),
         ({"seeds": [0], "exclude": [{"seed": 0}]}, "no trial is left"),
         ({"seeds": list(range(200)), "grid": {"loss.gamma": list(range(100))}}, "more than 10000 trials"),
         (

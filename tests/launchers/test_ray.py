@@ -22,7 +22,7 @@ from focalbench.records.metrics import read_metrics
 from focalbench.runtime import StopFlag
 
 Write = Callable[..., Path]
-_SWEEP = "sweep: {grid: {loss.gamma: [0, 1, 2, 5]}}"
+_SWEEP = "sweep: {grid: {loss.gamma: [0, 1, 2]}}"
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
@@ -100,7 +100,7 @@ def test_a_sweep_outlives_a_worker_and_a_node(two_nodes: _TwoNodes, write_config
     finally:
         driver.kill()
     assert driver.returncode == 0, messages
-    assert [trial["state"] for trial in json.loads(report)["trials"]] == ["done"] * 4
+    assert [trial["state"] for trial in json.loads(report)["trials"]] == ["done"] * 3
     for name in (on_first, on_second):
         assert f"warning: {name}: its Ray worker on {socket.gethostname()} is gone" in messages, messages
     for folder in out.glob("*/metrics.jsonl"):  # nothing lost, nothing doubled
