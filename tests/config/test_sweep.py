@@ -268,6 +268,7 @@ def test_entry_order_does_not_change_identity():
         ({"random": {"num": 1, "params": {"optim.lr": {"uniform": [1]}}}}, "[low, high], two numbers"),
         ({"random": {"num": 1, "params": {"optim.lr": {"int_uniform": [1, 2.5]}}}}, "two whole numbers"),
         ({"random": {"num": 1, "params": {"optim.lr": {"choice": []}}}}, "at least one value"),
+        ({"random": {"num": 1, "params": {"optim.lr": {"choice": [1, float("nan")]}}}}, "choice[1]: should be finite"),
         ({"random": {"num": 2, "params": {"optim.lr": {"uniform": [-2, -1]}}}}, "sweep.random.params.optim.lr"),
         ({"exclude": [{"loss.gammo": 1}]}, "sweep.exclude[0].loss.gammo: unknown key"),
         ({"exclude": [{"loss": {"alpha": [0.5, float("inf")]}}]}, "sweep.exclude[0].loss.alpha: should be finite"),
