@@ -48,6 +48,7 @@ class Unbroken:
         whole: a trial's folder.
         states: its checkpoint after every step.
         writes: the labels of its writes.
+        command: the same trial's folder as the command trains it, on as many threads as there are cores.
         first_s: seconds from a command's start to its first checkpoint.
         sweep: a sweep's folder.
         long: the folder of a trial of many steps.
@@ -56,6 +57,7 @@ class Unbroken:
     whole: Path
     states: dict[int, dict[str, Any]]
     writes: list[str]
+    command: Path
     first_s: float
     sweep: Path
     long: Path
@@ -76,7 +78,8 @@ def run_unbroken(sandbox: Sandbox, server: ForkServer, folder: Path) -> Unbroken
     if not (whole / "result.json").exists():
         _require(server.run(config, whole, record=record).code)
     # Once unmeasured: caches, the fonts' list among them, are built now.
-    _require(sandbox.run("run", config, "--out", folder / "runs" / "warm", "--fresh").code)
+    warm = folder / "runs" / "warm"
+    _require(sandbox.run("run", config, "--out", warm, "--fresh").code)
     shutil.rmtree(folder / "runs" / "first", ignore_errors=True)
     first_s = _time_to_first_checkpoint(sandbox, config, folder / "runs" / "first")
     sweep, long = folder / "runs" / "sweep", folder / "runs" / "long"
@@ -86,8 +89,8 @@ def run_unbroken(sandbox: Sandbox, server: ForkServer, folder: Path) -> Unbroken
     for path in list_checkpoints(all_steps / "checkpoints"):
         state = load_checkpoint(path)
         states[state["step"]] = state
-    (trial,) = long.glob("*/result.json")
-    return Unbroken(whole, states, record.read_text().splitlines(), first_s, sweep, trial.parent)
+    (command,), (trial,) = (out.glob("*/result.json") for out in (warm, long))
+    return Unbroken(whole, states, record.read_text().splitlines(), command.parent, first_s, sweep, trial.parent)
 
 
 def _require(code: int) -> None:
@@ -187,7 +190,7 @@ def kill_at_start(
                 kills.append(found)
         wrong = [fault for kill in kills for fault in kill["wrong"]] + _finish(sandbox, command)
         for trial in out.glob("*/"):
-            wrong += differences(trial, unbroken.whole)
+            wrong += differences(trial, unbroken.command)
         journal.note("start", name, kills=kills, wrong=wrong)
 
 
