@@ -84,7 +84,7 @@ def _keep_freed_memory() -> None:
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
-    """Within the block nothing looks for garbage, nor later among what the block leaves behind.
+    """Turns the garbage collector off within the block; what is there at its end is never searched again.
 
     torch's import makes hundreds of thousands of objects that stay; looking through them again and again is a seventh
     of it.

@@ -128,9 +128,7 @@ def paired_difference(arm: ArrayLike, baseline: ArrayLike, *, num_comparisons: i
 
 
 def paired_t_p(differences: NDArray[np.float64]) -> float:
-    """Returns the two-sided p of Student's paired t test; nan for one pair; 1 or 0 where the differences do not vary at
-    all.
-    """
+    """Returns the two-sided p of Student's paired t test; nan for one pair, 1 or 0 where all differences are equal."""
     summary = summarise(differences)
     if summary.n < 2:
         return math.nan
@@ -140,10 +138,10 @@ def paired_t_p(differences: NDArray[np.float64]) -> float:
 
 
 def sign_flip_p(differences: NDArray[np.float64]) -> float:
-    """Returns the two-sided p of the sign-flip permutation test of the mean: all 2^n patterns, or a fixed draw beyond n
-    = 20.
+    """Returns the two-sided p of the sign-flip permutation test of the mean.
 
-    If arm and baseline are exchangeable within each seed, every pattern of signs is equally likely.
+    All 2^n patterns of signs are tried, beyond n = 20 a fixed draw of them. If arm and baseline are exchangeable within
+    each seed, every pattern is equally likely.
     """
     magnitude = np.abs(np.asarray(differences, dtype=np.float64))
     observed = abs(float(np.sum(differences)))
@@ -221,9 +219,7 @@ def detectable_difference(sd: float, n: int, *, level: float = VERDICT_LEVEL) ->
 
 
 def seeds_needed(sd: float, true_difference: float, *, level: float = VERDICT_LEVEL) -> int | None:
-    """Returns the number of paired seeds with which ``true_difference`` is found with ``WANTED_POWER``; None beyond 10
-    000.
-    """
+    """Returns how many paired seeds find ``true_difference`` with ``WANTED_POWER``; None beyond ``_MAX_SEEDS``."""
     if math.isnan(sd) or true_difference == 0:
         return None
     if sd == 0:

@@ -12,10 +12,9 @@ from focalbench.config.dump import resolved
 from focalbench.config.identity import Effect, effect_of
 from focalbench.config.schema import ExperimentConfig
 from focalbench.config.sweep import Trial
-from focalbench.records.reader import TrialRecord, read_trial
+from focalbench.records.reader import TrialRecord, flatten_config, read_trial
 from focalbench.records.state import TrialState
 from focalbench.records.sweep import SweepFolder
-from focalbench.tracking.hparams import flatten
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def _paces(trials: Iterable[Trial], records: Mapping[str, TrialRecord], device_k
 
 def _kind(config: ExperimentConfig) -> str:
     """Equal for configurations whose images cost the same, up to the loss."""
-    settings = flatten(resolved(config))
+    settings = flatten_config(resolved(config))
     return json.dumps({key: value for key, value in settings.items() if Effect.TIME in effect_of(key)})
 
 

@@ -16,6 +16,7 @@ import traceback
 from focalbench.errors import FocalbenchError, InterruptedTrial
 from focalbench.launchers.job import Job
 from focalbench.launchers.worker import (
+    Reporter,
     load_training,
     open_reporter,
     receive_jobs,
@@ -32,22 +33,30 @@ _FIRST_SPEAKS_S = 5.0  # the end of any rank ends the first one too, which may h
 def main() -> None:
     """Runs ``python -m focalbench.launchers.rank cpu|cuda``."""
     prepare_process()
-    load_training()
-    from focalbench.ranks import from_first, joined, rank
-
     reporter = open_reporter()
-    with stop_for_launcher() as stop, joined(sys.argv[1]):
-        threading.Thread(target=_watch_agent, args=(stop,), daemon=True).start()
-        line = receive_jobs(stop).get() if rank() == 0 else None
-        job = from_first(None if line is None else Job.from_line(line))
-        if job is None:
-            return
-        set_threads(job.threads)
-        _use(job.devices[rank()])
-        ended_well = run_job(job, stop, reporter) if rank() == 0 else _follow(job, stop)
-        if not ended_well:
-            sys.stderr.flush()
-            os._exit(1)  # without taking leave of ranks that may be gone or wait for this one
+    with stop_for_launcher() as stop:
+        load_training()
+        from focalbench.ranks import joined
+
+        with joined(sys.argv[1]):
+            _train_one(stop, reporter)
+
+
+def _train_one(stop: StopFlag, reporter: Reporter) -> None:
+    """Trains the one job of this rank, together with the others."""
+    from focalbench.ranks import from_first, rank
+
+    threading.Thread(target=_watch_agent, args=(stop,), daemon=True).start()
+    line = receive_jobs(stop).get() if rank() == 0 else None
+    job = from_first(None if line is None else Job.from_line(line))
+    if job is None:
+        return
+    set_threads(job.threads)
+    _use(job.devices[rank()])
+    ended_well = run_job(job, stop, reporter) if rank() == 0 else _follow(job, stop)
+    if not ended_well:
+        sys.stderr.flush()
+        os._exit(1)  # without taking leave of ranks that may be gone or wait for this one
 
 
 def _watch_agent(stop: StopFlag) -> None:

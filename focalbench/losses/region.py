@@ -168,12 +168,12 @@ class RegionLoss(Criterion):
 
     def problems(self, outputs: HeadOutputs, targets: Targets) -> dict[str, ClassProblem]:
         """See ``Criterion``."""
-        problem = self.class_problem(outputs, targets)
         if self.objectness is None:
-            return {"classification": problem}
+            return super().problems(outputs, targets)
+        assigned = self._assign(outputs, targets)
         return {
-            "classification": replace(problem, factor=self.class_scale),
-            "objectness": _objectness_problem(self.objectness, outputs, self._assign(outputs, targets)),
+            "classification": replace(self._class_problem(outputs, targets, assigned), factor=self.class_scale),
+            "objectness": _objectness_problem(self.objectness, outputs, assigned),
         }
 
     def count(self, anchors: Tensor, targets: Targets) -> dict[str, Counts]:

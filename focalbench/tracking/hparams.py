@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from focalbench.records.reader import flatten_config
+
 Kind = Literal["number", "bool", "string"]
 Scalar = bool | int | float | str
 
@@ -42,22 +44,17 @@ class Column:
     maximum: float | None = None
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
+def flatten(config: Mapping[str, Any]) -> dict[str, Scalar]:
     """Returns a resolved configuration as ``{"loss.gamma": 2.0}``: null becomes "none", lists become text, an empty
     branch vanishes.
     """
-    flat: dict[str, Scalar] = {}
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{name}."))
-        elif value is None:
-            flat[name] = "none"
-        elif isinstance(value, bool | int | float | str):
-            flat[name] = value
-        else:
-            flat[name] = json.dumps(value, default=str)
-    return flat
+    return {name: _as_scalar(value) for name, value in flatten_config(config).items() if value != {}}
+
+
+def _as_scalar(value: Any) -> Scalar:
+    if value is None:
+        return "none"
+    return value if isinstance(value, bool | int | float | str) else json.dumps(value, default=str)
 
 
 def columns_of(schema: Mapping[str, Any]) -> dict[str, Column]:

@@ -258,7 +258,10 @@ def run_step(
     events: LoopEvents,
     train: StepFunction | None = None,
 ) -> None:
-    """Carries out one step at its learning rate, gamma and alpha, and checks it where that costs nothing."""
+    """Carries out one step at its learning rate, gamma and alpha.
+
+    Its values are checked where looking costs nothing, and on a GPU before they are logged or the network evaluated.
+    """
     began = time.perf_counter()
     lr = plan.learning_rate(state.step) * state.lr_scale
     for group in state.optimizer.param_groups:

@@ -217,7 +217,7 @@ def test_after_a_death_without_retries_left_fail_fast_withdraws_what_no_node_has
     monkeypatch.setattr(ray, "kill", killed.append)
     trials = load_config(write_config(_SWEEP)).trials
     jobs = [Job(trial=trial, folder=tmp_path / trial.name, devices=("cpu",), threads=1) for trial in trials]
-    watcher = SweepDisplay(4)
+    watcher = SweepDisplay(len(trials))
     queue = JobQueue(jobs, retries=0, watcher=watcher, on_change=lambda: None, fail_fast=True)
     run = RayRun(queue, Share(("cpu",), 0), watcher=watcher, log_folder=tmp_path)
     running = _Placement(jobs[0], "first", host="here")
