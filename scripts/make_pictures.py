@@ -1,16 +1,18 @@
-"""Pictures of a run for the docs: TensorBoard's HPARAMS and SCALARS pages and the report, as a browser shows them.
+"""Pictures of a run for the docs: TensorBoard's pages and the report, as a browser shows them.
 
-    python scripts/make_pictures.py runs/quickstart [-o docs/images] [--only NAME]... [--section verdict --height 420]
-    python scripts/make_pictures.py runs/ONE runs/OTHER/ce-s* --only report [--baseline ARM] [--name one]
+    python scripts/make_pictures.py runs/quickstart [-o docs/images] [--only NAME]... [--prefix quickstart_]
+    python scripts/make_pictures.py runs/ONE runs/OTHER/ce-s* --only report [--baseline ARM] [--section verdict]
 
-Writes hparams.png, scalars.png and report.png into the folder of ``-o``. TensorBoard is started on the loopback address
-for as long as it is looked at, and shows the first folder; the report takes all. Chromium takes the pictures, without a
-window.
+Writes a PNG for each of TensorBoard's pages, at the addresses that `focalbench tensorboard` prints, and one of the
+report into the folder of ``-o``. TensorBoard shows the first folder; the report takes all. Chromium takes the pictures,
+without a window, driven over its DevTools protocol.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
+import io
 import json
 import os
 import re
@@ -21,18 +23,56 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 from PIL import Image, ImageChops
 
+from focalbench.board.address import page_addresses
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-PICTURES = ("hparams", "scalars", "report")
-WIDTH = 1500
 _MARGIN = 16
-_SCALARS = "#scalars&_smoothingWeight=0&tagFilter=AP"  # unsmoothed; mAP and the AP of each class
-_PAGE_MS = 15_000  # of the page's own clock, which runs ahead while it waits for nothing
 _LIMIT_S = 120.0
+_SETTLE_S = 3.0  # a page that has not changed for so long is finished
+_CLICK = """
+(function click(root, text) {
+  for (const node of root.querySelectorAll("*")) {
+    if (node.shadowRoot && click(node.shadowRoot, text)) return true;
+    if (node.children.length === 0 && node.textContent.trim().toLowerCase() === text) { node.click(); return true; }
+  }
+  return false;
+})(document, %s)
+"""
+
+
+@dataclass(frozen=True)
+class Page:
+    """One picture of TensorBoard.
+
+    Attributes:
+        address: what follows the server's; or a name among ``page_addresses``.
+        width, height: of the window.
+        click: text of what is clicked first, in lower case.
+    """
+
+    address: str
+    width: int = 1400
+    height: int = 900
+    click: str = ""
+
+
+PAGES = {
+    "curves": Page("curves"),
+    "margins": Page("margins"),
+    "verdict": Page("verdict", 1200, 760),
+    "hparams": Page("all trials", 1400, 1000),
+    "parallel": Page("all trials", 1400, 760, "parallel coordinates view"),
+    "precision_recall": Page("#pr_curves&regexInput={first_arm}", 1400, 800),
+    "images": Page("#images&regexInput={first_trial}", 1400, 1100),
+}
+PICTURES = (*PAGES, "report")
 
 
 def find_browser(wanted: str | None) -> str:
@@ -51,14 +91,14 @@ def find_browser(wanted: str | None) -> str:
 
 
 @contextmanager
-def tensorboard(folder: Path, num_trials: int) -> Iterator[str]:
-    """Within the block TensorBoard shows ``folder``, all of it read; yields its address."""
+def tensorboard(folder: Path, num_runs: int) -> Iterator[int]:
+    """Within the block TensorBoard shows ``folder``, all of it read; yields its port."""
     # From the folder above it: the page shows the path that it was given.
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", folder.name, "--host", "127.0.0.1", "--port", "0"]
     with tempfile.TemporaryFile("w+", errors="replace") as log:
         server = subprocess.Popen(command, cwd=folder.parent, stdout=log, stderr=log)
         try:
-            yield _address_when_read(server, log.fileno(), num_trials)
+            yield _port_when_read(server, log.fileno(), num_runs)
         finally:
             server.terminate()
             try:
@@ -68,39 +108,111 @@ def tensorboard(folder: Path, num_trials: int) -> Iterator[str]:
                 server.wait()
 
 
-def _address_when_read(server: subprocess.Popen[bytes], log: int, num_trials: int) -> str:
-    """Waits until the server knows all trials and finds nothing new in them."""
+def _port_when_read(server: subprocess.Popen[bytes], log: int, num_runs: int) -> int:
+    """Waits until the server knows all runs and finds nothing new in them."""
     deadline, known = time.monotonic() + _LIMIT_S, None
     while time.monotonic() < deadline:
         time.sleep(2)
         text = os.pread(log, 1 << 16, 0).decode(errors="replace")
         if server.poll() is not None:
             sys.exit(f"TensorBoard ended with {server.returncode}: {text.strip()[-500:]}")
-        found = re.search(r"http://127\.0\.0\.1:\d+/", text)
+        found = re.search(r"http://127\.0\.0\.1:(\d+)/", text)
         if found is None:
             continue
         with urlopen(f"{found[0]}data/plugin/scalars/tags", timeout=30) as answer:
             tags = json.load(answer)
-        if len(tags) >= num_trials and tags == known:
-            return found[0]
+        if len(tags) >= num_runs and tags == known:
+            return int(found[1])
         known = tags
-    sys.exit(f"TensorBoard has not read all trials within {_LIMIT_S:.0f} s")
+    sys.exit(f"TensorBoard has not read all runs within {_LIMIT_S:.0f} s")
 
 
-def take(browser: str, url: str, path: Path, width: int, height: int) -> None:
-    """Writes what ``browser`` shows at ``url`` to ``path``, in 256 colours."""
-    path.unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory(prefix="focalbench-browser-") as profile:
-        flags = ["--headless=new", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-        flags += ["--disable-component-update", "--disable-sync", "--hide-scrollbars", f"--user-data-dir={profile}"]
-        flags += [f"--virtual-time-budget={_PAGE_MS}", f"--window-size={width},{height}", f"--screenshot={path}"]
+class Browser:
+    """A Chromium without a window, spoken to over a pair of pipes (DevTools protocol)."""
+
+    def __init__(self, path: str, profile: str) -> None:
+        flags = ["--headless=new", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+        flags += ["--disable-background-networking", "--disable-component-update", "--hide-scrollbars"]
+        flags += [f"--user-data-dir={profile}", "--remote-debugging-pipe"]
         if os.geteuid() == 0:
             flags.append("--no-sandbox")  # Chromium has no sandbox for root, and does not start with one
-        done = subprocess.run([browser, *flags, url], capture_output=True, text=True, timeout=_LIMIT_S)
-    if not path.exists():
-        sys.exit(f"{browser} made no picture of {url}: {done.stderr.strip()[-500:]}")
-    with Image.open(path) as picture:
-        _trimmed(picture.convert("RGB")).quantize(256).save(path, optimize=True)
+        to_read, self._out = os.pipe()
+        self._in, to_write = os.pipe()
+
+        def hand_over() -> None:  # Chromium reads from 3 and writes to 4
+            os.dup2(to_read, 100), os.dup2(to_write, 101)
+            os.dup2(100, 3), os.dup2(101, 4)
+
+        command = [path, *flags, "about:blank"]
+        silent = subprocess.DEVNULL
+        self._process = subprocess.Popen(command, preexec_fn=hand_over, close_fds=False, stdout=silent, stderr=silent)
+        os.close(to_read)
+        os.close(to_write)
+        self._buffer, self._number, self._session = b"", 0, ""
+        targets = self._call("Target.getTargets")["targetInfos"]
+        target = next(info["targetId"] for info in targets if info["type"] == "page")
+        self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+    def picture(self, url: str, width: int, height: int, click: str = "") -> Image.Image:
+        """Returns what a window of this size shows at ``url``, once it has come to rest."""
+        self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self._call("Page.navigate", url="about:blank")  # a new # alone would not load the page anew
+        self._call("Page.navigate", url=url)
+        picture = self._at_rest()
+        if click:
+            if not self._call("Runtime.evaluate", expression=_CLICK % json.dumps(click))["result"].get("value"):
+                sys.exit(f"{url}: nothing says {click!r}")
+            picture = self._at_rest()
+        return picture
+
+    def _at_rest(self) -> Image.Image:
+        deadline, since, last = time.monotonic() + _LIMIT_S, time.monotonic(), b""
+        while time.monotonic() < deadline:
+            time.sleep(0.5)
+            shot = base64.b64decode(self._call("Page.captureScreenshot", format="png")["data"])
+            if shot != last:
+                since, last = time.monotonic(), shot
+            elif time.monotonic() - since > _SETTLE_S:
+                break
+        return Image.open(io.BytesIO(last)).convert("RGB")
+
+    def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": parameters}
+        message |= {"sessionId": self._session} if self._session else {}
+        os.write(self._out, json.dumps(message).encode() + b"\0")
+        while True:
+            while b"\0" not in self._buffer:
+                part = os.read(self._in, 1 << 20)
+                if not part:
+                    sys.exit("the browser ended")
+                self._buffer += part
+            line, _, self._buffer = self._buffer.partition(b"\0")
+            answer = json.loads(line)
+            if answer.get("id") == self._number:
+                if "error" in answer:
+                    sys.exit(f"{method}: {answer['error']['message']}")
+                return answer["result"]
+
+
+@contextmanager
+def open_browser(path: str) -> Iterator[Browser]:
+    """Within the block there is a browser with a new, empty profile."""
+    with tempfile.TemporaryDirectory(prefix="focalbench-browser-", ignore_cleanup_errors=True) as profile:
+        browser = Browser(path, profile)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    """Writes ``picture`` to ``path``, in 256 colours."""
+    _trimmed(picture).quantize(256).save(path, optimize=True)
     print(path)
 
 
@@ -129,36 +241,51 @@ def write_report(paths: list[Path], page: Path, section: str | None, baseline: s
     page.write_text(text.replace("</style>", f"{hidden}\n</style>", 1), encoding="utf-8")
 
 
+def page_url(page: Page, port: int, folder: Path) -> str:
+    """Where TensorBoard on ``port`` shows ``page`` of the run in ``folder``."""
+    known = page_addresses(port)
+    if page.address in known:
+        return known[page.address]
+    names = sorted(path.parent.name for path in folder.glob("*/events.out.tfevents.*"))
+    trials = [name for name in dict.fromkeys(names) if re.search(r"-s\d+-\w{8}$", name)]
+    seed = re.search(r"-s\d+-", trials[0])
+    assert seed is not None
+    place = page.address.format(first_trial=f"^{re.escape(trials[0])}%24", first_arm=re.escape(seed[0]))
+    return f"http://localhost:{port}/{place}"
+
+
 def main() -> None:
     """Takes the pictures that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", type=Path, nargs="+", help="a run's folder, such as runs/quickstart, or several")
     parser.add_argument("-o", "--out", type=Path, default=Path("docs/images"), help="[default: docs/images]")
     parser.add_argument("--only", action="append", choices=PICTURES, help="a picture; may be given again")
+    parser.add_argument("--prefix", default="", help="of the pictures' names")
     parser.add_argument("--section", metavar="ID", help="part of the report to show [default: its top]")
     parser.add_argument("--baseline", metavar="ARM", help="of the report [default: plain cross entropy]")
-    parser.add_argument("--name", default="report", help="of the report's picture, without .png [default: report]")
-    parser.add_argument("--height", type=int, default=1100, help="of the report's picture [default: 1100]")
+    parser.add_argument("--height", type=int, help="of the pictures [default: what suits each]")
     parser.add_argument("--browser", metavar="PATH", help=f"[default: the first there is of {', '.join(BROWSERS)}]")
     options = parser.parse_args()
-    browser, wanted = find_browser(options.browser), options.only or PICTURES
+    path, wanted = find_browser(options.browser), options.only or PICTURES
     run, out = options.paths[0].resolve(), options.out.absolute()
-    num_trials = len({path.parent for path in run.rglob("events.out.tfevents.*")})
-    if not num_trials:
+    num_runs = len({path.parent for path in run.rglob("events.out.tfevents.*")} - {run / "verdict"})
+    if not num_runs:
         sys.exit(f"{options.paths[0]}: no trial's TensorBoard files below it")
     out.mkdir(parents=True, exist_ok=True)
-    if {"hparams", "scalars"} & set(wanted):
-        with tensorboard(run, num_trials) as address:
-            if "hparams" in wanted:
-                height = min(max(420, 150 + 36 * num_trials), 1200)
-                take(browser, f"{address}?darkMode=false#hparams", out / "hparams.png", WIDTH, height)
-            if "scalars" in wanted:
-                take(browser, f"{address}?darkMode=false{_SCALARS}", out / "scalars.png", WIDTH, 740)
-    if "report" in wanted:
-        with tempfile.TemporaryDirectory(prefix="focalbench-report-") as folder:
-            page = Path(folder) / "report.html"
-            write_report(options.paths, page, options.section, options.baseline)
-            take(browser, page.as_uri(), out / f"{options.name}.png", 1200, options.height)
+    with open_browser(path) as browser:
+        pages = {name: page for name, page in PAGES.items() if name in wanted}
+        if pages:
+            with tensorboard(run, num_runs) as port:
+                for name, page in pages.items():
+                    height = options.height or page.height
+                    picture = browser.picture(page_url(page, port, run), page.width, height, page.click)
+                    save(picture, out / f"{options.prefix}{name}.png")
+        if "report" in wanted:
+            with tempfile.TemporaryDirectory(prefix="focalbench-report-") as folder:
+                page_file = Path(folder) / "report.html"
+                write_report(options.paths, page_file, options.section, options.baseline)
+                picture = browser.picture(page_file.as_uri(), 1200, options.height or 1100)
+                save(picture, out / f"{options.prefix}report.png")
 
 
 if __name__ == "__main__":

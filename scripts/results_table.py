@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from focalbench.analysis.comparison import ArmComparison, ArmResult, Comparison, compare_trials
+from focalbench.analysis.formats import number, p_value, signed
 from focalbench.records.reader import read_trials
-from focalbench.report.formats import number, p_value, signed
 
 
 def markdown(comparison: Comparison) -> Iterator[str]:

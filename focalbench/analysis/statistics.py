@@ -162,11 +162,18 @@ def smallest_sign_flip_p(n: int) -> float:
 
 def t_interval(differences: NDArray[np.float64]) -> tuple[float, float]:
     """95 % confidence interval of the mean by Student's t; nan for fewer than two values."""
-    summary = summarise(differences)
-    if summary.n < 2:
-        return (math.nan, math.nan)
-    half = float(special.stdtrit(summary.n - 1, (1 + CONFIDENCE) / 2)) * summary.sd / math.sqrt(summary.n)
-    return (summary.mean - half, summary.mean + half)
+    mean, half = float(np.mean(differences)), float(t_half_width(differences))
+    return (mean - half, mean + half)
+
+
+def t_half_width(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns half the width of the 95 % interval of the mean over the first axis of (n, ...) values, by Student's t;
+    nan for fewer than two.
+    """
+    n = len(values)
+    if n < 2:
+        return np.full(values.shape[1:], math.nan)
+    return special.stdtrit(n - 1, (1 + CONFIDENCE) / 2) * values.std(axis=0, ddof=1) / math.sqrt(n)
 
 
 def bootstrap_interval(differences: NDArray[np.float64]) -> tuple[float, float]:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from focalbench import console
+from focalbench.analysis.formats import interval, resolution_cells
+from focalbench.analysis.formats import number as _number
+from focalbench.analysis.formats import p_value as _p
+from focalbench.analysis.formats import signed as _signed
 from focalbench.cli.config import AsJson
-from focalbench.report.formats import interval, resolution_cells
-from focalbench.report.formats import number as _number
-from focalbench.report.formats import p_value as _p
-from focalbench.report.formats import signed as _signed
 from focalbench.tags import MEAN_AP, is_average_precision
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from focalbench import console
+from focalbench.board.address import where_to_look
 from focalbench.cli.config import AsJson, ConfigPath, Overrides
 from focalbench.errors import DataError, InterruptedTrial
 from focalbench.records.state import TrialState
@@ -65,11 +66,11 @@ def run(
     except InterruptedTrial as stopped:  # before the first trial started, and before --fresh set anything aside
         if as_json:
             _print_document(_as_found(experiment.trials, folder, stopped.signum), folder)
-        _say_how_to_resume(str(stopped), sys.argv[1:])
+        console.info(f"{stopped}; go on with: {shlex.join(['focalbench', *sys.argv[1:]])}")
         raise typer.Exit(stopped.exit_code) from None
     _report(session, folder, as_json)
     if session.signum is not None:
-        _say_how_to_resume("stopped", [argument for argument in sys.argv[1:] if argument != "--fresh"])
+        console.info(f"stopped; go on with: {_command()}")
     raise typer.Exit(session.exit_code)
 
 
@@ -82,19 +83,26 @@ def _as_found(trials: tuple[Trial, ...], folder: Path, signum: int) -> Session:
     return Session(trials, {trial.name: sweep.trial(trial.name).state() for trial in trials}, {}, signum)
 
 
-def _say_how_to_resume(what: str, arguments: Sequence[str]) -> None:
-    console.info(f"{what}; go on with: {shlex.join(['focalbench', *arguments])}")
+def _command() -> str:
+    """What trains the rest of this sweep: the same command, which sets nothing aside."""
+    return shlex.join(["focalbench", *(argument for argument in sys.argv[1:] if argument != "--fresh")])
 
 
 def _train(experiment: Experiment, folder: Path, *, fresh: bool, retry_failed: bool, fail_fast: bool) -> Session:
     """Runs the session with a display on stderr."""
+    from focalbench.board.board import Board, kept_up_to_date
+    from focalbench.config.dump import resolved
+    from focalbench.launchers.search import typical_trials
     from focalbench.launchers.session import SessionOptions, run_session
     from focalbench.progress import SweepDisplay
 
-    options = SessionOptions(experiment.config.run.device, fresh, retry_failed, fail_fast)
+    options = SessionOptions(experiment.config.run.device, fresh, retry_failed, fail_fast, _command())
+    trials = [*experiment.trials, *typical_trials(experiment.config)]
+    board = Board(folder, [resolved(trial.config) for trial in trials])
     with ExitStack() as stack:
 
         def make_display(num_trials: int, num_done: int, num_left_out: int) -> SweepDisplay:
+            stack.enter_context(kept_up_to_date(board, console.info))  # from here on the folder is this process's too
             return stack.enter_context(SweepDisplay(num_trials, num_done, num_left_out))
 
         return run_session(experiment, folder, options, make_display, console.info)
@@ -112,9 +120,7 @@ def _report(session: Session, folder: Path, as_json: bool) -> None:
         console.print_text(line)
     if any(row["state"] == TrialState.FAILED for row in rows):
         console.print_text("--retry-failed tries the failed ones again, each from its newest checkpoint")
-    console.print_text(
-        f"\nresults: {folder}\ncurves:  tensorboard --logdir {shlex.quote(str(folder))} --host localhost"
-    )
+    console.print_text(f"\nresults: {folder}\n{where_to_look(folder)}")
 
 
 def _print_document(session: Session, folder: Path) -> None:

@@ -101,6 +101,8 @@ ClassWeights = Annotated[
 class _Loss(Section):
     loss: ClassVar[str]
     """Class of the loss, a ``focalbench.losses.base.ClassificationLoss``."""
+    is_focal: ClassVar[bool] = False
+    """Whether it is the focal loss at some gamma and alpha, as cross entropy is."""
     weight: Positive = 1.0
     """Factor on the classification loss, beside the box loss's 1."""
     match_scale: bool = False
@@ -114,6 +116,7 @@ class CrossEntropyConfig(_Loss):
     """Cross entropy on independent sigmoids: -log p_t (arXiv:1708.02002, eq. 1-2)."""
 
     loss = "focalbench.losses.cross_entropy:CrossEntropy"
+    is_focal = True
     name: Literal["ce"] = "ce"
     """Which loss."""
 
@@ -122,6 +125,7 @@ class BalancedCrossEntropyConfig(_Loss):
     """Cross entropy with alpha on positives and 1 - alpha on negatives (arXiv:1708.02002, eq. 3)."""
 
     loss = "focalbench.losses.cross_entropy:BalancedCrossEntropy"
+    is_focal = True
     name: Literal["balanced_ce"] = "balanced_ce"
     """Which loss."""
     alpha: Alpha = 0.75
@@ -133,6 +137,7 @@ class FocalConfig(_Loss):
     """Focal loss on independent sigmoids: -alpha_t (1 - p_t)^gamma log p_t (arXiv:1708.02002, eq. 4-5)."""
 
     loss = "focalbench.losses.focal:Focal"
+    is_focal = True
     name: Literal["focal"] = "focal"
     """Which loss."""
     gamma: Gamma = 2.0
@@ -145,6 +150,7 @@ class SoftmaxCrossEntropyConfig(_Loss):
     """Cross entropy on a softmax over the classes and the background."""
 
     loss = "focalbench.losses.softmax:SoftmaxCrossEntropy"
+    is_focal = True
     name: Literal["softmax_ce"] = "softmax_ce"
     """Which loss."""
 
@@ -153,6 +159,7 @@ class SoftmaxBalancedCrossEntropyConfig(_Loss):
     """Weighted cross entropy on a softmax over the classes and the background."""
 
     loss = "focalbench.losses.softmax:SoftmaxBalancedCrossEntropy"
+    is_focal = True
     name: Literal["softmax_balanced_ce"] = "softmax_balanced_ce"
     """Which loss."""
     alpha: ClassWeights = 0.75
@@ -166,6 +173,7 @@ class SoftmaxFocalConfig(_Loss):
     """Focal loss on a softmax over the classes and the background: -alpha[y] (1 - p_y)^gamma log p_y."""
 
     loss = "focalbench.losses.softmax:SoftmaxFocal"
+    is_focal = True
     name: Literal["softmax_focal"] = "softmax_focal"
     """Which loss."""
     gamma: Gamma = 2.0
@@ -282,3 +290,6 @@ LossConfig = Annotated[
     | AsymmetricConfig,
     Field(discriminator="name"),
 ]
+
+FOCAL_FAMILY = frozenset(section.model_fields["name"].default for section in _Loss.__subclasses__() if section.is_focal)
+"""Names of the losses that are the focal loss at some gamma and alpha."""

@@ -47,8 +47,8 @@ from focalbench.runtime import (
     set_determinism,
 )
 from focalbench.storage import START_ANEW, remove_unfinished, write_atomically
-from focalbench.tags import EVALUATION
-from focalbench.tracking.hparams import columns_of, flatten
+from focalbench.tags import EVALUATION, LOSS_WEIGHT
+from focalbench.tracking.hparams import columns_of, flatten, with_focal_form
 from focalbench.tracking.tracker import TrackedTrial
 from focalbench.tracking.trackers import open_trackers
 from focalbench.training.evaluate import score
@@ -268,7 +268,7 @@ def _written(
             folder.path,
             name=trial.name,
             arm=trial.arm,
-            hparams=flatten(resolved(config)),
+            hparams=with_focal_form(flatten(resolved(config)), session.state.criterion.classification.focal_form()),
             columns=columns_of(ExperimentConfig.model_json_schema()),
             resume_step=state.step or None,
         )
@@ -296,7 +296,7 @@ def _written(
     )
     try:
         if state.step == 0:
-            tracker.scalars(0, {"loss_weight": session.notes["loss_weight"]})
+            tracker.scalars(0, {LOSS_WEIGHT: session.notes["loss_weight"]})
         hooks.progress(state.step, plan.total_steps, {})
         yield events
         tracker.finish(TrialState.DONE)

@@ -39,12 +39,13 @@ _WARNING_LINES = 6  # of a data set's warnings; `focalbench data check` shows mo
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """The switches of ``focalbench run``."""
+    """The switches of ``focalbench run``, and the command itself as the sweep's list keeps it."""
 
     device: str
     fresh: bool = False
     retry_failed: bool = False
     fail_fast: bool = False
+    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ def run_session(
             open_launcher(config, options.device, num_trials, out=out, stop=stop) as launch,
             hold_sweep(out, fresh=options.fresh) as lock,
         ):
-            sweep.open(config.name, trials, alone=lock.alone)
+            sweep.open(config.name, trials, alone=lock.alone, command=options.command)
             lock.share()
             report_stale_results(trials, fingerprints, sweep, report)
             watcher = make_watcher(num_trials, *_count_final(experiment, sweep, options.retry_failed))

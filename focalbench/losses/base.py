@@ -118,6 +118,16 @@ class ClassificationLoss(nn.Module):
         """
         return None
 
+    def focal_form(self) -> tuple[float, float] | None:
+        """Returns gamma and alpha of the focal loss that this one is in force, up to a factor; None where it is none.
+
+        Cross entropy is gamma 0 and alpha 0.5: both sides weigh the same.
+        """
+        sides, (of_positives, of_negatives) = self.side_weights(), self.focusing_exponents()
+        if sides is None or of_positives != of_negatives:
+            return None
+        return of_positives, sides[0] / sum(sides)
+
     def initial_loss(self, num_anchors: float, num_positives: float, prior_prob: float | None) -> float | None:
         """Returns the expected loss per positive anchor before the first step, or None where there is no closed form.
 

@@ -42,7 +42,7 @@ class SweepFolder:
         """Returns the folder of the trial ``name``."""
         return TrialFolder(self.path / name)
 
-    def open(self, name: str, trials: Sequence[Trial], *, alone: bool = True) -> None:
+    def open(self, name: str, trials: Sequence[Trial], *, alone: bool = True, command: str = "") -> None:
         """Lists ``trials``; the folder is made where missing.
 
         Trials that an earlier form of the sweep gave another name, or whose folders were renamed by hand, are renamed;
@@ -51,6 +51,7 @@ class SweepFolder:
         Args:
             name: of the experiment.
             alone: whether no other process is at work here: only then may a trial change its name.
+            command: that trains what is left; empty leaves the one that is known.
 
         Raises:
             BusyError: when a trial would have to be renamed under the hands of another process.
@@ -71,6 +72,8 @@ class SweepFolder:
                     self._rename(folders[trial.hash], trial, alone)
                 known[trial.hash] = {key: getattr(trial, key) for key in _LISTED}
             document = {"name": name, "identity": IDENTITY_VERSION, "trials": list(known.values())}
+            command = command or self.command()
+            document |= {"command": command} if command else {}
             write_json(self.path / self.LIST, document | ({"search": search} if search else {}))
 
     def listed(self) -> list[dict[str, Any]]:
@@ -83,6 +86,14 @@ class SweepFolder:
         if not isinstance(rows, list) or any(not isinstance(row, dict) or set(_LISTED) - row.keys() for row in rows):
             raise self._foreign()
         return rows
+
+    def command(self) -> str:
+        """Returns the command that trains what is left; empty where the list does not say.
+
+        Raises:
+            DataError: when the list is not what focalbench writes.
+        """
+        return str(self._document().get("command", ""))
 
     def proposals(self, space: str) -> list[dict[str, Any]]:
         """Returns the arms that a search over ``space`` has proposed so far, each as the values it sets by key.

@@ -15,8 +15,8 @@ from markupsafe import Markup, escape
 
 from focalbench import __version__
 from focalbench.analysis.comparison import Comparison, compare_trials
+from focalbench.analysis.formats import number, p_value, signed
 from focalbench.records.reader import read_trials
-from focalbench.report.formats import number, p_value, signed
 from focalbench.report.page import Page, build_page
 from focalbench.storage import storage_faults, write_output
 

@@ -14,6 +14,7 @@ import yaml
 
 from focalbench.analysis.arms import Arm
 from focalbench.analysis.comparison import RULE, ArmComparison, ArmResult, Comparison
+from focalbench.analysis.formats import interval, number, p_value, resolution_cells, signed
 from focalbench.analysis.published import PUBLISHED_FIGURES, ReproductionCard, reproduction_cards
 from focalbench.analysis.statistics import MIN_SEEDS, summarise, t_interval
 from focalbench.analysis.swept_keys import SweptGrid, swept_grids
@@ -23,7 +24,6 @@ from focalbench.records.trial import TrialFolder
 from focalbench.report.curves import Picture, plot_swept_line
 from focalbench.report.evidence import Evidence, gather_evidence
 from focalbench.report.facts import as_text, class_names, ended_at, environment, run_facts
-from focalbench.report.formats import interval, number, p_value, resolution_cells, signed
 from focalbench.tags import CLASS_AP, MEAN_AP
 
 _INTERVAL_WIDTH, _INTERVAL_MARGIN = 200.0, 8.0

@@ -7,10 +7,14 @@ file always sorts behind the one it goes on from.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import socket
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import IO
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -18,6 +22,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 PATTERN = "events.out.tfevents.*"
 """Glob of all event files in a folder."""
+_UNFINISHED = ".unfinished"
 
 
 class EventFile:
@@ -33,17 +38,12 @@ class EventFile:
     """
 
     def __init__(self, folder: Path, *, first_step: int = 0, suffix: str = "") -> None:
-        seconds = max([int(time.time()), *(_seconds(path) + 1 for path in folder.glob(PATTERN))])
-        path = folder / f"events.out.tfevents.{seconds:010d}.{socket.gethostname()}.{os.getpid()}{suffix}"
-        self._file = path.open("xb")
-        self._records = RecordWriter(self._file)
-        self._add(Event(file_version="brain.Event:2"))
-        # TensorBoard's plain loader purges at every start but the first one it sees, so each file begins with one.
-        self._add(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
+        self._file = _next_path(folder, suffix).open("xb")
+        self._records = _begin(self._file, first_step)
 
     def add(self, summary: Summary, step: int = 0) -> None:
         """Appends ``summary``; it may stay in memory until ``flush``."""
-        self._add(Event(step=step, summary=summary))
+        _add(self._records, Event(step=step, summary=summary))
 
     def flush(self) -> None:
         """Hands everything to the operating system: a kill of the process loses nothing."""
@@ -52,9 +52,54 @@ class EventFile:
     def close(self) -> None:
         self._file.close()
 
-    def _add(self, event: Event) -> None:
-        event.wall_time = time.time()
-        self._records.write(event.SerializeToString())
+
+def replace_events(folder: Path, summaries: Iterable[tuple[int, Summary]]) -> None:
+    """Puts one event file with ``summaries``, each with its step, in the place of all that are in ``folder``.
+
+    A TensorBoard that reads meanwhile, or a kill, meets the old file or the whole new one: then TensorBoard drops what
+    it knew from step 0 on.
+
+    Raises:
+        OSError: when it cannot be written.
+    """
+    content = io.BytesIO()
+    records = _begin(content, first_step=0)
+    for step, summary in summaries:
+        _add(records, Event(step=step, summary=summary))
+    folder.mkdir(parents=True, exist_ok=True)
+    older, path = sorted(folder.glob(PATTERN)), _next_path(folder)
+    unfinished = folder / _UNFINISHED  # a name that TensorBoard passes over
+    unfinished.write_bytes(content.getvalue())
+    unfinished.rename(path)
+    for old in older:
+        old.unlink(missing_ok=True)
+
+
+def remove_events(folder: Path) -> None:
+    """Removes the event files in ``folder``, and the folder where nothing else is in it."""
+    for path in [*folder.glob(PATTERN), folder / _UNFINISHED]:
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _next_path(folder: Path, suffix: str = "") -> Path:
+    """The name of a new file, behind all that are there in TensorBoard's order of reading."""
+    seconds = max([int(time.time()), *(_seconds(path) + 1 for path in folder.glob(PATTERN))])
+    return folder / f"events.out.tfevents.{seconds:010d}.{socket.gethostname()}.{os.getpid()}{suffix}"
+
+
+def _begin(file: IO[bytes], first_step: int) -> RecordWriter:
+    records = RecordWriter(file)
+    _add(records, Event(file_version="brain.Event:2"))
+    # TensorBoard's plain loader purges at every start but the first one it sees, so each file begins with one.
+    _add(records, Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
+    return records
+
+
+def _add(records: RecordWriter, event: Event) -> None:
+    event.wall_time = time.time()
+    records.write(event.SerializeToString())
 
 
 def _seconds(path: Path) -> int:

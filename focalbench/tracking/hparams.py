@@ -23,6 +23,9 @@ Scalar = bool | int | float | str
 TEXT = ".text"
 """Suffix of the column for the values of a mixed key that are not numbers."""
 
+FOCAL_FORM = ("loss.gamma", "loss.alpha")
+"""Columns that every loss of the focal family fills."""
+
 TRIAL_COLUMNS = ("trial", "arm")
 """Text columns that every trial has beside its configuration."""
 
@@ -55,6 +58,27 @@ def _as_scalar(value: Any) -> Scalar:
     if value is None:
         return "none"
     return value if isinstance(value, bool | int | float | str) else json.dumps(value, default=str)
+
+
+def with_focal_form(values: Mapping[str, Scalar], form: tuple[float, float] | None) -> dict[str, Scalar]:
+    """Returns flattened ``values`` with gamma and alpha as the focal loss has them, for display beside other losses.
+
+    The parallel coordinates of the HPARAMS page draw no trial with an empty cell, so cross entropy, which has neither
+    key, would be missing. What the configuration says in words (``auto``) stays in the text column; what a schedule
+    moves has no number.
+
+    Args:
+        values: see ``flatten``.
+        form: gamma and alpha; None for a loss that is no form of the focal loss.
+    """
+    shown = dict(values)
+    for name, number in zip(FOCAL_FORM, form, strict=True) if form is not None else ():
+        if any(key.startswith(f"{name}.") for key in values):
+            continue
+        if isinstance(said := values.get(name), str):
+            shown[f"{name}{TEXT}"] = said
+        shown[name] = number
+    return shown
 
 
 def columns_of(schema: Mapping[str, Any]) -> dict[str, Column]:

@@ -1,62 +1,27 @@
 """A trial's TensorBoard folder: scalars, pictures, precision-recall curves and hyperparameters in one place.
 
-torch's ``add_hparams`` would make a second run folder, and TensorBoard's own helper for the end of a session
-needs TensorFlow; here the hparams messages go to the trial's own writer. Importing this module imports torch.
+torch's ``add_hparams`` would make a second run folder; here the hparams messages go to the trial's own writer. What
+TensorBoard shows of a whole sweep is written by ``focalbench.board``.
 """
 
 from __future__ import annotations
 
-import io
 import math
-import time
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
-from tensorboard.plugins.hparams.summary_v2 import Metric, hparams_pb
-from torch.utils.tensorboard import summary as summaries
 
 from focalbench.records.state import TrialState
 from focalbench.storage import storage_faults
-from focalbench.tags import BEST_MEAN_AP, CLASS_AP, MEAN_AP, TRAIN_LOSS
+from focalbench.tracking import summaries
 from focalbench.tracking.event_file import PATTERN, EventFile
-from focalbench.tracking.hparams import Column, fit
+from focalbench.tracking.hparams import fit
 from focalbench.tracking.tracker import MatchedScores, TrackedTrial, Tracker
 
-METRICS = (
-    Metric(MEAN_AP, display_name="mAP", description="mean average precision of the last evaluation, in [0, 1]"),
-    Metric(BEST_MEAN_AP, display_name="best mAP", description="highest so far: chosen by the test set, it flatters"),
-    Metric(TRAIN_LOSS, display_name="loss", description="weighted sum of the class and the box loss"),
-    Metric("train/cls", display_name="class loss", description="per positive anchor"),
-    Metric("train/box", display_name="box loss", description="per positive anchor"),
-)
-"""The same five columns on every sweep's HPARAMS page: TensorBoard takes them from the first trial it meets."""
-
-SHOWN_FIRST = frozenset({"arm", "seed", "loss.name", "loss.gamma", "loss.alpha"})
-"""The page ticks five columns when it opens: those said to differ between trials, then by the alphabet."""
-
-LAYOUT = {
-    "Average precision": {
-        "per class": ["Multiline", [f"{CLASS_AP}.+"]],
-        "mean": ["Multiline", [MEAN_AP, BEST_MEAN_AP]],
-    },
-    "Loss": {"all terms": ["Multiline", [TRAIN_LOSS, "train/cls", "train/box", "train/obj"]]},
-    "Focusing": {"gamma": ["Multiline", ["train/gamma"]], "alpha": ["Multiline", ["train/alpha"]]},
-}
-"""Charts of the CUSTOM SCALARS page; tags are regular expressions, so that one layout fits every set of classes."""
-
-_NUM_THRESHOLDS = 127  # TensorBoard's writers hold no more
+_NUM_POINTS = 127  # of a curve
 _END_SUFFIX = ".end"
 _LAST_STEP = 2**62  # the end of a session hides nothing
-_STATUS = {TrialState.DONE: api_pb2.STATUS_SUCCESS, TrialState.FAILED: api_pb2.STATUS_FAILURE}
-_TYPE = {
-    "number": api_pb2.DATA_TYPE_FLOAT64,
-    "bool": api_pb2.DATA_TYPE_BOOL,
-    "string": api_pb2.DATA_TYPE_STRING,
-}
 
 
 class TensorBoardTracker(Tracker):
@@ -76,10 +41,8 @@ class TensorBoardTracker(Tracker):
             for path in self._folder.glob(f"{PATTERN}{_END_SUFFIX}" if resumed else PATTERN):
                 path.unlink()
             self._events = EventFile(self._folder, first_step=0 if trial.resume_step is None else trial.resume_step + 1)
-            self._events.add(_experiment(trial.columns))
             values = {"trial": trial.name, "arm": trial.arm, **trial.hparams}
-            self._events.add(hparams_pb(fit(values, trial.columns), trial_id=""))  # no group: a row a trial
-            self._events.add(summaries.custom_scalars(LAYOUT))
+            self._events.add(summaries.session_start(fit(values, trial.columns)))
         self.flush()  # a trial that dies at once still has its row
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -92,7 +55,7 @@ class TensorBoardTracker(Tracker):
     def images(self, step: int, tag: str, image: NDArray[np.uint8]) -> None:
         """Writes one uint8 picture (H, W, 3); TensorBoard shows the last ten of a tag."""
         with storage_faults(self._folder):
-            self._events.add(_picture(tag, image), step)
+            self._events.add(summaries.picture(tag, image), step)
 
     def pr_curves(self, step: int, curves: Mapping[str, MatchedScores]) -> None:
         """Writes one curve a class under ``PR/<class>``; a class without objects has none."""
@@ -100,15 +63,13 @@ class TensorBoardTracker(Tracker):
             for name, curve in curves.items():
                 if curve.num_objects:
                     rows = precision_recall_rows(curve)
-                    self._events.add(summaries.pr_curve_raw(f"PR/{name}", *rows), step)
+                    self._events.add(summaries.precision_recall_curve(f"PR/{name}", rows), step)
 
     def finish(self, state: TrialState) -> None:
         """Ends the session on the HPARAMS page, in an event file of its own so that a retry can take it back."""
-        end = plugin_data_pb2.SessionEndInfo(status=_STATUS[state], end_time_secs=time.time())
-        message = plugin_data_pb2.HParamsPluginData(session_end_info=end)
         with storage_faults(self._folder):
             events = EventFile(self._folder, first_step=_LAST_STEP, suffix=_END_SUFFIX)
-            events.add(_hparams_summary(metadata.SESSION_END_INFO_TAG, message))
+            events.add(summaries.session_end(state))
             events.close()
 
     def flush(self) -> None:
@@ -121,52 +82,27 @@ class TensorBoardTracker(Tracker):
 
 
 def precision_recall_rows(curve: MatchedScores) -> NDArray[np.float64]:
-    """Returns what TensorBoard's PR CURVES page needs at 127 even score thresholds in [0, 1].
+    """Returns what TensorBoard's PR CURVES page needs at 127 points of the curve, evenly spread over its recall.
 
-    Recall counts the objects that were never found; TensorBoard's own helper leaves them out.
+    Even score thresholds, which TensorBoard's own helpers take, put all that scores near 1 into one point. Recall
+    counts the objects that were never found, which those helpers leave out.
 
     Returns:
         (6, 127): true positives, false positives, true negatives (0: boxes have none), false negatives,
-        precision, recall.
+        precision, recall; from all detections down to the highest score alone.
     """
-    thresholds = np.linspace(0, 1, _NUM_THRESHOLDS)
-    hits = np.sort(curve.scores[curve.is_hit])
-    misses = np.sort(curve.scores[~curve.is_hit])
-    true = (len(hits) - np.searchsorted(hits, thresholds, side="left")).astype(np.float64)
-    false = (len(misses) - np.searchsorted(misses, thresholds, side="left")).astype(np.float64)
-    precision = true / np.maximum(true + false, 1)
-    no_negatives = np.zeros_like(true)
-    return np.stack([true, false, no_negatives, curve.num_objects - true, precision, true / curve.num_objects])
-
-
-def _picture(tag: str, image: NDArray[np.uint8]) -> Summary:
-    """One JPEG: a fifth of a PNG's bytes and a seventh of its time, for TensorBoard's checksum is plain Python."""
-    encoded = io.BytesIO()
-    Image.fromarray(image).save(encoded, format="JPEG", quality=90, subsampling=0)  # full colour keeps names legible
-    height, width = image.shape[:2]
-    picture = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded.getvalue())
-    return Summary(value=[Summary.Value(tag=tag, image=picture)])
-
-
-def _experiment(columns: Mapping[str, Column]) -> Summary:
-    """The message that declares the columns, their domains and the metrics."""
-    infos = []
-    for name, column in columns.items():
-        info = api_pb2.HParamInfo(name=name, type=_TYPE[column.kind], differs=name in SHOWN_FIRST)
-        if column.values:
-            info.domain_discrete.extend(column.values)
-        elif column.kind == "bool":
-            info.domain_discrete.extend([False, True])
-        elif column.minimum is not None and column.maximum is not None:
-            info.domain_interval.min_value = column.minimum
-            info.domain_interval.max_value = column.maximum
-        infos.append(info)
-    experiment = api_pb2.Experiment(hparam_infos=infos, metric_infos=[metric.as_proto() for metric in METRICS])
-    return _hparams_summary(metadata.EXPERIMENT_TAG, plugin_data_pb2.HParamsPluginData(experiment=experiment))
-
-
-def _hparams_summary(tag: str, message: plugin_data_pb2.HParamsPluginData) -> Summary:
-    """A summary that carries an hparams message in its metadata, as TensorBoard's plugin reads it."""
-    summary = Summary()
-    summary.value.add(tag=tag, metadata=metadata.create_summary_metadata(message), tensor=metadata.NULL_TENSOR)
-    return summary
+    order = np.argsort(-curve.scores, kind="stable")
+    scores, is_hit = curve.scores[order], curve.is_hit[order]
+    last_of_score = np.flatnonzero(np.append(scores[1:] != scores[:-1], True)) if len(scores) else np.zeros(0, int)
+    true = np.cumsum(is_hit)[last_of_score]
+    if len(true):
+        wanted = np.linspace(0, true[-1], _NUM_POINTS - 1)
+        points = np.concatenate([np.searchsorted(true, wanted), [len(true) - 1]])
+        points[0] = 0  # the highest score, a hit or not
+        true, kept = true[points], last_of_score[points] + 1
+    else:
+        true = kept = np.zeros(_NUM_POINTS, int)
+    true, kept = true[::-1].astype(np.float64), kept[::-1].astype(np.float64)
+    missed = curve.num_objects - true
+    precision = true / np.maximum(kept, 1)
+    return np.stack([true, kept - true, np.zeros_like(true), missed, precision, true / curve.num_objects])

@@ -21,7 +21,7 @@ from focalbench.records.metrics import read_metrics
 from focalbench.runtime import StopFlag
 from focalbench.training.checkpoint import list_checkpoints, load_checkpoint, load_newest, save_checkpoint
 
-_CLOCKS = ("images_per_s", "time_s", "wall_s", "train_s", "peak_memory_mb")
+_CLOCKS = ("images_per_s", "perf/images_per_s", "perf/time_s", "wall_s", "train_s", "peak_memory_mb")
 
 Write = Callable[..., Path]
 
@@ -217,8 +217,8 @@ def test_matched_scale_gives_cross_entropys_gradient_norm(write_config: Write, t
     focal = _run(_trial(write_config(), "loss.match_scale=true"), tmp_path / "focal")
     assert plain["loss_weight"] == pytest.approx(1.0)
     assert focal["loss_weight"] > 2  # alpha .25 alone is a factor of 4 on the positives
-    lines = [line for line in read_metrics(tmp_path / "focal") if "loss_weight" in line]
-    assert [line["loss_weight"] for line in lines] == [pytest.approx(focal["loss_weight"])]
+    lines = [line for line in read_metrics(tmp_path / "focal") if "train/loss_weight" in line]
+    assert [line["train/loss_weight"] for line in lines] == [pytest.approx(focal["loss_weight"])]
 
 
 def test_the_first_loss_is_what_theory_says_and_a_missing_prior_is_told(write_config: Write, tmp_path: Path) -> None:

@@ -1,0 +1,117 @@
+"""The verdict as TensorBoard's TEXT page shows it: compare's table, what the arms differ in, how to repeat."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from focalbench.analysis.comparison import RULE, ArmComparison, ArmResult, Comparison
+from focalbench.analysis.formats import interval, number, p_value, signed
+from focalbench.records.reader import TrialRecord
+from focalbench.records.state import TrialState
+
+_MAX_LISTED = 20  # arms of a part that says what went wrong
+
+
+def verdict_text(
+    name: str,
+    trials: Sequence[TrialRecord],
+    comparison: Comparison | None,
+    differs: Mapping[str, Mapping[str, Any]],
+    command: str,
+) -> str:
+    """Returns the page as markdown.
+
+    Args:
+        name: of the run's folder.
+        trials: all of the sweep, those not begun among them.
+        comparison: what is known so far; None before a trial has finished.
+        differs: what the sweep sets, by arm.
+        command: that trains what is left, and nothing anew; empty where it is not known.
+    """
+    unfinished = [trial for trial in trials if not trial.state.is_final]
+    title = f"# {name}: {'so far' if unfinished else 'verdict'}"
+    parts = [title, _counts(trials), *_verdicts(comparison), *_differences(differs)]
+    if comparison is not None and comparison.warnings:
+        parts += ["## To keep in mind", "\n".join(f"- {_plain(warning)}" for warning in comparison.warnings)]
+    parts += _failures(trials)
+    parts += ["## To repeat", _commands(name, command)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _counts(trials: Sequence[TrialRecord]) -> str:
+    counts = Counter(trial.state for trial in trials)
+    done = counts.pop(TrialState.DONE, 0)
+    words = {TrialState.NEW: "waiting"}
+    rest = "".join(f", {count} {words.get(state, state)}" for state, count in sorted(counts.items()))
+    return f"{done} of {len(trials)} {'trial' if len(trials) == 1 else 'trials'} done{rest}."
+
+
+def _verdicts(comparison: Comparison | None) -> list[str]:
+    if comparison is None:
+        return ["No trial has finished yet."]
+    against = {entry.arm: entry for entry in comparison.comparisons}
+    best_first = sorted(comparison.arms, key=lambda result: -result.summary.mean if result.values else 1.0)
+    rows = [_row(result, against.get(result.arm.label)) for result in best_first]
+    rows += [[_code(entry.arm), "0", "", "", "", "", "", entry.verdict] for entry in comparison.stopped]
+    base = f"minus {_code(comparison.baseline)}" if comparison.baseline else "difference"
+    columns = ["arm", "n", "mean mAP", "sd", base, "95 % interval", "p (Holm)", "verdict"]
+    return [_table(columns, rows), _plain(RULE) if comparison.baseline else "One arm: nothing to compare it with."]
+
+
+def _row(result: ArmResult, entry: ArmComparison | None) -> list[str]:
+    summary = result.summary
+    row = [_code(result.arm.label), str(summary.n), number(summary.mean), number(summary.sd)]
+    if entry is None:
+        return [*row, "", "", "", "baseline"]
+    if entry.paired is None:
+        return [*row, "", "", "", f"{entry.verdict}: {_plain('; '.join(entry.not_comparable))}"]
+    pair = entry.paired
+    words = f"**{entry.verdict}**" if entry.verdict in ("better", "worse") else entry.verdict
+    return [*row, signed(pair.difference), interval(pair.ci), p_value(entry.p_corrected), words]
+
+
+def _differences(differs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    rows = [
+        [_code(arm), ", ".join(_code(f"{key}={_value(value)}") for key, value in values.items()) or "nothing is swept"]
+        for arm, values in differs.items()
+    ]
+    return ["## Arms", _table(["arm", "what it sets"], rows)]
+
+
+def _failures(trials: Sequence[TrialRecord]) -> list[str]:
+    failed = [trial for trial in trials if trial.state in (TrialState.FAILED, TrialState.UNREADABLE)]
+    if not failed:
+        return []
+    lines = [f"- {_code(trial.folder.name)}: {_plain(trial.reason)}" for trial in failed[:_MAX_LISTED]]
+    lines += [f"- and {len(failed) - _MAX_LISTED} more"] if len(failed) > _MAX_LISTED else []
+    return ["## Failed", "\n".join(lines)]
+
+
+def _commands(name: str, command: str) -> str:
+    lines = [command] if command else []
+    lines += [f"focalbench compare runs/{name}", f"focalbench report runs/{name}"]
+    return "\n".join(f"    {line}" for line in lines)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _code(text: str | None) -> str:
+    """``text`` as it is, whatever it holds; a backtick or a bar would end the cell."""
+    return f"`{str(text).replace('`', chr(39)).replace('|', '/')}`"
+
+
+def _plain(text: str) -> str:
+    """``text`` without what markdown or HTML would take for a command."""
+    escaped = html.escape(" ".join(text.split()), quote=False)
+    return "".join(f"\\{letter}" if letter in "\\`*_{}[]#|" else letter for letter in escaped)
