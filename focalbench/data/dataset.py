@@ -54,6 +54,35 @@ class FileImages:
         return np.stack(list(self._pool.map(self._decode, np.asarray(indices).tolist())))
 
 
+@dataclass(frozen=True)
+class _FlatObjects:
+    """Objects of all images, one after the other.
+
+    Attributes:
+        boxes: (G, 4) float32, xyxy canvas pixels.
+        labels: (G,) int64.
+        counts: (N,) objects of each image; ``starts`` (N,) says where they begin.
+    """
+
+    boxes: np.ndarray
+    labels: np.ndarray
+    counts: np.ndarray
+    starts: np.ndarray
+
+    def of_images(self, chosen: np.ndarray) -> Targets:
+        """Those of some images, (B,) int64, padded to the longest."""
+        counts = self.counts[chosen]
+        width = max(1, int(counts.max(initial=0)))
+        slot = np.arange(width)
+        filled = slot < counts[:, None]
+        source = np.where(filled, self.starts[chosen][:, None] + slot, 0)
+        boxes = np.zeros((len(chosen), width, 4), np.float32)
+        labels = np.full((len(chosen), width), -1, np.int64)
+        boxes[filled] = self.boxes[source[filled]]
+        labels[filled] = self.labels[source[filled]]
+        return Targets(torch.from_numpy(boxes), torch.from_numpy(labels))
+
+
 @dataclass
 class DetectionData:
     """Images on the canvas with their objects.
@@ -83,14 +112,16 @@ class DetectionData:
         self._scale = np.array([(s.scale_x, s.scale_y) for s in scales], np.float64).reshape(-1, 2)
         self._offset = np.array([(s.offset_x, s.offset_y) for s in scales], np.float64).reshape(-1, 2)
         objects = join_objects(self.records)
-        kept = ~objects["difficult"]
+        self._learned = self._lay_flat(objects, ~objects["difficult"])
+        self._difficult = self._lay_flat(objects, objects["difficult"])
+
+    def _lay_flat(self, objects: dict[str, np.ndarray], kept: np.ndarray) -> _FlatObjects:
+        """The objects that ``kept`` (G,) names, on the canvas."""
         image = objects["image"][kept]
-        self._counts = np.bincount(image, minlength=len(self.records))
-        self._starts = np.cumsum(self._counts) - self._counts
-        scale, offset = self._scale[image], self._offset[image]
+        counts = np.bincount(image, minlength=len(self.records))
         boxes = continuous_from_voc(objects["box"][kept])
-        self._boxes = (boxes * np.tile(scale, 2) + np.tile(offset, 2)).astype(np.float32)
-        self._labels = objects["label"][kept]
+        on_canvas = boxes * np.tile(self._scale[image], 2) + np.tile(self._offset[image], 2)
+        return _FlatObjects(on_canvas.astype(np.float32), objects["label"][kept], counts, np.cumsum(counts) - counts)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -105,17 +136,11 @@ class DetectionData:
         Returns:
             boxes (B, M, 4) canvas pixels and labels (B, M), M the largest count among them and at least 1.
         """
-        chosen = np.asarray(indices, np.int64)
-        counts = self._counts[chosen]
-        width = max(1, int(counts.max(initial=0)))
-        slot = np.arange(width)
-        filled = slot < counts[:, None]
-        source = np.where(filled, self._starts[chosen][:, None] + slot, 0)
-        boxes = np.zeros((len(chosen), width, 4), np.float32)
-        labels = np.full((len(chosen), width), -1, np.int64)
-        boxes[filled] = self._boxes[source[filled]]
-        labels[filled] = self._labels[source[filled]]
-        return Targets(torch.from_numpy(boxes), torch.from_numpy(labels))
+        return self._learned.of_images(np.asarray(indices, np.int64))
+
+    def difficult(self, indices: np.ndarray | Sequence[int]) -> Targets:
+        """Returns the objects that :meth:`targets` leaves out, in the same form."""
+        return self._difficult.of_images(np.asarray(indices, np.int64))
 
     def batch(self, indices: np.ndarray | Sequence[int], device: torch.device | str = "cpu") -> tuple[Tensor, Targets]:
         """Returns some images with their targets, on ``device``.

@@ -33,6 +33,19 @@ def normalise(images: Tensor) -> Tensor:
     return torch.addcmul(shift.to(images.device, non_blocking=True).view(3, 1, 1), images.float(), scale)
 
 
+def pixels_of(images: Tensor) -> Tensor:
+    """Takes :func:`normalise` back: the picture that a network sees.
+
+    Args:
+        images: (B, 3, H, W) float, normalised; what lies outside of 0..255 is cut.
+
+    Returns:
+        (B, H, W, 3) uint8 on the CPU.
+    """
+    colors = images.detach().float().cpu().permute(0, 2, 3, 1)
+    return (colors * torch.tensor(STD) + torch.tensor(MEAN)).round().clamp(0, 255).to(torch.uint8)
+
+
 @dataclass(frozen=True)
 class Windows:
     """Which part of each image lands on which part of its canvas: (B, 2) int64 CPU tensors for (x, y), in whole pixels.

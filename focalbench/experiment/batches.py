@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,12 +49,27 @@ class AugmentedBatches:
 
     def __call__(self, step: int) -> tuple[Tensor, Targets]:
         """Normalised, augmented images (B / num_ranks, 3, H, W) and their targets on the training device."""
-        images, targets = self._data.send(self._load(step), self._device)
-        images, targets = self._augment(images, targets, step_generator(self._seed, step), skip=self._first)
-        if self._resize is not None:
-            images, targets = self._resize(images, targets, step)
+        images, targets = self._change(*self._data.send(self._load(step), self._device), step)
         return images.contiguous(memory_format=self._format), targets
 
+    def first_images(self, step: int, num_images: int) -> tuple[Tensor, Targets, Targets]:
+        """Returns the first images of the batch of ``step`` with its targets, and the difficult objects in them, which
+        no training sees.
+
+        What calls get before and after it stays the same: nothing here remembers, or draws from a generator of all.
+        """
+        indices = self._indices(step)[:num_images]
+        raw, targets = self._data.batch(indices, self._device)
+        images, learned = self._change(raw, targets, step)
+        _, difficult = self._change(raw, self._data.difficult(indices).to(self._device), step)
+        return images, learned, difficult
+
+    def _change(self, images: Tensor, targets: Targets, step: int) -> tuple[Tensor, Targets]:
+        images, targets = self._augment(images, targets, step_generator(self._seed, step), skip=self._first)
+        return (images, targets) if self._resize is None else self._resize(images, targets, step)
+
+    def _indices(self, step: int) -> np.ndarray:
+        return self._schedule.indices(step)[self._first : self._first + self._size]
+
     def _load_step(self, step: int) -> tuple[Tensor, Targets]:
-        indices = self._schedule.indices(step)[self._first : self._first + self._size]
-        return self._data.load(indices, self._device)
+        return self._data.load(self._indices(step), self._device)

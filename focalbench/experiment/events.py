@@ -7,16 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import torch
-
 from focalbench.config.sweep import Trial
 from focalbench.data.dataset import DetectionData
 from focalbench.experiment.live_figures import LiveLossFigures
-from focalbench.figures.detections import draw_detections
+from focalbench.experiment.pictures import write_val_pictures
 from focalbench.losses.oracle import diagnose_stuck
 from focalbench.metrics.voc import precision_recall
-from focalbench.models.detector import Detector
 from focalbench.ranks import alone
 from focalbench.records.detections import write_detections
 from focalbench.records.state import TrialState
@@ -25,10 +21,8 @@ from focalbench.runtime import StopFlag, rng_state
 from focalbench.tags import BEST_MEAN_AP, CLASS_AP, IMAGES_PER_S, MEAN_AP, TRAIN_SECONDS
 from focalbench.tracking.tracker import MatchedScores, Tracker
 from focalbench.training.checkpoint import save_best, save_checkpoint
-from focalbench.training.evaluate import DetectionSettings, Evaluation, detect, detect_batch, score
+from focalbench.training.evaluate import DetectionSettings, Evaluation, detect, score
 from focalbench.training.loop import StepSettings, TrainState
-
-_NUM_PICTURES = 4
 
 # (step, steps, latest values) to whoever watches.
 Progress = Callable[[int, int, Mapping[str, float]], None]
@@ -40,6 +34,7 @@ class TrialEvents:
 
     Attributes:
         identity: what a checkpoint must agree with to be resumed: configuration, classes, data.
+        picture_steps: after which evaluations pictures are written.
         wall_s: seconds that the trial has taken so far.
         last: the newest evaluation, None before the first.
     """
@@ -51,6 +46,7 @@ class TrialEvents:
     detection: DetectionSettings
     step_settings: StepSettings
     live_figures: LiveLossFigures
+    picture_steps: frozenset[int]
     total_steps: int
     identity: dict[str, Any]
     wall_s: Callable[[], float]
@@ -93,9 +89,10 @@ class TrialEvents:
         line |= {f"{CLASS_AP}{name}": value for name, value in self.last.ap.items()}
         self.tracker.scalars(state.step, line)
         self._write_curves(state.step, truth)
-        with alone():
-            self._write_pictures(state.step, model)
-            self.live_figures.log(self.tracker, state.step, model, state.criterion, state.seconds)
+        if state.step in self.picture_steps:
+            with alone():
+                write_val_pictures(self.tracker, state.step, model, self.val, self.detection, settings)
+                self.live_figures.log(self.tracker, state.step, model, state.criterion, state.seconds)
         write_detections(
             self.folder.path,
             self.last.detections,
@@ -122,27 +119,6 @@ class TrialEvents:
         curves = precision_recall(self.last.detections, truth, num_classes=len(classes))
         hits = {n: MatchedScores(c.score, c.is_tp, c.num_objects) for n, c in zip(classes, curves, strict=True)}
         self.tracker.pr_curves(step, hits)
-
-    @torch.no_grad()
-    def _write_pictures(self, step: int, model: Detector) -> None:
-        """The same first images of the evaluation set in every arm."""
-        indices = np.arange(min(_NUM_PICTURES, len(self.val)))
-        canvas, truth = self.val.batch(indices, torch.device("cpu"))
-        model.eval()
-        batch = self.val.normalised(indices.tolist(), self.step_settings.device)
-        found = detect_batch(model, batch, self.detection, self.step_settings.precision)
-        for index, detections in enumerate(found):
-            valid = truth.labels[index] >= 0
-            picture = draw_detections(
-                canvas[index].permute(1, 2, 0).numpy(),
-                classes=self.val.classes,
-                boxes=detections.boxes.cpu().numpy(),
-                labels=detections.labels.cpu().numpy(),
-                scores=detections.scores.cpu().numpy(),
-                truth_boxes=truth.boxes[index][valid].numpy(),
-                truth_labels=truth.labels[index][valid].numpy(),
-            )
-            self.tracker.images(step, f"val/{self.val.records[index].image_id}", picture)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The paper's figures 1 and 4 in TensorBoard while a trial trains, within a budget of time."""
+"""Where the loss lies, in TensorBoard while a trial trains, within a budget of time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from focalbench.experiment.margins import count_margins
 from focalbench.figures import figure_pixels
 from focalbench.figures.loss_distribution import loss_distribution_figure
 from focalbench.losses.criterion import Criterion
-from focalbench.metrics.loss_histogram import MarginHistogram, figure_4_curves, probability_counts
+from focalbench.metrics.loss_histogram import MarginHistogram, figure_4_curves
 from focalbench.models.detector import Detector
 from focalbench.runtime import autocast
 from focalbench.tracking.tracker import Tracker
@@ -59,7 +59,7 @@ class LiveLossFigures:
         if self._spent + self._last > self._budget * train_seconds:
             return False
         began = time.perf_counter()
-        tracker.images(step, TAG, self._picture(self._measure(model, criterion)))
+        tracker.images(step, TAG, self._picture(self._measure(model, criterion), step))
         self._last = time.perf_counter() - began
         self._spent += self._last
         return True
@@ -80,8 +80,6 @@ class LiveLossFigures:
         model.train(was_training)
         return histogram
 
-    def _picture(self, histogram: MarginHistogram) -> np.ndarray:
-        positives, negatives = histogram.positives, histogram.negatives
-        by_p = probability_counts(positives), probability_counts(negatives)
-        curves = figure_4_curves(positives), figure_4_curves(negatives)
-        return figure_pixels(loss_distribution_figure(*by_p, *curves))
+    def _picture(self, histogram: MarginHistogram, step: int) -> np.ndarray:
+        curves = figure_4_curves(histogram.positives), figure_4_curves(histogram.negatives)
+        return figure_pixels(loss_distribution_figure(*curves, title=f"where the loss lies, step {step}"))

@@ -28,6 +28,7 @@ from focalbench.experiment import build
 from focalbench.experiment.build_loss import build_criterion
 from focalbench.experiment.events import FollowerEvents, Progress, TrialEvents
 from focalbench.experiment.live_figures import LiveLossFigures
+from focalbench.experiment.pictures import picture_steps, write_batch_picture
 from focalbench.experiment.resume import Warn, newest_checkpoint, precision_name, require_same, resumed_precision
 from focalbench.experiment.scale import matched_factor
 from focalbench.experiment.selfcheck import initial_class_loss
@@ -283,6 +284,7 @@ def _written(
         live_figures=LiveLossFigures(
             session.data.val, batch_size=config.optim.batch_size, settings=session.step_settings
         ),
+        picture_steps=picture_steps(plan.eval_steps),
         total_steps=plan.total_steps,
         identity={
             **session.identity,
@@ -297,6 +299,7 @@ def _written(
     try:
         if state.step == 0:
             tracker.scalars(0, {LOSS_WEIGHT: session.notes["loss_weight"]})
+            write_batch_picture(tracker, session.batches, session.data.train.classes)
         hooks.progress(state.step, plan.total_steps, {})
         yield events
         tracker.finish(TrialState.DONE)

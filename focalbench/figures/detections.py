@@ -7,21 +7,23 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-# Blue and orange stay apart for colour-blind eyes and against most photographs.
+from focalbench.figures.frames import Frames
+from focalbench.figures.legend import Entry, with_legend
+from focalbench.figures.lettering import font_for, label_of, shortened
+from focalbench.figures.palette import BLACK, IGNORED_COLOR, class_color
+
+# Of crops, where the question is which box is meant. Blue and orange stay apart for colour-blind eyes and against most
+# photographs.
 TRUTH_COLOR = (0, 170, 255)
 PREDICTION_COLOR = (255, 130, 0)
-IGNORED_COLOR = (150, 150, 150)
 
 _SHORT_SIDE = 384  # pixels: below this, names and scores cannot be read
-_FONT_SIZE = 13
-_LINE_WIDTH = 2
-_LEGEND_HEIGHT = 22
-_LARGE_SIDE = 720  # pixels of the short side: above this, text and lines grow with the picture
 _CONTEXT = 0.5  # of a box's longer side, shown around it on each side of a crop
 _MIN_SIDE = 8.0  # pixels: a smaller box is cropped as if it had this side
 _TILE, _CAPTION, _GAP = 180, 34, 6  # pixels
+_CAPTION_FONT_SIZE = 11
 
 
 def draw_detections(
@@ -39,12 +41,13 @@ def draw_detections(
     """Returns a copy of ``image`` with boxes, class names and scores; small images are enlarged by a whole factor
     first.
 
-    Predictions are orange with name and score above the box, objects blue with the name below, difficult ones gray.
-    A line at the bottom says which is which and from what score on predictions are drawn.
+    Each class has a colour. Frames of predictions are solid, with name and score above; those of objects are dashed,
+    with the name below, and gray for difficult ones. A line at the bottom says so, and from what score on predictions
+    are drawn.
 
     Args:
         image: (H, W, 3) uint8.
-        classes: name of each label.
+        classes: name of each label; one that no font can write is shown as its number.
         boxes: (D, 4) xyxy in pixels of ``image``, 0-based and continuous.
         labels: (D,) in 0..K-1.
         scores: (D,) in [0, 1].
@@ -59,80 +62,25 @@ def draw_detections(
     factor = max(1, -(-_SHORT_SIDE // min(image.shape[:2])))
     size = (image.shape[1] * factor, image.shape[0] * factor)
     picture = Image.fromarray(np.ascontiguousarray(image)).resize(size, Image.Resampling.BICUBIC)
-    scale = max(1.0, min(size) / _LARGE_SIDE)
-    font = ImageFont.load_default(round(_FONT_SIZE * scale))
-    pen = _Pen(ImageDraw.Draw(picture), picture.size, font, round(_LINE_WIDTH * scale))
+    # Letters grow more slowly than the picture: a large one is seldom looked at as a whole.
+    font_size, line_width = 8 + min(size) // 48, 2 + min(size) // 480
+    frames = Frames(picture, font_size=font_size, line_width=line_width)
+    order = np.argsort(-scores, kind="stable")
+    for index in order[scores[order] >= score_thresh]:
+        label = int(labels[index])
+        name, score = label_of(classes[label], label), f"{scores[index]:.2f}"
+        frames.add(boxes[index] * factor, class_color(label), name, score, dashed=False, below=False)
+    entries = [Entry(f"detection, score from {score_thresh:g}", sample="solid")]
     if truth_boxes is not None and truth_labels is not None:
         difficult = np.zeros(len(truth_boxes), dtype=bool) if truth_difficult is None else truth_difficult
-        for box, label, hard in zip(truth_boxes * factor, truth_labels, difficult, strict=True):
-            pen.box(box, IGNORED_COLOR if hard else TRUTH_COLOR, classes[int(label)], below=True)
-    order = np.argsort(scores, kind="stable")  # best last, on top
-    for index in order[scores[order] >= score_thresh]:
-        text = f"{classes[int(labels[index])]} {scores[index]:.2f}"
-        pen.box(boxes[index] * factor, PREDICTION_COLOR, text, below=False)
-    pen.write_labels()
-    return _with_legend(picture, truth=truth_boxes is not None, score_thresh=score_thresh, scale=scale)
-
-
-class _Pen:
-    """Draws labelled boxes on one picture of ``size`` (width, height)."""
-
-    def __init__(
-        self,
-        draw: ImageDraw.ImageDraw,
-        size: tuple[int, int],
-        font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-        line_width: int,
-    ) -> None:
-        self._draw = draw
-        self._line_width = line_width
-        self._width, self._height = size
-        self._font = font
-        self._labels: list[tuple[float, float, float, float, str, tuple[int, int, int]]] = []
-
-    def box(self, box: NDArray[np.floating], color: tuple[int, int, int], text: str, *, below: bool) -> None:
-        """One rectangle; its text goes outside the box where there is room, else inside, always within the picture."""
-        if not np.isfinite(box).all():
-            return
-        x1, x2 = np.sort(np.clip(box[[0, 2]], 0, self._width - 1)).tolist()
-        y1, y2 = np.sort(np.clip(box[[1, 3]], 0, self._height - 1)).tolist()
-        self._draw.rectangle((x1, y1, x2, y2), outline=color, width=self._line_width)
-        left, top, right, bottom = self._draw.textbbox((0, 0), text, font=self._font)
-        width, height = right - left + 4, bottom - top + 4
-        x = max(0, min(x1, self._width - width))
-        if below:
-            y = y2 if y2 + height <= self._height else y2 - height
-        else:
-            y = y1 - height if y1 >= height else y1
-        self._labels.append((x, y, x + width, y + height, text, color))
-
-    def write_labels(self) -> None:
-        """Writes the names after all rectangles, so that no frame runs through a name."""
-        for x1, y1, x2, y2, text, color in self._labels:
-            self._draw.rectangle((x1, y1, x2, y2), fill=color)
-            left, top, _, _ = self._draw.textbbox((0, 0), text, font=self._font)
-            self._draw.text((x1 + 2 - left, y1 + 2 - top), text, fill=(0, 0, 0), font=self._font)
-
-
-def _with_legend(picture: Image.Image, *, truth: bool, score_thresh: float, scale: float) -> NDArray[np.uint8]:
-    """The picture with one line below it that names the colours, ``scale`` times the usual size."""
-
-    def pixels(value: float) -> int:
-        return round(value * scale)
-
-    canvas = Image.new("RGB", (picture.width, picture.height + pixels(_LEGEND_HEIGHT)), (255, 255, 255))
-    canvas.paste(picture, (0, 0))
-    draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(pixels(_FONT_SIZE))
-    entries = [(PREDICTION_COLOR, f"prediction, score from {score_thresh:g}")]
-    if truth:
-        entries.insert(0, (TRUTH_COLOR, "truth"))
-    x, top = pixels(6), picture.height
-    for color, text in entries:
-        draw.rectangle((x, top + pixels(6), x + pixels(10), top + pixels(16)), fill=color)
-        draw.text((x + pixels(15), top + pixels(3)), text, fill=(0, 0, 0), font=font)
-        x += pixels(15) + int(draw.textlength(text, font=font)) + pixels(18)
-    return np.array(canvas)
+        for box, label, hard in zip(truth_boxes * factor, truth_labels.tolist(), difficult, strict=True):
+            color = IGNORED_COLOR if hard else class_color(label)
+            frames.add(box, color, label_of(classes[label], label), dashed=True, below=True)
+        entries.insert(0, Entry("truth", sample="dashed"))
+        if difficult.any():
+            entries.insert(1, Entry("difficult", IGNORED_COLOR, "dashed"))
+    frames.draw()
+    return np.array(with_legend(picture, entries, font_size=font_size, line_width=line_width))
 
 
 def crop_around(
@@ -174,10 +122,16 @@ def draw_crops(crops: Sequence[tuple[NDArray[np.uint8], NDArray, NDArray, str]],
     for number, (pixels, box, truth_boxes, caption) in enumerate(crops):
         corner = _GAP + number % columns * (_TILE + _GAP), _GAP + number // columns * (_TILE + _CAPTION + _GAP)
         sheet.paste(draw_tile(pixels, box, truth_boxes), corner)
-        ImageDraw.Draw(sheet).multiline_text(
-            (corner[0], corner[1] + _TILE + 1), caption, fill=(0, 0, 0), font=ImageFont.load_default(11), spacing=1
-        )
+        _write_caption(ImageDraw.Draw(sheet), (corner[0], corner[1] + _TILE + 1), caption)
     return np.array(sheet)
+
+
+def _write_caption(draw: ImageDraw.ImageDraw, corner: tuple[int, int], caption: str) -> None:
+    """The lines of a caption below each other, cut where the tile ends."""
+    for number, line in enumerate(caption.split("\n")):
+        font = font_for(line, _CAPTION_FONT_SIZE)
+        place = (corner[0], corner[1] + number * (_CAPTION // 2 - 1))
+        draw.text(place, shortened(line, font, _TILE), fill=BLACK, font=font)
 
 
 def draw_tile(pixels: NDArray[np.uint8], box: NDArray, truth_boxes: NDArray) -> Image.Image:

@@ -22,6 +22,7 @@ FIGURE_1_GAMMAS = (0.0, 0.5, 1.0, 2.0, 5.0)
 GAMMA_COLORS = {0.0: "#440154", 0.5: "#3b528b", 1.0: "#21918c", 2.0: "#5ec962", 5.0: "#c8b400"}
 OWN_COLOR = "#d62728"
 _MAX_POINTS = 400
+_LARGE = 19  # points of letters that can still be read in a picture of 400 pixels
 POSITIVE_COLOR, NEGATIVE_COLOR = "#ff8200", "#4d4d4d"
 
 # gamma -> (share of elements, cumulative share of loss), both rising from 0 to 1.
@@ -82,22 +83,52 @@ def _thinned(
     return fraction[kept], share[kept]
 
 
-def loss_distribution_figure(
-    positives_by_p: NDArray[np.int64], negatives_by_p: NDArray[np.int64], positives: Curves, negatives: Curves
-) -> Figure:
-    """Draws figure 1 and both halves of figure 4 side by side."""
-    from matplotlib.figure import Figure
+def loss_distribution_figure(positives: Curves, negatives: Curves, title: str) -> Figure:
+    """Draws which share of the loss the hardest elements hold, the background's above that of the objects.
 
-    figure = Figure(figsize=(13.5, 4), dpi=80)
+    640 x 640 pixels with letters so large that they can be read at 400, the width at which TensorBoard shows it.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    figure = Figure(figsize=(8, 8), dpi=80)
     # Fixed margins: measuring every text for an automatic layout would double the time, and this is drawn in training.
-    grid = figure.add_gridspec(2, 3, left=0.05, right=0.99, bottom=0.13, top=0.97, wspace=0.2, hspace=0.12)
-    second, third = figure.add_subplot(grid[:, 1]), figure.add_subplot(grid[:, 2])
-    above, below = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[1, 0])
-    above.tick_params(labelbottom=False)
-    draw_loss_against_probability(above, below, positives_by_p, negatives_by_p)
-    draw_cumulative_loss(second, positives, "positives")
-    draw_cumulative_loss(third, negatives, "negatives")
+    grid = figure.add_gridspec(2, 1, left=0.15, right=0.95, bottom=0.12, top=0.8, hspace=0.5)
+    figure.text(0.5, 0.965, title, ha="center", va="center", fontsize=_LARGE)
+    for row, (curves, group) in enumerate(((negatives, "background"), (positives, "objects"))):
+        draw_hardest_share(figure.add_subplot(grid[row]), curves, group)
+    figure.text(0.55, 0.025, "in the hardest … % of elements", ha="center", va="center", fontsize=_LARGE)
+    lines = [Line2D([], [], color=gamma_color(gamma), linewidth=5) for gamma in negatives]
+    names = [f"γ {gamma:g}" for gamma in negatives]
+    figure.legend(
+        lines,
+        names,
+        loc="center",
+        bbox_to_anchor=(0.52, 0.91),
+        ncols=4,
+        frameon=False,
+        fontsize=_LARGE,
+        handlelength=1,
+        columnspacing=1,
+        handletextpad=0.4,
+    )
     return figure
+
+
+def draw_hardest_share(axes: Axes, curves: Curves, group: str) -> None:
+    """Draws the share of a group's loss that the hardest of its elements hold, these as a share on a log scale."""
+    for gamma, (fraction, share) in curves.items():
+        hardest, held = 1 - fraction[:-1], 1 - share[:-1]
+        axes.plot(*_thinned(np.log10(hardest), held), color=gamma_color(gamma), linewidth=4)
+    percent = (-5, -4, -3, -2, -1, 0)
+    axes.set(xlim=(-5, 0), ylim=(0, 1.03))
+    axes.set_xticks(percent, [f"{100 * 10.0**power:g}" for power in percent])
+    axes.set_yticks((0, 0.5, 1), ("0", "50 %", "100 %"))
+    axes.tick_params(labelsize=_LARGE)
+    axes.grid(color="0.85")
+    axes.set_title(f"{group}: share of the loss", fontsize=_LARGE, loc="left")
+    if not any(len(share) for _, share in curves.values()):
+        axes.text(-2.5, 0.5, f"no {group}", ha="center", va="center", fontsize=_LARGE)
 
 
 def plot_loss_against_probability(positives: NDArray[np.int64], negatives: NDArray[np.int64], title: str) -> Figure:

@@ -17,6 +17,7 @@ from focalbench.analysis.hard_tail import Crop, crop_regions
 from focalbench.analysis.loss_distribution import LossDistribution, class_loss, figures, measure
 from focalbench.figures import new_figure, save_figure
 from focalbench.figures.detections import draw_crops
+from focalbench.figures.lettering import label_of
 from focalbench.figures.loss_distribution import (
     NEGATIVE_COLOR,
     POSITIVE_COLOR,
@@ -102,8 +103,9 @@ def _write_loss_figures(histogram: MarginHistogram, title: str, folder: Path) ->
 
 def _captioned(crop: Crop, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
     region = crop.region
-    beside = f", {classes[region.overlapped]} IoU {region.overlap:.2f}" if region.overlapped >= 0 else ""
-    caption = f"{classes[region.label]} {region.score:.2f}\n{region.kind}{beside}"
+    names = [label_of(name, label) for label, name in enumerate(classes)]
+    beside = f", {names[region.overlapped]} IoU {region.overlap:.2f}" if region.overlapped >= 0 else ""
+    caption = f"{names[region.label]} {region.score:.2f}\n{region.kind}{beside}"
     return crop.pixels, crop.box, crop.truth_boxes, caption
 
 

@@ -52,7 +52,7 @@ def test_a_picture_is_logged_and_the_training_is_left_alone(loaded: TrainedTrial
 def test_pictures_stop_where_the_budget_ends(loaded: TrainedTrial, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 1000, 3))  # each picture takes 3 seconds
     monkeypatch.setattr(live_figures.time, "perf_counter", lambda: float(next(clock)))
-    monkeypatch.setattr(LiveLossFigures, "_picture", lambda self, histogram: np.zeros((2, 2, 3), np.uint8))
+    monkeypatch.setattr(LiveLossFigures, "_picture", lambda self, histogram, step: np.zeros((2, 2, 3), np.uint8))
     pictures, figures = _Pictures(), _figures(loaded)
     made = [
         figures.log(pictures, step, loaded.model, loaded.criterion, train_seconds=step) for step in range(0, 601, 50)

@@ -6,13 +6,13 @@ from matplotlib.figure import Figure
 
 from focalbench.figures import figure_pixels
 from focalbench.figures.detections import (
-    IGNORED_COLOR,
     PREDICTION_COLOR,
     TRUTH_COLOR,
     crop_around,
     draw_crops,
     draw_detections,
 )
+from focalbench.figures.palette import IGNORED_COLOR, class_color
 
 EMPTY = {"boxes": np.zeros((0, 4)), "labels": np.zeros(0, dtype=int), "scores": np.zeros(0)}
 
@@ -46,9 +46,9 @@ def test_frames_lie_on_the_scaled_boxes_in_their_colours():
         truth_labels=np.array([0, 1]),
         truth_difficult=np.array([False, True]),
     )
-    assert (picture[60 * 3, 40 * 3] == PREDICTION_COLOR).all()
-    assert (picture[30 * 3, 10 * 3] == TRUTH_COLOR).all()
-    assert (picture[100 * 3, 80 * 3] == IGNORED_COLOR).all()
+    assert tuple(picture[50 * 3, 40 * 3]) == class_color(1)
+    assert tuple(picture[20 * 3, 10 * 3]) == class_color(0)
+    assert tuple(picture[90 * 3, 80 * 3]) == IGNORED_COLOR
     assert (picture[60 * 3, 50 * 3] == 0).all()  # inside a frame the picture shows
     assert (image == 0).all()
 
@@ -58,8 +58,64 @@ def test_predictions_below_the_threshold_are_not_drawn():
     image = np.zeros((128, 128, 3), dtype=np.uint8)
     above = draw_detections(image, **arguments, scores=np.array([0.5]), score_thresh=0.5)[: 128 * 3]
     below = draw_detections(image, **arguments, scores=np.array([0.49]), score_thresh=0.5)[: 128 * 3]
-    assert holds(above, PREDICTION_COLOR)
-    assert not holds(below, PREDICTION_COLOR)
+    assert holds(above, class_color(0))
+    assert not holds(below, class_color(0))
+
+
+def edge(picture, box, factor):
+    """Whether each pixel of the upper edge of a box is drawn."""
+    x1, y1, x2, _ = (round(value * factor) for value in box)
+    return (picture[y1, x1 : x2 + 1] != 0).any(axis=-1)
+
+
+def test_truth_is_dashed_and_predictions_are_solid():
+    box = [20.0, 40, 100, 90]
+    arguments = {"classes": ("a",), **EMPTY}
+    image = np.zeros((128, 128, 3), dtype=np.uint8)
+    truth = draw_detections(image, **arguments, truth_boxes=np.array([box]), truth_labels=np.array([0]))
+    arguments |= {"boxes": np.array([box]), "labels": np.array([0]), "scores": np.array([0.5])}
+    prediction = draw_detections(image, **arguments)
+    drawn = edge(truth, box, 3)
+    assert 0.4 < drawn.mean() < 0.8
+    assert drawn[:5].all()  # corners are whole
+    assert drawn[-5:].all()
+    assert edge(prediction, box, 3).all()
+
+
+def test_names_keep_clear_of_each_other():
+    boxes = np.array([[100.0, 100, 200, 200], [102, 101, 203, 205]])
+    arguments = {"classes": ("ab", "cd"), "boxes": boxes, "labels": np.array([0, 1])}
+    picture = draw_detections(np.zeros((400, 400, 3), dtype=np.uint8), **arguments, scores=np.array([0.9, 0.8]))
+    areas = [(picture[:400] == np.array(class_color(label))).all(axis=-1).sum() for label in (0, 1)]
+    assert min(areas) > 0.6 * max(areas)
+
+
+@pytest.mark.parametrize(
+    "name", ["кошка", "γάτα", "Straße/Öl", "猫", "👩‍🔬", "e\u0301", "a\nb\x07", "", "x" * 200, "\ud800"]
+)
+def test_any_name_makes_a_picture(name):
+    picture = draw_detections(
+        np.zeros((128, 128, 3), dtype=np.uint8),
+        classes=(name,),
+        boxes=np.array([[20.0, 40, 60, 80]]),
+        labels=np.array([0]),
+        scores=np.array([0.5]),
+        truth_boxes=np.array([[20.0, 40, 60, 80]]),
+        truth_labels=np.array([0]),
+    )
+    assert picture.shape[1] == 128 * 3
+    assert holds(picture, class_color(0))
+
+
+def test_an_empty_picture_of_two_hundred_classes():
+    picture = draw_detections(
+        np.zeros((400, 400, 3), dtype=np.uint8),
+        classes=[f"c{label}" for label in range(200)],
+        boxes=np.array([[50.0, 50, 100, 100]]),
+        labels=np.array([199]),
+        scores=np.array([1.0]),
+    )
+    assert tuple(picture[50, 50]) == class_color(199) == class_color(19)
 
 
 @pytest.mark.parametrize(
