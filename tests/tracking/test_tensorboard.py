@@ -1,19 +1,14 @@
 """What TensorBoard itself answers about trials: each once, with mAP and status, after failures, retries and kills."""
 
-import contextlib
-import json
 import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.parse
 import urllib.request
 
 import numpy as np
 import pytest
 from PIL import Image
+from tensorboard_http import tensorboard
 
 from focalbench.errors import StorageError
 from focalbench.records.metrics import read_metrics
@@ -106,63 +101,14 @@ def logdir(tmp_path_factory):
     running.close()
 
 
-class Client:
-    """TensorBoard's HTTP interface."""
-
-    def __init__(self, port):
-        self.base = f"http://localhost:{port}/data/"
-
-    def get(self, path, **query):
-        url = f"{self.base}{path}?{urllib.parse.urlencode(query)}"
-        with urllib.request.urlopen(url, timeout=20) as response:
-            return json.load(response, parse_constant=pytest.fail)
-
-    def post(self, path, body):
-        data = json.dumps(body).encode()
-        request = urllib.request.Request(self.base + path, data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=20) as response:
-            return json.load(response, parse_constant=pytest.fail)
-
-    def sessions(self, statuses=("STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING")):
-        body = {"allowedStatuses": statuses, "colParams": [], "startIndex": 0, "sliceSize": 100}
-        return self.post("plugin/hparams/session_groups", body)["sessionGroups"]
-
-
 @pytest.fixture(scope="module", params=["auto", "false"])
 def client(request, logdir):
-    """A TensorBoard on a free port, once with its fast loader and once with the plain one: they read resumes apart."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir), "--host", "localhost"]
-    process = subprocess.Popen(
-        [*command, "--port", str(port), f"--load_fast={request.param}", "--reload_interval", "1"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        client = Client(port)
-        wait_until_loaded(client, process)
+    """A TensorBoard that has read all five runs, once with its fast loader and once with the plain one."""
+    with tensorboard(logdir, load_fast=request.param) as client:
+        client.wait_for(
+            lambda client: sum(row["sessions"][0]["status"] != "STATUS_UNKNOWN" for row in client.sessions()) == 4
+        )
         yield client
-    finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(20)
-        process.kill()
-        process.wait()
-
-
-def wait_until_loaded(client, process):
-    """Until all five runs and the end of the slowest are read."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "TensorBoard died"
-        with contextlib.suppress(urllib.error.URLError, ConnectionError):
-            groups = client.sessions()
-            if sum(session["status"] != "STATUS_UNKNOWN" for group in groups for session in group["sessions"]) == 4:
-                return
-        time.sleep(0.2)
-    pytest.fail("TensorBoard did not load the trials within a minute")
 
 
 def test_each_trial_is_one_row_with_map_and_status(client):
@@ -185,22 +131,6 @@ def test_each_trial_is_one_row_with_map_and_status(client):
 
 def test_failed_trials_can_be_filtered(client):
     assert [group["name"] for group in client.sessions(["STATUS_FAILURE"])] == ["gamma/focal-s1-cc"]
-
-
-def test_the_experiment_declares_columns_domains_and_five_metrics(client):
-    experiment = client.post("plugin/hparams/experiment", {})
-    columns = {info["name"]: info for info in experiment["hparamInfos"]}
-    assert set(columns) == set(COLUMNS)
-    assert columns["loss.name"]["domainDiscrete"] == ["ce", "focal"]
-    assert columns["loss.alpha"]["domainInterval"] == {"minValue": 0.0, "maxValue": 1.0}
-    assert columns["data.augment.crop"]["type"] == "DATA_TYPE_BOOL"
-    assert [info["name"]["tag"] for info in experiment["metricInfos"]] == [
-        "val/mAP",
-        "val/mAP_best",
-        "train/loss",
-        "train/cls",
-        "train/box",
-    ]
 
 
 def test_hyperparameters_arrive_in_their_columns(client):
@@ -239,12 +169,6 @@ def test_scalars_images_curves_and_layout_are_there(client):
         assert response.headers["Content-Type"] == "image/jpeg"
         assert abs(np.asarray(Image.open(response)).astype(int) - 200).max() <= 2
     assert set(client.get("plugin/pr_curves/tags")[run]) == {"PR/cat"}
-    layout = client.get("plugin/custom_scalars/layout")
-    assert "train/obj" in json.dumps(layout)  # YOLOv2's third term
-    titles = [chart["title"] for category in layout["category"] for chart in category["chart"]]
-    assert "per class" in titles
-    matched = client.get("plugin/custom_scalars/scalars", run=run, tag="AP/.+")
-    assert set(matched["tag_to_events"]) == {"AP/cat"}
 
 
 def test_the_curve_on_the_page_counts_objects_never_found(client):
@@ -266,13 +190,40 @@ def test_both_records_are_cut_at_the_same_step(logdir):
 def test_curve_rows_by_hand():
     true, false, negatives, missed, precision, recall = precision_recall_rows(CURVES["cat"])
     assert len(true) == 127
-    at = {threshold: round(threshold * 126) for threshold in (0.0, 0.5, 1.0)}
-    assert [true[at[t]] for t in at] == [2, 1, 0]
-    assert [false[at[t]] for t in at] == [1, 1, 0]
-    assert [missed[at[t]] for t in at] == [2, 3, 4]
-    assert [precision[at[t]] for t in at] == [pytest.approx(2 / 3), 0.5, 0]
-    assert [recall[at[t]] for t in at] == [0.5, 0.25, 0]
+    assert {(t, f) for t, f in zip(true, false, strict=True)} == {(1, 0), (2, 1)}  # the miss alone adds no recall
+    assert (true[0], false[0], precision[0], recall[0]) == (2, 1, pytest.approx(2 / 3), 0.5)  # all detections
+    assert (true[-1], false[-1], precision[-1], recall[-1]) == (1, 0, 1, 0.25)  # the highest score alone
+    assert (missed == 4 - true).all()
     assert not negatives.any()
+
+
+def test_a_curve_begins_at_recall_0_however_close_the_scores_are():
+    """Even thresholds would merge all scores above 125 / 126: the better the detector, the less there was to see."""
+    rng = np.random.default_rng(0)
+    is_hit = rng.random(2000) < np.linspace(1, 0.2, 2000)
+    curve = MatchedScores(1 - np.linspace(0, 1e-4, 2000), is_hit, num_objects=1500)
+    true, false, _, _, precision, recall = precision_recall_rows(curve)
+    assert recall[-1] <= 1 / 1500
+    assert np.diff(recall).max() <= 0
+    assert -np.diff(recall).min() <= 1.5 * recall[0] / 125
+    assert recall[0] == is_hit.sum() / 1500
+    assert (true + false)[0] == 2000
+    kept = (true + false).astype(int)
+    np.testing.assert_allclose(precision, np.cumsum(is_hit)[kept - 1] / kept)
+
+
+def test_detections_of_one_score_are_one_point():
+    curve = MatchedScores(np.full(6, 0.5), np.array([True, False, True, False, False, True]), num_objects=3)
+    true, false, *_ = precision_recall_rows(curve)
+    assert set(true) == {3}
+    assert set(false) == {3}
+
+
+def test_a_class_that_nothing_was_found_of_has_a_curve_of_nothing():
+    nothing = MatchedScores(np.zeros(0), np.zeros(0, dtype=bool), num_objects=2)
+    true, false, _, missed, precision, recall = precision_recall_rows(nothing)
+    assert not np.stack([true, false, precision, recall]).any()
+    assert (missed == 2).all()
 
 
 def test_a_new_start_removes_what_an_earlier_one_wrote(tmp_path):
