@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from focalbench.analysis.statistics import t_half_width
+from focalbench.records.document import as_number
 from focalbench.records.reader import TrialRecord
 from focalbench.records.state import TrialState
 
@@ -54,8 +55,8 @@ def seed_curves(lines: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, float
     curves: dict[str, dict[int, float]] = {}
     for line in lines:
         for tag, value in line.items():
-            if tag != "step" and isinstance(value, int | float):
-                curves.setdefault(tag, {})[line["step"]] = float(value)
+            if tag != "step" and (number := as_number(value)) is not None:
+                curves.setdefault(tag, {})[line["step"]] = number
     return curves
 
 

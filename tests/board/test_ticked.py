@@ -5,9 +5,9 @@ import pytest
 from focalbench.board.ticked import NUM_TICKED, ticked_columns
 from focalbench.config.dump import resolved
 from focalbench.config.load import load_config
+from focalbench.config.loss import FOCAL_FAMILY
 from focalbench.config.schema import ExperimentConfig
 from focalbench.losses import LOSSES
-from focalbench.config.loss import FOCAL_FAMILY
 from focalbench.tracking.hparams import columns_of
 
 FAMILY = "[{name: ce, loss: {name: ce}}, {name: b, loss: {name: balanced_ce}}, {name: f, loss: {name: focal}}]"

@@ -70,7 +70,9 @@ def test_how_to_repeat_is_code_to_copy(write_arms):
     assert "focalbench compare" in code
 
 
-@pytest.mark.parametrize("name", ["a_b_c", "x|y", "<script>alert(1)</script>", "`tick`", "猫", "**bold**", "[a](http://b)"])
+@pytest.mark.parametrize(
+    "name", ["a_b_c", "x|y", "<script>alert(1)</script>", "`tick`", "猫", "**bold**", "[a](http://b)"]
+)
 def test_names_are_text_whatever_they_hold(write_trial, tmp_path, name):
     write_trial("r/t-s0", arm=name, seed=0, loss={"name": "focal"})
     write_trial("r/u-s0", arm="ce", seed=0)
