@@ -6,10 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from focalbench.config.load import load_config
 from focalbench.data.transforms import MEAN, STD, normalise, pixels_of
+from focalbench.errors import InterruptedTrial
 from focalbench.experiment import build, trial
+from focalbench.experiment.live_figures import TAG
 from focalbench.experiment.pictures import BATCH_TAG, picture_steps, write_batch_picture
 from focalbench.experiment.trial import run_trial
 from focalbench.figures import batch as batch_figure
@@ -41,11 +44,14 @@ def _config(write_config: Any, *lines: str) -> Any:
     return load_config(write_config(), ["run.checkpoint_every=1000", *lines]).trials[0]
 
 
+@pytest.mark.parametrize("device", [CPU, pytest.param(torch.device("cuda"), marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("limit", [2, 9])
-def test_the_images_are_those_of_the_batch(write_config: Any, limit: int) -> None:
+def test_the_images_are_those_of_the_batch(write_config: Any, limit: int, device: torch.device) -> None:
+    if device.type == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
     config = _config(write_config).config
     data = build.build_data(config)
-    batches = build.build_batches(config, data.train, CPU)
+    batches = build.build_batches(config, data.train, device)
     images, targets = batches(0)
     shown, learned, difficult = batches.first_images(0, limit)
     number = min(limit, config.optim.batch_size)
@@ -54,7 +60,8 @@ def test_the_images_are_those_of_the_batch(write_config: Any, limit: int) -> Non
     assert torch.equal(learned.labels, targets.labels[:number, :width])
     assert torch.equal(learned.boxes, targets.boxes[:number, :width])
     assert (difficult.labels == -1).all()
-    assert all(torch.equal(a, b) for a, b in zip(batches(0)[:1], (images,), strict=True))
+    assert torch.equal(batches(0)[0], images)
+    assert torch.equal(batches(1)[0], build.build_batches(config, data.train, device)(1)[0])
 
 
 class _Pictures:
@@ -111,3 +118,30 @@ def test_pictures_leave_the_training_as_it_is(
     assert one["model"].keys() == other["model"].keys()
     assert all(torch.equal(value, other["model"][name]) for name, value in one["model"].items())
     assert torch.equal(one["rng"]["torch"], other["rng"]["torch"])
+
+
+def _written(folder: Path) -> list[tuple[int, str]]:
+    events = [event for path in sorted(folder.glob("events.*")) for event in EventFileLoader(str(path)).Load()]
+    values = [(event.step, value) for event in events for value in event.summary.value]
+    found = [(step, value.tag) for step, value in values if value.metadata.plugin_data.plugin_name == "images"]
+    return sorted((step, tag) for step, tag in found if tag != TAG)  # that one keeps to a budget of time
+
+
+def test_a_resumed_training_writes_the_pictures_of_an_undisturbed_one(write_config: Any, tmp_path: Path) -> None:
+    config = _config(write_config, "optim.steps=13", "data.num_train=4")
+    _train(config, tmp_path / "whole")
+    flag = StopFlag()
+
+    def stop(step: int, *_: Any) -> None:
+        if step >= 6:
+            flag.request(15)
+
+    with pytest.raises(InterruptedTrial):
+        run_trial(config, tmp_path / "resumed", device="cpu", stop=flag, progress=stop, warn=lambda _: None)
+    _train(config, tmp_path / "resumed")
+    whole = _written(tmp_path / "whole")
+    assert _written(tmp_path / "resumed") == whole
+    assert whole[0] == (0, BATCH_TAG)
+    steps = {step for step, _ in whole[1:]}
+    assert (len(steps), max(steps)) == (10, 13)
+    assert len(whole) == 1 + 10 * 4
