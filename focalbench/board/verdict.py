@@ -10,6 +10,7 @@ from typing import Any
 
 from focalbench.analysis.comparison import RULE, ArmComparison, ArmResult, Comparison
 from focalbench.analysis.formats import interval, number, p_value, signed
+from focalbench.figures.lettering import undrawable
 from focalbench.records.reader import TrialRecord
 from focalbench.records.state import TrialState
 
@@ -37,7 +38,7 @@ def verdict_text(
     parts = [title, _counts(trials), *_verdicts(comparison), *_differences(differs)]
     if comparison is not None and comparison.warnings:
         parts += ["## To keep in mind", "\n".join(f"- {_plain(warning)}" for warning in comparison.warnings)]
-    parts += _failures(trials)
+    parts += _failures(trials) + _class_numbers(trials)
     parts += ["## To repeat", _commands(name, command)]
     return "\n\n".join(parts) + "\n"
 
@@ -89,6 +90,15 @@ def _failures(trials: Sequence[TrialRecord]) -> list[str]:
     lines = [f"- {_code(trial.folder.name)}: {_plain(trial.reason)}" for trial in failed[:_MAX_LISTED]]
     lines += [f"- and {len(failed) - _MAX_LISTED} more"] if len(failed) > _MAX_LISTED else []
     return ["## Failed", "\n".join(lines)]
+
+
+def _class_numbers(trials: Sequence[TrialRecord]) -> list[str]:
+    """The names of classes that stand as numbers on the pictures: no font here has their letters."""
+    classes = next((trial.result.classes for trial in trials if trial.result.classes), None)
+    if classes is None or all(name.isascii() for name in classes):  # looking for fonts takes a while
+        return []
+    lines = [f"- {_code(f'#{label}')} is {_plain(name)}" for label, name in undrawable(classes).items()]
+    return ["## Numbers of classes on the pictures", "\n".join(lines)] if lines else []
 
 
 def _commands(name: str, command: str) -> str:

@@ -144,6 +144,7 @@ def predict(
     """Draw boxes on images and print them; no image is ever overwritten."""
     trained = _load(trial, device, unfinished)
     from focalbench.errors import DataError
+    from focalbench.figures.lettering import undrawable
     from focalbench.report.prediction_files import PictureFolder
     from focalbench.trained.inference import find_images, predict_image
 
@@ -162,6 +163,9 @@ def predict(
             _print_prediction(rows[-1])
     if as_json:
         console.print_json(rows)
+    else:
+        for label, name in undrawable(trained.classes).items():
+            console.print_text(f"#{label} on the pictures is {name}: no font on this machine has its letters")
     if faults:
         shown = [*faults[:15], *([f"... and {len(faults) - 15} more"] if len(faults) > 15 else [])]
         raise DataError("\n".join([*shown, f"{len(rows)} images done, {len(faults)} faults"]))

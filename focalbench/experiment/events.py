@@ -92,7 +92,10 @@ class TrialEvents:
         if state.step in self.picture_steps:
             with alone():
                 write_val_pictures(self.tracker, state.step, model, self.val, self.detection, settings)
-                self.live_figures.log(self.tracker, state.step, model, state.criterion, state.seconds)
+                is_last = state.step == self.total_steps
+                self.live_figures.log(
+                    self.tracker, state.step, model, state.criterion, math.inf if is_last else state.seconds
+                )
         write_detections(
             self.folder.path,
             self.last.detections,

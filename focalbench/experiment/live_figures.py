@@ -54,7 +54,8 @@ class LiveLossFigures:
     def log(self, tracker: Tracker, step: int, model: Detector, criterion: Criterion, train_seconds: float) -> bool:
         """Hands the picture of this moment to ``tracker``, unless the budget is spent; says whether it did.
 
-        ``model``, the network that is evaluated, is left in the mode that it came in.
+        ``model``, the network that is evaluated, is left in the mode that it came in. After infinite
+        ``train_seconds`` there is always a picture: what a finished training shows last.
         """
         if self._spent + self._last > self._budget * train_seconds:
             return False

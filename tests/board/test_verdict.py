@@ -89,3 +89,11 @@ def test_what_cannot_be_compared_is_named(write_trial, tmp_path):
     write_trial("r/b-s0", arm="b", seed=0, result={"split": ["2007/other"]})
     page = shown(tmp_path / "r", {"ce": {}, "b": {}})
     assert any("not comparable: split (2007/other against" in row[-1] for row in rows(page))
+
+
+def test_classes_that_no_font_can_write_are_named_by_their_numbers(write_trial, tmp_path, monkeypatch):
+    monkeypatch.setattr("focalbench.board.verdict.undrawable", lambda classes: {1: classes[1]})
+    write_trial("r/a-s0", arm="ce", seed=0, result={"classes": ["Häuser", "猫_犬"]})
+    page = shown(tmp_path / "r", {"ce": {}})
+    assert "<li><code>#1</code> is 猫_犬</li>" in page
+    assert "Häuser" not in page
