@@ -23,6 +23,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 PATTERN = "events.out.tfevents.*"
 """Glob of all event files in a folder."""
 _UNFINISHED = ".unfinished"
+_KEPT_S = 600.0  # TensorBoard looks again after 5 s, or what --reload_interval says
 
 
 class EventFile:
@@ -57,7 +58,8 @@ def replace_events(folder: Path, summaries: Iterable[tuple[int, Summary]]) -> No
     """Puts one event file with ``summaries``, each with its step, in the place of all that are in ``folder``.
 
     A TensorBoard that reads meanwhile, or a kill, meets the old file or the whole new one: then TensorBoard drops what
-    it knew from step 0 on.
+    it knew from step 0 on. Files that were replaced stay for some minutes, empty: TensorBoard's plain loader never gets
+    past a file that vanishes under it.
 
     Raises:
         OSError: when it cannot be written.
@@ -72,7 +74,10 @@ def replace_events(folder: Path, summaries: Iterable[tuple[int, Summary]]) -> No
     unfinished.write_bytes(content.getvalue())
     unfinished.rename(path)
     for old in older:
-        old.unlink(missing_ok=True)
+        if old.stat().st_size:
+            os.truncate(old, 0)
+        elif time.time() - old.stat().st_mtime > _KEPT_S:
+            old.unlink()
 
 
 def remove_events(folder: Path) -> None:

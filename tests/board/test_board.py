@@ -1,6 +1,7 @@
 """The board's files: written anew from the trials' own, whole or not at all, and never at a trial's expense."""
 
 import math
+import os
 import subprocess
 import sys
 import time
@@ -41,7 +42,8 @@ def sweep(write_trial, tmp_path):
 
 
 def events(folder):
-    (path,) = folder.glob(PATTERN)
+    """Of the one file that is not empty: what a file has replaced stays, empty, for those that read it."""
+    (path,) = (path for path in folder.glob(PATTERN) if path.stat().st_size)
     return list(EventFileLoader(str(path)).Load())
 
 
@@ -102,8 +104,10 @@ def test_what_has_changed_is_in_one_new_file_and_the_rest_stays(sweep):
     board.update()
     assert curves(sweep / "arms" / "ce")["train/loss"][30] == pytest.approx(0.6)
     after = files(sweep / "arms")
-    assert [path for path in after if path.parent.name == "focal"] == [p for p in before if p.parent.name == "focal"]
-    assert not {path for path in after if path.parent.name == "ce"} & before.keys()
+    assert {path: content for path, content in after.items() if path.parent.name == "focal"} == {
+        path: content for path, content in before.items() if path.parent.name == "focal"
+    }
+    assert [content for path, content in after.items() if path.parent.name == "ce" and path in before] == [b""]
 
 
 def test_an_arm_that_is_no_more_has_no_run(sweep):
@@ -127,8 +131,20 @@ def test_what_a_kill_left_is_written_over(sweep):
     (sweep / "arms" / "ce" / ".unfinished").write_bytes(b"half")
     (sweep / "arms" / "ce" / "events.out.tfevents.1.host.1").write_bytes(b"older, and torn")
     Board(sweep).update()
-    assert len(list((sweep / "arms" / "ce").iterdir())) == 1
+    assert not (sweep / "arms" / "ce" / ".unfinished").exists()
     assert "val/mAP" in curves(sweep / "arms" / "ce")
+
+
+def test_empty_files_go_when_nobody_can_be_reading_them(sweep):
+    Board(sweep).update()
+    old = sweep / "arms" / "ce" / "events.out.tfevents.1.host.1"
+    recent = sweep / "arms" / "ce" / "events.out.tfevents.2.host.1"
+    for path in (old, recent):
+        path.touch()
+    os.utime(old, (0, 0))
+    Board(sweep).update()
+    assert not old.exists()
+    assert recent.exists()
 
 
 def test_undefined_and_infinite_values_are_not_drawn(write_trial, tmp_path):
