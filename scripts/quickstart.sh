@@ -10,6 +10,5 @@ if [ "$status" -ne 0 ] && [ "$status" -ne 3 ]; then exit "$status"; fi
 .venv/bin/focalbench compare runs/quickstart
 
 echo
-echo "Curves, pictures and hyperparameters: .venv/bin/tensorboard --logdir runs --host localhost"
-echo "then open http://localhost:6006 in a browser."
+echo "Curves, pictures and the verdict in TensorBoard: .venv/bin/focalbench tensorboard"
 exit "$status"

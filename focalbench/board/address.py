@@ -12,7 +12,7 @@ from focalbench.tags import MEAN_AP
 
 DEFAULT_PORT = 6006
 """TensorBoard's own."""
-_ARM_OF_RUN = rf"^(.*?)(?:{ARMS}/)?([^/]*?)(?:-s\d+-\w{{8}})?$"
+_ARM_OF_RUN = rf"^(.*?)(?:\b{ARMS}/)?([^/]*?)(?:-s\d+-\w{{8}})?$"
 """What a trial's run and its arm's have in common: the sweep's folder and the arm."""
 
 

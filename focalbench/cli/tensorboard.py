@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import subprocess
 import sys
@@ -36,6 +37,7 @@ def tensorboard(
     """Start TensorBoard on this machine and print where the curves, the verdict and all trials are."""
     if not runs.is_dir():
         raise DataError(f"{runs}: no such folder; `focalbench run CONFIG` writes runs/NAME, or name another one")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as ^C: TensorBoard must not be left behind
     chosen = _port(port)
     _bring_up_to_date(runs)
     with tempfile.TemporaryFile("w+b") as log, _server(runs, chosen, log) as server:

@@ -88,8 +88,8 @@ class TrialEvents:
         line = {MEAN_AP: self.last.mean_ap, BEST_MEAN_AP: state.best}
         line |= {f"{CLASS_AP}{name}": value for name, value in self.last.ap.items()}
         self.tracker.scalars(state.step, line)
-        self._write_curves(state.step, truth)
         if state.step in self.picture_steps:
+            self._write_curves(state.step, truth)
             with alone():
                 write_val_pictures(self.tracker, state.step, model, self.val, self.detection, settings)
                 is_last = state.step == self.total_steps

@@ -24,8 +24,9 @@ _MOST_EVALUATIONS = 10  # TensorBoard shows the last ten pictures of a tag
 
 
 def picture_steps(eval_steps: Iterable[int]) -> frozenset[int]:
-    """Returns after which of a training's evaluations pictures are written: at most ten, spread evenly from the first
-    to the last. They follow from the plan alone, so a resumed training writes those of an undisturbed one.
+    """Returns after which of a training's evaluations pictures and curves are written: at most ten, spread evenly from
+    the first to the last, which bounds what a trial takes on the disk. They follow from the plan alone, so a resumed
+    training writes those of an undisturbed one.
     """
     steps = sorted(eval_steps)
     chosen = np.linspace(0, len(steps) - 1, min(_MOST_EVALUATIONS, len(steps))).round().astype(int)
