@@ -7,6 +7,7 @@ files of a bounded size only, and no pickles.
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import json
 import math
@@ -162,6 +163,25 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: cannot read: {fault.strerror}") from fault
     except (ValueError, RecursionError) as fault:
         raise DataError(f"{path}: not a JSON document: {fault}; move it away and run the command again") from fault
+
+
+def is_held(lock: Path, *, shared: bool) -> bool:
+    """Tells whether a process holds the lock on the file ``lock`` (``flock``), without writing; False without the file.
+
+    Args:
+        shared: ask for a share, which only a sole holder refuses; else to hold it alone, which any holder refuses.
+    """
+    try:
+        descriptor = os.open(lock, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as fault:
+        return fault.errno in (errno.EWOULDBLOCK, errno.EACCES)
+    finally:
+        os.close(descriptor)  # which lets go of it too
+    return False
 
 
 def sync(path: Path) -> None:

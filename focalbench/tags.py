@@ -12,6 +12,10 @@ CLASS_AP = "AP/"
 """Prefix of a class's average precision: ``AP/person``."""
 TRAIN_LOSS = "train/loss"
 LEARNING_RATE = "train/lr"
+IMAGES_PER_S = "perf/images_per_s"
+"""Images trained on per second of training."""
+TRAIN_SECONDS = "perf/time_s"
+"""Seconds of training steps so far."""
 EVALUATION = ("val/", CLASS_AP)
 """Prefixes of what an evaluation logs."""
 

@@ -34,7 +34,7 @@ from focalbench.errors import ConfigError, DataError
 from focalbench.records.reader import TrialRecord
 from focalbench.records.result import metric_name
 from focalbench.records.state import TrialState
-from focalbench.tags import MEAN_AP, is_average_precision
+from focalbench.tags import IMAGES_PER_S, MEAN_AP, TRAIN_SECONDS, is_average_precision
 
 NOT_COMPARABLE = "not comparable"
 RULE = (
@@ -42,8 +42,8 @@ RULE = (
     "paired seeds on (false alarms in under 5 % of simulated sweeps: docs/statistics.md). The exact sign-flip test is "
     "shown beside it."
 )
-_LOWER_IS_BETTER = ("wall_s", "train_s", "time_s", "peak_memory_mb")  # no loss: those of two arms differ in scale
-_HIGHER_IS_BETTER = ("images_per_s",)
+_LOWER_IS_BETTER = ("wall_s", "train_s", TRAIN_SECONDS, "peak_memory_mb")  # no loss: those of two arms differ in scale
+_HIGHER_IS_BETTER = ("images_per_s", IMAGES_PER_S)
 _PLAIN = ("ce", "softmax_ce")
 """Losses that the default baseline is looked for among: cross entropy without weights."""
 

@@ -22,7 +22,7 @@ from focalbench.records.detections import write_detections
 from focalbench.records.state import TrialState
 from focalbench.records.trial import TrialFolder
 from focalbench.runtime import StopFlag, rng_state
-from focalbench.tags import BEST_MEAN_AP, CLASS_AP, MEAN_AP
+from focalbench.tags import BEST_MEAN_AP, CLASS_AP, IMAGES_PER_S, MEAN_AP, TRAIN_SECONDS
 from focalbench.tracking.tracker import MatchedScores, Tracker
 from focalbench.training.checkpoint import save_best, save_checkpoint
 from focalbench.training.evaluate import DetectionSettings, Evaluation, detect, detect_batch, score
@@ -65,8 +65,8 @@ class TrialEvents:
         """Writes one line of the training curves."""
         scheduled = state.criterion.classification.scheduled()
         line = {f"train/{name}": value for name, value in {**values, **scheduled}.items()}
-        line["images_per_s"] = state.step * self.trial.config.optim.batch_size / max(state.seconds, 1e-9)
-        line["time_s"] = state.seconds
+        line[IMAGES_PER_S] = state.step * self.trial.config.optim.batch_size / max(state.seconds, 1e-9)
+        line[TRAIN_SECONDS] = state.seconds
         self.tracker.scalars(state.step, line)
         self.progress(state.step, self.total_steps, line)
         self._watch_for_collapse(state, values["cls"])

@@ -297,6 +297,7 @@ def _written(
     try:
         if state.step == 0:
             tracker.scalars(0, {"loss_weight": session.notes["loss_weight"]})
+        folder.write_status(trial, TrialState.RUNNING, steps=plan.total_steps)  # who looks on from outside asks for it
         hooks.progress(state.step, plan.total_steps, {})
         yield events
         tracker.finish(TrialState.DONE)

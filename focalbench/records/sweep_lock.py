@@ -14,7 +14,7 @@ from pathlib import Path
 
 from focalbench.errors import BusyError, ConfigError, StorageError
 from focalbench.records.trial import TrialFolder
-from focalbench.storage import storage_faults
+from focalbench.storage import is_held, storage_faults
 
 _FILE = ".at-work.lock"
 
@@ -49,6 +49,11 @@ class SweepLock:
     def release(self) -> None:
         """Gives the share back."""
         os.close(self._file)
+
+
+def is_at_work(out: Path) -> bool:
+    """Tells whether a process is at work in the sweep's folder ``out``; it writes nothing."""
+    return is_held(out / _FILE, shared=False)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from focalbench.records.metrics import read_metrics
 from focalbench.runtime import StopFlag
 from focalbench.training.checkpoint import list_checkpoints, load_checkpoint, load_newest, save_checkpoint
 
-_CLOCKS = ("images_per_s", "time_s", "wall_s", "train_s", "peak_memory_mb")
+_CLOCKS = ("images_per_s", "perf/images_per_s", "perf/time_s", "wall_s", "train_s", "peak_memory_mb")
 
 Write = Callable[..., Path]
 

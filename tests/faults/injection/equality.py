@@ -14,7 +14,7 @@ import torch
 from focalbench.records.metrics import read_metrics
 from focalbench.training.checkpoint import BEST, list_checkpoints, load_checkpoint
 
-_CLOCKS = {"images_per_s", "time_s", "wall_s", "train_s", "peak_memory_mb", "seconds"}
+_CLOCKS = {"images_per_s", "perf/images_per_s", "perf/time_s", "wall_s", "train_s", "peak_memory_mb", "seconds"}
 
 
 def differences(broken: Path, whole: Path) -> list[str]:
