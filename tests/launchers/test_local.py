@@ -29,6 +29,9 @@ class _Watcher:
         self.finished: dict[str, str] = {}
         self._on_progress = on_progress
 
+    def trial_phase(self, name: str, phase: str) -> None: ...
+    def stopping(self) -> None: ...
+
     def trial_started(self, name: str) -> None:
         self.messages.append(f"{name} started")
 
