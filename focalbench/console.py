@@ -152,7 +152,8 @@ def _wrapped(note: str | None) -> str | None:
 
 def _is_number(text: str) -> bool:
     first = text.strip().lstrip("+-~").split(" ")[0].rstrip("%")
-    return text.strip() in {"", "-"} or first.replace(".", "", 1).replace("e-", "", 1).isdigit()
+    plain = first.replace(".", "", 1).replace("e-", "", 1)
+    return text.strip() in {"", "-"} or plain.isdigit() or re.fullmatch(r"\d+([:/]\d+)+", first) is not None
 
 
 def _plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> str:

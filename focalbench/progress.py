@@ -199,6 +199,7 @@ class SweepDisplay:
         self._stopping = False
         self._work_done = 0.0  # in trainings, since this display was made
         self._started = self._last_report = time.monotonic()
+        self._first_report: float | None = None
         self._live: Live | None = None
         if is_terminal(sys.stderr):
             from rich.console import Console
@@ -244,6 +245,7 @@ class SweepDisplay:
         tags.
         """
         now = self._last_report = time.monotonic()
+        self._first_report = now if self._first_report is None else self._first_report
         trial = self._running.setdefault(name, _TrialProgress(now))
         evaluated = any(tag.startswith("val/") for tag in values)
         trial.update(now, step, steps, values)
@@ -293,19 +295,19 @@ class SweepDisplay:
             self._live = None
 
     def seconds_left(self) -> float | None:
-        """Returns the time to the end of the sweep, as of the last report, at the pace since this display was made;
-        None before there is a pace, and once the sweep is being stopped.
+        """Returns the time to the end of the sweep, as of the last report, at the pace since the first one: loading is
+        over by then; None before there is a pace, and once the sweep is being stopped.
 
         Not less than the slowest running trial needs: towards the end fewer run side by side than before.
         """
         running = list(self._running.values())
         done = self._work_done + sum(trial.fraction_here for trial in running)
-        if done <= 0 or self._stopping:
+        if done <= 0 or self._stopping or self._first_report is None:
             return None
         waiting = self.num_trials - self._num_ended - len(running) - sum(self._begun.values())
         left = max(0, waiting) + sum(1 - trial.fraction for trial in running)
         slowest = max((trial.seconds_left() or 0.0 for trial in running), default=0.0)
-        return max((self._last_report - self._started) / done * left, slowest)
+        return max((self._last_report - self._first_report) / done * left, slowest)
 
     @property
     def _num_ended(self) -> int:

@@ -12,10 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from focalbench.analysis.arms import set_stopped_apart
-from focalbench.analysis.comparison import Comparison, compare_trials
 from focalbench.errors import DataError, FocalbenchError
 from focalbench.records.metrics import METRICS_FILE, newest_values
 from focalbench.records.reader import TrialRecord, read_trials
@@ -24,6 +23,9 @@ from focalbench.records.sweep import SweepFolder
 from focalbench.records.sweep_lock import is_at_work
 from focalbench.records.trial import TrialFolder
 from focalbench.tags import IMAGES_PER_S, MEAN_AP, TRAIN_LOSS, TRAIN_SECONDS
+
+if TYPE_CHECKING:
+    from focalbench.analysis.comparison import Comparison
 
 _WAITING, _KILLED = "waiting", "killed"
 
@@ -129,6 +131,8 @@ class SweepReader:
 
 
 def _comparison(records: Sequence[TrialRecord]) -> Comparison | None:
+    from focalbench.analysis.comparison import compare_trials  # which loads scipy: a list of sweeps does without
+
     try:
         return compare_trials(records, with_test_set_noise=False)
     except FocalbenchError:  # nothing has finished, or its mAP is undefined
