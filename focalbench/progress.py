@@ -275,13 +275,9 @@ class SweepDisplay:
             self.num_stopped += 1
         elif trial is not None:
             self._begun[name] = trial.fraction
-        known = {tag: value for tag, value in values.items() if value is not None}
-        at = (
-            f" at step {trial.step} of {trial.steps}"
-            if state == TrialState.INTERRUPTED and trial and trial.steps
-            else ""
-        )
-        self.message(f"{name}: {state}{at}{_values_text(known, ', ')} ({self._sweep_text()})")
+        if state != TrialState.INTERRUPTED:  # that message says after which step
+            known = {tag: value for tag, value in values.items() if value is not None}
+            self.message(f"{name}: {state}{_values_text(known, ', ')} ({self._sweep_text()})")
 
     def stopping(self) -> None:
         """Notes that no trial starts any more, and that those at work write a checkpoint and end."""

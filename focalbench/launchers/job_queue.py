@@ -163,7 +163,7 @@ class JobQueue:
     def _record(self, job: Job, outcome: Outcome) -> None:
         self.outcomes[job.trial.name] = outcome
         self._watcher.trial_finished(job.trial.name, outcome.state, outcome.values)
-        if outcome.error and outcome.state != TrialState.INTERRUPTED:
+        if outcome.error:
             self._watcher.message(f"{job.trial.name}: {outcome.error}")
         self._on_change()
         if outcome.state == TrialState.FAILED and self._fail_fast:
