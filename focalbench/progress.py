@@ -33,6 +33,7 @@ class Row:
     Attributes:
         name: at its left.
         step, steps: how far it is; ``steps`` 0 where that is not known yet.
+        begun: what the bar shows beyond ``step``: of a sweep, the shares of the trials that run.
         doing: words that stand in the place of the bar, empty for the bar.
         seconds, seconds_left: since it began, and to its end.
     """
@@ -40,6 +41,7 @@ class Row:
     name: str
     step: int = 0
     steps: int = 0
+    begun: float = 0.0
     doing: str = ""
     images_per_s: float | None = None
     seconds: float | None = None
@@ -62,7 +64,7 @@ class Row:
 
 FIGURES = ("step", "images/s", "elapsed", "left", "mAP", "loss")
 """Headings of ``Row.cells``."""
-_BAR_WIDTHS = (13, 40)  # the least one holds "loading torch"
+_BAR_WIDTHS = (13, 80)  # the least one holds "loading torch"
 
 
 def rows_table(rows: Sequence[Row], width: int) -> Table:
@@ -84,7 +86,13 @@ def rows_table(rows: Sequence[Row], width: int) -> Table:
         table.add_column(width=column_width, justify="right", no_wrap=True, overflow="ellipsis")
     table.add_row("", "", *(Text(heading, "dim") for heading in FIGURES))
     for row, figures in zip(rows, cells, strict=True):
-        bar = ProgressBar(total=max(1, row.steps), completed=row.step, width=bar_width)
+        bar = ProgressBar(
+            total=max(1, row.steps),
+            completed=row.step + row.begun,
+            width=bar_width,
+            complete_style="cyan",
+            finished_style="green",
+        )
         table.add_row(Text(row.name), Text(row.doing, "dim") if row.doing else bar, *figures)
     return table
 
@@ -349,7 +357,12 @@ class SweepDisplay:
         ]
         rows.append(
             Row(
-                "sweep", self._num_ended, self.num_trials, seconds=now - self._started, seconds_left=self.seconds_left()
+                "sweep",
+                self._num_ended,
+                self.num_trials,
+                begun=sum(trial.fraction for trial in self._running.values()) + sum(self._begun.values()),
+                seconds=now - self._started,
+                seconds_left=self.seconds_left(),
             )
         )
         text = Text(f"{self.num_done} of {self.num_trials} done", "green")
