@@ -93,9 +93,10 @@ def _folder_of(name: str) -> Path:
     Raises:
         DataError: when there is none.
     """
-    for folder in (Path(name), _RUNS / name):
-        if folder.exists():
-            return folder
+    places = (Path(name), _RUNS / name)
+    found = [place for place in places if place.is_dir()] + [place for place in places if place.exists()]
+    if found:
+        return found[0]
     there = [path.name for path in _RUNS.iterdir()] if _RUNS.is_dir() else []
     close = difflib.get_close_matches(name, there, n=1)
     hint = f"did you mean '{close[0]}'?" if close else "`focalbench ls` lists what is there"
