@@ -213,8 +213,8 @@ def test_watching_ends_quietly_at_control_c(focalbench: Call, sweep: Path, monke
     def interrupt(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(status.time, "sleep", interrupt)
     with hold_sweep(sweep):
+        monkeypatch.setattr(status.time, "sleep", interrupt)
         done = focalbench("status", "test", "--watch")
     assert (done.code, done.err) == (0, "")
     assert "4 of 4 trials done" in done.out
