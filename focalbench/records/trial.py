@@ -76,8 +76,9 @@ class TrialFolder:
             DataError: when it is damaged.
         """
         path = self.path / self.STATUS
+        was_there = path.exists()  # asked first: its owner may write the first one at any moment
         status, fault = TrialStatus.read(path)
-        if fault or (status.state is None and path.exists()):
+        if fault or (status.state is None and was_there):
             raise DataError(
                 f"{path}: damaged, not a trial's status; delete this file and run again: the trial goes on from its "
                 "checkpoint"
