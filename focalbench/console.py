@@ -16,10 +16,15 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TextIO
 
 from focalbench.errors import StorageError
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Styles = Mapping[str, Mapping[str, str]]
 _GAP = 2  # blanks between two columns
 _LEAST_NAME = 12  # columns that are left for the first one before words of the others are broken
 
@@ -99,7 +104,12 @@ def is_terminal(stream: TextIO) -> bool:
 
 
 def print_table(
-    columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None, note: str | None = None
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    title: str | None = None,
+    note: str | None = None,
+    styles: Styles = MappingProxyType({}),
 ) -> None:
     """Prints a table on stdout; columns whose cells are all numbers stand to the right.
 
@@ -108,14 +118,27 @@ def print_table(
         rows: cells, written by ``str``; one for each column.
         title: a line above the table.
         note: a line below it.
+        styles: colours on a terminal: for a column's heading, the style (in rich's words) of each cell that has one.
     """
+    print_text(table_text(columns, rows, title=title, note=note, styles=styles))
+
+
+def table_text(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    title: str | None = None,
+    note: str | None = None,
+    styles: Styles = MappingProxyType({}),
+) -> str:
+    """Returns what ``print_table`` prints."""
     cells = [[str(cell) for cell in row] for row in rows]
     right = [bool(cells) and all(_is_number(row[index]) for row in cells) for index in range(len(columns))]
     if is_terminal(sys.stdout):
-        body = _rich_table(columns, cells, right)
+        body = _rich_table(columns, cells, right, [styles.get(column, {}) for column in columns])
     else:
         body = _plain_table(columns, cells, right)
-    print_text("\n".join(part for part in (title, body, _wrapped(note)) if part))
+    return "\n".join(part for part in (title, body, _wrapped(note)) if part)
 
 
 def _wrapped(note: str | None) -> str | None:
@@ -129,7 +152,8 @@ def _wrapped(note: str | None) -> str | None:
 
 def _is_number(text: str) -> bool:
     first = text.strip().lstrip("+-~").split(" ")[0].rstrip("%")
-    return text.strip() in {"", "-"} or first.replace(".", "", 1).replace("e-", "", 1).isdigit()
+    plain = first.replace(".", "", 1).replace("e-", "", 1)
+    return text.strip() in {"", "-"} or plain.isdigit() or re.fullmatch(r"\d+([:/]\d+)+", first) is not None
 
 
 def _plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
@@ -144,13 +168,18 @@ def _plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: S
     return "\n".join(lines)
 
 
-def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
+def _rich_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    right: Sequence[bool],
+    styles: Sequence[Mapping[str, str]],
+) -> str:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    width = Console().width
+    width = terminal_width()
+    cell_styles = [[found.get(cell, "") for cell, found in zip(row, styles, strict=True)] for row in rows]
     narrowest = [max(map(len, " ".join(column).split()), default=0) for column in zip(columns, *rows, strict=True)]
     room = width - sum(narrowest[1:]) - _GAP * (len(columns) - 1)
     fits = room >= _LEAST_NAME
@@ -160,11 +189,25 @@ def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Se
     table = Table(box=box.SIMPLE_HEAD, padding=(0, _GAP - 1, 0, 0), pad_edge=False, show_edge=False)
     for name, to_right, column_width in zip(columns, right, widths, strict=True):
         table.add_column(name, justify="right" if to_right else "left", overflow="fold", width=column_width)
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+    for row, row_styles in zip(rows, cell_styles, strict=True):
+        table.add_row(*(Text(cell, style) for cell, style in zip(row, row_styles, strict=True)))
+    return rendered(table, width)
+
+
+def terminal_width() -> int:
+    """Returns how many columns the terminal has; 80 without one."""
+    from rich.console import Console
+
+    return Console().width
+
+
+def rendered(content: RenderableType, width: int) -> str:
+    """Returns what rich makes of ``content`` on a terminal of ``width`` columns, with its colours."""
+    from rich.console import Console
+
     console = Console(file=io.StringIO(), force_terminal=True, width=width, highlight=False)
     with console.capture() as capture:
-        console.print(table)
+        console.print(content)
     return capture.get().rstrip("\n")
 
 
@@ -202,3 +245,10 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def clock(seconds: float) -> str:
+    """Writes a time as a clock shows it, for columns of a live view: 0:42, 3:05, 2:10:07."""
+    whole = max(0, round(seconds))
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"

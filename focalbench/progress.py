@@ -1,17 +1,22 @@
-"""Shows on stderr how far a sweep or a download is: rows with bars on a terminal, else plain lines now and then."""
+"""Shows how far a sweep or a download is: rows with bars on a terminal, else plain lines now and then."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import fmean
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from focalbench.console import duration, info, is_terminal
+from focalbench.console import clock, duration, info, is_terminal, rendered, table_text, terminal_width
 from focalbench.records.state import TrialState
-from focalbench.tags import LEARNING_RATE, MEAN_AP, TRAIN_LOSS
+from focalbench.tags import IMAGES_PER_S, LEARNING_RATE, MEAN_AP, TRAIN_LOSS
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.live import Live
     from rich.progress import Progress, TaskID
     from rich.table import Table
@@ -21,21 +26,115 @@ PLAIN_INTERVAL_S = 30.0
 _SHOWN_VALUES = ((MEAN_AP, "mAP", "{:.3f}"), (TRAIN_LOSS, "loss", "{:.3g}"), (LEARNING_RATE, "lr", "{:.2g}"))
 
 
+@dataclass(frozen=True)
+class Row:
+    """A trial, or all of a sweep, in a live view; what is None is not known.
+
+    Attributes:
+        name: at its left.
+        step, steps: how far it is; ``steps`` 0 where that is not known yet.
+        begun: what the bar shows beyond ``step``: of a sweep, the shares of the trials that run.
+        doing: words that stand in the place of the bar, empty for the bar.
+        seconds, seconds_left: since it began, and to its end.
+    """
+
+    name: str
+    step: int = 0
+    steps: int = 0
+    begun: float = 0.0
+    doing: str = ""
+    images_per_s: float | None = None
+    seconds: float | None = None
+    seconds_left: float | None = None
+    mean_ap: float | None = None
+    loss: float | None = None
+
+    def cells(self) -> list[str]:
+        """Returns its figures, one for each of ``FIGURES``; empty text for what is not known."""
+        known = [
+            (self.images_per_s, "{:.1f}".format),
+            (self.seconds, clock),
+            (self.seconds_left, clock),
+            (self.mean_ap, "{:.3f}".format),
+            (self.loss, "{:.3g}".format),
+        ]
+        steps = f"{self.step}/{self.steps}" if self.steps else ""
+        return [steps, *("" if value is None else form(value) for value, form in known)]
+
+
+FIGURES = ("step", "images/s", "elapsed", "left", "mAP", "loss")
+"""Headings of ``Row.cells``."""
+_BAR_WIDTHS = (13, 80)  # the least one holds "loading torch"
+
+
+def rows_table(rows: Sequence[Row], width: int) -> Table:
+    """Returns rows with bars, as wide as ``width`` columns need them and never wrapped: names are cut first."""
+    from rich.cells import cell_len
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    cells = [row.cells() for row in rows]
+    widths = [max(map(len, column)) for column in zip(FIGURES, *cells, strict=True)]
+    room = width - sum(widths) - len(widths) - 1  # a blank beside each column
+    name_width = max(1, min(max((cell_len(row.name) for row in rows), default=1), room - _BAR_WIDTHS[0]))
+    bar_width = max(1, min(room - name_width, _BAR_WIDTHS[1]))
+    table = Table.grid(padding=(0, 1))
+    table.add_column(width=name_width, no_wrap=True, overflow="ellipsis")
+    table.add_column(width=bar_width, no_wrap=True, overflow="ellipsis")
+    for column_width in widths:
+        table.add_column(width=column_width, justify="right", no_wrap=True, overflow="ellipsis")
+    table.add_row("", "", *(Text(heading, "dim") for heading in FIGURES))
+    for row, figures in zip(rows, cells, strict=True):
+        bar = ProgressBar(
+            total=max(1, row.steps),
+            completed=row.step + row.begun,
+            width=bar_width,
+            complete_style="cyan",
+            finished_style="green",
+        )
+        table.add_row(Text(row.name), Text(row.doing, "dim") if row.doing else bar, *figures)
+    return table
+
+
+def rows_text(rows: Sequence[Row]) -> str:
+    """Returns rows as text for stdout: with bars on a terminal, else a plain table."""
+    if is_terminal(sys.stdout):
+        width = terminal_width()
+        return rendered(rows_table(rows, width), width)
+    named = [
+        [row.name, *(figure or row.doing * (not place) for place, figure in enumerate(row.cells()))] for row in rows
+    ]
+    return table_text(["trial", *FIGURES], named)
+
+
+@contextmanager
+def redrawn() -> Iterator[Callable[[str], None]]:
+    """Within the block the whole terminal shows the last text that was passed on; then what stood there before."""
+    from rich.console import Console
+    from rich.text import Text
+
+    with Console().screen() as screen:
+        yield lambda text: screen.update(Text.from_ansi(text, no_wrap=True, overflow="ellipsis"))
+
+
 class _TrialProgress:
     """What is known of one running trial."""
 
     def __init__(self, now: float) -> None:
         self.started = now
+        self.phase = "starting"
         self.first_step: int | None = None
+        self.first_report = self.last_report = now
         self.step = 0
         self.steps = 0
         self.values: dict[str, float] = {}
         self.last_line = now
 
-    def update(self, step: int, steps: int, values: Mapping[str, float | None]) -> None:
+    def update(self, now: float, step: int, steps: int, values: Mapping[str, float | None]) -> None:
         if self.first_step is None:
-            self.first_step = step
-        self.step, self.steps = step, steps
+            self.first_step, self.first_report = step, now
+        self.step, self.steps, self.last_report = step, steps, now
         self.values.update({name: value for name, value in values.items() if value is not None})
 
     @property
@@ -55,9 +154,29 @@ class _TrialProgress:
             return self.fraction_here
         return 1 - (self.first_step or 0) / self.steps if self.steps else 1.0
 
-    def seconds_left(self, now: float) -> float | None:
+    def seconds_left(self) -> float | None:
+        """Returns the time to the end as of the last report, at the pace since the first one: loading is over by then.
+
+        So it stands still between reports, and does not rise.
+        """
         done = self.fraction_here
-        return (now - self.started) / done * (1 - self.fraction) if done > 0 else None
+        return (self.last_report - self.first_report) / done * (1 - self.fraction) if done > 0 else None
+
+    def row(self, name: str, now: float, *, stopping: bool) -> Row:
+        doing = self.phase if self.first_step is None else ""
+        if self.step == self.first_step and not self.values:
+            doing = "first step"
+        return Row(
+            name,
+            self.step,
+            self.steps,
+            doing="stopping" if stopping else doing,
+            images_per_s=self.values.get(IMAGES_PER_S),
+            seconds=now - self.started,
+            seconds_left=None if stopping else self.seconds_left(),
+            mean_ap=self.values.get(MEAN_AP),
+            loss=self.values.get(TRAIN_LOSS),
+        )
 
 
 class SweepDisplay:
@@ -66,27 +185,38 @@ class SweepDisplay:
     Use it as a context manager, or call ``close`` at the end.
     """
 
-    def __init__(self, num_trials: int, num_done: int = 0, num_left_out: int = 0) -> None:
+    def __init__(
+        self,
+        num_trials: int,
+        num_done: int = 0,
+        num_left_out: int = 0,
+        scores: Mapping[str, Sequence[float]] = MappingProxyType({}),
+    ) -> None:
         """``num_trials``: all trials of the sweep; ``num_done``: those that were finished before; ``num_left_out``:
-        those that failed or were stopped before and are not tried again.
+        those that failed or were stopped before and are not tried again; ``scores``: mAP of what was finished before,
+        by arm.
         """
         self.num_trials = num_trials
         self.num_done = num_done
         self.num_left_out = num_left_out
         self.num_failed = 0
         self.num_stopped = 0
+        self._scores = {arm: list(values) for arm, values in scores.items()}
         self._begun: dict[str, float] = {}  # share of the training done, of trials that paused or were interrupted
         self._running: dict[str, _TrialProgress] = {}
+        self._stopping = False
         self._work_done = 0.0  # in trainings, since this display was made
-        self._started = time.monotonic()
+        self._started = self._last_report = time.monotonic()
+        self._first_report: float | None = None
         self._live: Live | None = None
         if is_terminal(sys.stderr):
             from rich.console import Console
             from rich.live import Live
 
+            console = Console(stderr=True)
             self._live = Live(
-                get_renderable=self._table,
-                console=Console(stderr=True),
+                get_renderable=lambda: self._view(console.width),
+                console=console,
                 refresh_per_second=4,
                 transient=True,
                 redirect_stdout=False,  # nobody prints results while trials run, and it would undo other redirections
@@ -113,17 +243,23 @@ class SweepDisplay:
         if self._live is None:
             self.message(f"{name}: started")
 
+    def trial_phase(self, name: str, phase: str) -> None:
+        """Notes what a trial does before its first step, in words."""
+        if name in self._running:
+            self._running[name].phase = phase
+
     def trial_progress(self, name: str, step: int, steps: int, values: Mapping[str, float | None]) -> None:
         """Notes that a trial has reached ``step`` of ``steps``; ``values`` are the newest metrics, by their TensorBoard
         tags.
         """
-        now = time.monotonic()
+        now = self._last_report = time.monotonic()
+        self._first_report = now if self._first_report is None else self._first_report
         trial = self._running.setdefault(name, _TrialProgress(now))
         evaluated = any(tag.startswith("val/") for tag in values)
-        trial.update(step, steps, values)
+        trial.update(now, step, steps, values)
         if self._live is None and (evaluated or now - trial.last_line >= PLAIN_INTERVAL_S):
             trial.last_line = now
-            left = trial.seconds_left(now)
+            left = None if self._stopping else trial.seconds_left()
             rest = f", about {duration(left)} left" if left is not None and step < steps else ""
             self.message(f"{name}: step {step} of {steps}{_values_text(trial.values, ', ')}{rest}{self._sweep_rest()}")
 
@@ -131,21 +267,30 @@ class SweepDisplay:
         """Notes that a trial has ended as ``state`` (done, failed, interrupted, ...) or, paused before, is stopped;
         ``values`` are its results.
         """
+        now = self._last_report = time.monotonic()
         trial = self._running.pop(name, None)
         if trial is not None:
-            trial.update(trial.step, trial.steps, values)
+            trial.update(now, trial.step, trial.steps, values)
             self._work_done += trial.work_done(state == TrialState.DONE)
         self._begun.pop(name, None)
         if state == TrialState.DONE:
             self.num_done += 1
+            if (mean_ap := values.get(MEAN_AP)) is not None:
+                self._scores.setdefault(_arm_of(name), []).append(mean_ap)
         elif state == TrialState.FAILED:
             self.num_failed += 1
         elif state == TrialState.STOPPED:
             self.num_stopped += 1
         elif trial is not None:
             self._begun[name] = trial.fraction
-        known = {tag: value for tag, value in values.items() if value is not None}
-        self.message(f"{name}: {state}{_values_text(known, ', ')} ({self._sweep_text()})")
+        if state != TrialState.INTERRUPTED:  # that message says after which step
+            known = {tag: value for tag, value in values.items() if value is not None}
+            self.message(f"{name}: {state}{_values_text(known, ', ')} ({self._sweep_text()})")
+
+    def stopping(self) -> None:
+        """Notes that no trial starts any more, and that those at work write a checkpoint and end."""
+        self._stopping = True
+        self.message(self._stopping_text())
 
     def close(self) -> None:
         """Takes the rows off the terminal; may be called twice."""
@@ -154,20 +299,19 @@ class SweepDisplay:
             self._live = None
 
     def seconds_left(self) -> float | None:
-        """Returns the time to the end of the sweep at the pace since this display was made; None before there is a
-        pace.
+        """Returns the time to the end of the sweep, as of the last report, at the pace since the first one: loading is
+        over by then; None before there is a pace, and once the sweep is being stopped.
 
         Not less than the slowest running trial needs: towards the end fewer run side by side than before.
         """
-        now = time.monotonic()
         running = list(self._running.values())
         done = self._work_done + sum(trial.fraction_here for trial in running)
-        if done <= 0:
+        if done <= 0 or self._stopping or self._first_report is None:
             return None
         waiting = self.num_trials - self._num_ended - len(running) - sum(self._begun.values())
         left = max(0, waiting) + sum(1 - trial.fraction for trial in running)
-        slowest = max((trial.seconds_left(now) or 0.0 for trial in running), default=0.0)
-        return max((now - self._started) / done * left, slowest)
+        slowest = max((trial.seconds_left() or 0.0 for trial in running), default=0.0)
+        return max((self._last_report - self._first_report) / done * left, slowest)
 
     @property
     def _num_ended(self) -> int:
@@ -189,30 +333,49 @@ class SweepDisplay:
         rest = f", about {duration(left)} left" if left is not None and unfinished else ""
         return f"{self.num_done} of {self.num_trials} done{self._failed_text()}{rest}"
 
-    def _table(self) -> Table:
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
+    def _stopping_text(self) -> str:
+        number = len(self._running)
+        writing = f"{number} trials write their checkpoints" if number > 1 else "1 trial writes its checkpoint"
+        return f"stopping: {writing}" if number else "stopping"
+
+    def _best_text(self) -> str:
+        """The arm with the highest mean over its finished seeds, which may be few."""
+        if not self._scores:
+            return ""
+        best = max(self._scores, key=lambda arm: fmean(self._scores[arm]))
+        number = len(self._scores[best])
+        return f"best so far: {best}, mean mAP {fmean(self._scores[best]):.4f} over {number} seed{'s'[: number > 1]}"
+
+    def _view(self, width: int) -> Group:
+        from rich.console import Group
         from rich.text import Text
 
         now = time.monotonic()
-        table = Table.grid(padding=(0, 1))
-        table.add_column(overflow="ellipsis", no_wrap=True, max_width=34)
-        table.add_column(width=12)
-        table.add_column(justify="right", no_wrap=True)
-        table.add_column(overflow="ellipsis", no_wrap=True)
-        for name, trial in list(self._running.items()):
-            bar = ProgressBar(total=max(1, trial.steps), completed=trial.step, width=12)
-            left = trial.seconds_left(now)
-            time_text = f"{duration(left)} left" if left is not None else "starting"
-            table.add_row(
-                Text(name.rpartition("-")[0] or name), bar, time_text, Text(_values_text(trial.values, "").strip())
+        rows = [
+            trial.row(name.rpartition("-")[0] or name, now, stopping=self._stopping)
+            for name, trial in list(self._running.items())
+        ]
+        rows.append(
+            Row(
+                "sweep",
+                self._num_ended,
+                self.num_trials,
+                begun=sum(trial.fraction for trial in self._running.values()) + sum(self._begun.values()),
+                seconds=now - self._started,
+                seconds_left=self.seconds_left(),
             )
-        bar = ProgressBar(total=max(1, self.num_trials), completed=self._num_ended, width=12)
-        left = self.seconds_left()
-        style = "bold red" if self.num_failed else "green"
-        count = Text(f"{self.num_done} of {self.num_trials} trials{self._failed_text()}", style=style)
-        table.add_row(count, bar, f"{duration(left)} left" if left is not None else "", "")
-        return table
+        )
+        text = Text(f"{self.num_done} of {self.num_trials} done", "green")
+        text.append(self._failed_text(), "bold red")
+        for part, style in ((self._stopping_text() * self._stopping, "yellow"), (self._best_text(), "")):
+            text.append(f"; {part}" if part else "", style)
+        text.no_wrap, text.overflow = True, "ellipsis"
+        return Group(rows_table(rows, width), text)
+
+
+def _arm_of(trial: str) -> str:
+    """The arm of a trial by its name, ``ARM-s<seed>-<hash>``."""
+    return trial.rsplit("-", 2)[0]
 
 
 def _values_text(values: Mapping[str, float], lead: str) -> str:

@@ -7,6 +7,7 @@ files of a bounded size only, and no pickles.
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import json
 import math
@@ -19,7 +20,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,14 +122,30 @@ def read_regular(path: Path, max_bytes: int = 256 * 2**20) -> bytes:
     Raises:
         OSError: when it cannot be read, is no regular file or is larger than ``max_bytes``; ``strerror`` says which.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "is not a regular file", str(path))
-        if status.st_size > max_bytes:
+    with _open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > max_bytes:
             raise OSError(errno.EFBIG, f"is larger than {max_bytes:,} bytes", str(path))
         return file.read()
+
+
+def read_end(path: Path, num_bytes: int) -> bytes:
+    """Returns the last ``num_bytes`` of a regular file, or all of a shorter one.
+
+    Raises:
+        OSError: when it cannot be read or is no regular file; ``strerror`` says which.
+    """
+    with _open_regular(path) as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - num_bytes))
+        return file.read(num_bytes)
+
+
+@contextmanager
+def _open_regular(path: Path) -> Iterator[BinaryIO]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "is not a regular file", str(path))
+        yield file
 
 
 def read_arrays(path: Path, names: Iterable[str]) -> dict[str, NDArray[Any]]:
@@ -162,6 +179,25 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: cannot read: {fault.strerror}") from fault
     except (ValueError, RecursionError) as fault:
         raise DataError(f"{path}: not a JSON document: {fault}; move it away and run the command again") from fault
+
+
+def is_held(lock: Path, *, shared: bool) -> bool:
+    """Tells whether a process holds the lock on the file ``lock`` (``flock``), without writing; False without the file.
+
+    Args:
+        shared: ask for a share, which only a sole holder refuses; else to hold it alone, which any holder refuses.
+    """
+    try:
+        descriptor = os.open(lock, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as fault:
+        return fault.errno in (errno.EWOULDBLOCK, errno.EACCES)
+    finally:
+        os.close(descriptor)  # which lets go of it too
+    return False
 
 
 def sync(path: Path) -> None:

@@ -112,3 +112,24 @@ def test_full_disk_is_said(monkeypatch):
 )
 def test_durations(seconds, text):
     assert console.duration(seconds) == text
+
+
+def test_cells_have_their_styles_on_a_terminal_only(monkeypatch, capsys):
+    table = {"columns": ["arm", "verdict"], "rows": [("better", "better"), ("ce", "baseline")]}
+    styles = {"verdict": {"better": "green", "worse": "red"}}
+    console.print_table(**table, styles=styles)
+    assert capsys.readouterr().out == console.table_text(**table) + "\n"
+    on_terminal(monkeypatch, 80)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    shown = console.table_text(**table, styles=styles)
+    assert shown.count("\x1b[32mbetter") == 1  # in its column, not in the other
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in console.table_text(**table, styles=styles)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0:00"), (59.6, "1:00"), (185, "3:05"), (7807, "2:10:07"), (360000, "100:00:00"), (-1, "0:00")],
+)
+def test_a_clock_has_minutes_and_seconds_and_hours_where_there_are_any(seconds, text):
+    assert console.clock(seconds) == text

@@ -4,6 +4,7 @@ import io
 import re
 
 import pytest
+from rich.cells import cell_len
 
 from focalbench import progress
 
@@ -92,9 +93,9 @@ def test_the_sweep_takes_no_less_than_its_slowest_trial(clock):
     display = progress.SweepDisplay(2)
     display.trial_started("a")
     display.trial_started("b")
-    clock.now += 40
     display.trial_progress("a", 0, 100, {})
     display.trial_progress("b", 0, 100, {})
+    clock.now += 40
     display.trial_progress("a", 20, 100, {})
     display.trial_progress("b", 100, 100, {})
     display.trial_finished("b", "done", {})
@@ -117,7 +118,123 @@ def test_live_rows_on_a_terminal(monkeypatch, clock):
     display.close()
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
     assert "gamma=2-s0 " in plain
-    assert "loss 1.5" in plain
-    assert "0 of 3 trials" in plain
+    assert re.search(r"10/100 .* 1\.5", plain)
+    assert "0 of 3 done" in plain
     assert "a [bold]line[/bold]" in plain
     assert "gamma=2-s0-754a7108: done, mAP 0.700 (1 of 3 done" in plain
+
+
+def _shown(stream: Terminal) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Makes stderr a terminal of so many columns."""
+
+    def make(columns: int) -> Terminal:
+        stream = Terminal()
+        monkeypatch.setattr("sys.stderr", stream)
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.delenv("NO_COLOR", raising=False)
+        return stream
+
+    return make
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120, 200])
+def test_the_view_is_as_wide_as_the_terminal_and_no_line_is_wider(columns):
+    rows = [
+        progress.Row("soft-balanced-ce-gamma=2-alpha=0.25-s0", 120, 480, images_per_s=153.25, seconds=12, loss=1.234),
+        progress.Row("焦点损失-γ=2-s1", 470, 480, seconds=4000, seconds_left=61, mean_ap=0.123, loss=0.00123),
+        progress.Row("ce-s0", doing="loading torch", seconds=1),
+        progress.Row("sweep", 3, 30, begun=1.5, seconds=4000),
+    ]
+    lines = progress.rendered(progress.rows_table(rows, columns), columns).splitlines()
+    plain = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in lines]
+    assert len(plain) == 5
+    assert max(cell_len(line) for line in plain) <= columns
+    assert plain[0].split() == ["step", "images/s", "elapsed", "left", "mAP", "loss"]
+    assert plain[1].split()[-4:] == ["120/480", "153.2", "0:12", "1.23"]
+    assert plain[2].split()[-4:] == ["1:06:40", "1:01", "0.123", "0.00123"]
+    assert "loading torch" in plain[3]
+    if columns >= 120:
+        assert plain[1].startswith("soft-balanced-ce-gamma=2-alpha=0.25-s0 ━")
+        assert plain[2].startswith("焦点损失-γ=2-s1 ")
+
+
+def test_a_trial_says_what_it_waits_for(terminal, clock):
+    stream = terminal(100)
+    with progress.SweepDisplay(2) as display:
+        display.trial_started("ce-s0-754a7108")
+        display._live.refresh()
+        for phase in ("loading torch", "reading data"):
+            display.trial_phase("ce-s0-754a7108", phase)
+            display._live.refresh()
+        display.trial_progress("ce-s0-754a7108", 0, 100, {})
+        display._live.refresh()
+        display.trial_phase("gone-s0-754a7108", "reading data")  # of a trial that has ended: passed over
+    positions = [_shown(stream).index(words) for words in ("starting", "loading torch", "reading data", "first step")]
+    assert positions == sorted(positions)
+    assert "gone" not in _shown(stream)
+
+
+def test_the_best_arm_is_the_one_with_the_highest_mean_over_finished_seeds(terminal, clock):
+    stream = terminal(120)
+    with progress.SweepDisplay(8, num_done=2, scores={"ce": [0.5], "focal": [0.75]}) as display:
+        for name, value in (("ce-s1-754a7108", 0.75), ("focal-s1-754a7108", 0.25), ("ghm-s0-754a7108", None)):
+            display.trial_started(name)
+            display.trial_finished(name, "done", {"val/mAP": value})
+        display._live.refresh()
+    assert "5 of 8 done; best so far: ce, mean mAP 0.6250 over 2 seeds" in _shown(stream)
+
+
+def test_once_it_is_stopped_nothing_is_estimated_and_each_trial_has_one_line(capsys, clock):
+    with progress.SweepDisplay(4) as display:
+        for name in ("a", "b"):
+            display.trial_started(name)
+            display.trial_progress(name, 0, 100, {})
+        clock.now += 10
+        display.trial_progress("a", 50, 100, {})
+        display.stopping()
+        assert display.seconds_left() is None
+        clock.now += 60
+        display.trial_progress("a", 51, 100, {"val/mAP": 0.5})
+        display.trial_finished("a", "interrupted", {})
+        display.message("a: stopped by SIGTERM after step 51")  # the queue's word of how it ended
+        display.trial_finished("b", "done", {"val/mAP": 0.5})
+    assert capsys.readouterr().err.splitlines()[2:] == [
+        "stopping: 2 trials write their checkpoints",
+        "a: step 51 of 100, mAP 0.500",
+        "a: stopped by SIGTERM after step 51",
+        "b: done, mAP 0.500 (1 of 4 done)",
+    ]
+
+
+def test_the_rows_of_a_sweep_that_is_stopped_show_no_time_left(terminal, clock):
+    stream = terminal(100)
+    with progress.SweepDisplay(2) as display:
+        display.trial_started("a-s0-754a7108")
+        display.trial_progress("a-s0-754a7108", 0, 100, {})
+        clock.now += 10
+        display.trial_progress("a-s0-754a7108", 50, 100, {"train/loss": 1.0})
+        display.stopping()
+        stream.truncate(0)
+        display._live.refresh()
+        view = _shown(stream)
+    assert "0 of 2 done; stopping: 1 trial writes its checkpoint" in view
+    row = next(line for line in view.splitlines() if line.startswith("a-s0 "))
+    assert row.split() == ["a-s0", "stopping", "50/100", "0:10", "1"]
+
+
+def test_an_estimate_does_not_rise_while_nothing_is_reported(clock):
+    display = progress.SweepDisplay(4)
+    display.trial_started("a")
+    clock.now += 30  # loading: no part of the pace
+    display.trial_progress("a", 0, 100, {})
+    clock.now += 10
+    display.trial_progress("a", 50, 100, {})
+    before = display.seconds_left()
+    clock.now += 500
+    assert display.seconds_left() == before == pytest.approx(70)

@@ -116,6 +116,15 @@ class Comparison:
         labels = {result.arm.label for result in self.arms}
         return tuple(entry for entry in self.comparisons if entry.arm not in labels)
 
+    @property
+    def ranked(self) -> tuple[ArmResult, ...]:
+        """The arms, the best mean first; in the order of the sweep where neither higher nor lower is better."""
+        if self.direction == "none":
+            return self.arms
+        sign = -1 if self.direction == "higher" else 1
+        # nan, the mean of no values, has no place among numbers.
+        return tuple(sorted(self.arms, key=lambda arm: (not arm.values, sign * arm.summary.mean if arm.values else 0)))
+
     def as_document(self) -> dict[str, Any]:
         """Returns the comparison as plain data for JSON; nan stays nan."""
         return {

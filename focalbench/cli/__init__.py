@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from focalbench import __version__, console
-from focalbench.cli import bench, compare, config, data, doctor, evaluate, init, report, run, tensorboard
+from focalbench.cli import bench, compare, config, data, doctor, evaluate, init, report, run, status, tensorboard
 from focalbench.errors import FocalbenchError
 from focalbench.runtime import prepare_process
 
@@ -28,7 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _COMMANDS: tuple[Callable[..., None], ...] = (
-    *(run.run, compare.compare, report.report, tensorboard.tensorboard),
+    *(run.run, status.status, status.ls, tensorboard.tensorboard, compare.compare, report.report),
     *(evaluate.evaluate, evaluate.predict, evaluate.analyze, evaluate.export),
     *(init.init, config.validate, config.show, config.schema, doctor.doctor),
 )

@@ -28,6 +28,15 @@ BaselineOption = Annotated[
     str | None,
     typer.Option(metavar="ARM", help="Arm to compare with. Default: plain cross entropy.", show_default=False),
 ]
+_VERDICT_STYLES = {
+    "baseline": "bold",
+    "better": "green",
+    "worse": "red",
+    "no difference shown": "yellow",
+    "not enough seeds": "dim",
+    "one seed: no claim": "dim",
+    "not comparable": "magenta",
+}
 _BAR_WIDTH = 24
 _SHADES = " .:*#"  # lowest to highest: readable in any terminal and in a log file
 _MAX_UNFINISHED = 30
@@ -66,18 +75,25 @@ def compare(
         console.warn(warning)
 
 
-def _print_verdicts(comparison: Comparison) -> None:
-    from focalbench.analysis.comparison import RULE
-
+def verdict_table(comparison: Comparison, note: str | None = None) -> str:
+    """Returns the table of arms and verdicts as text, the best mean first; on a terminal in colours."""
     against = {entry.arm: entry for entry in comparison.comparisons}
-    rows = [_verdict_row(result, against.get(result.arm.label)) for result in comparison.arms]
+    rows = [_verdict_row(result, against.get(result.arm.label)) for result in comparison.ranked]
     rows += [[entry.arm, "0", "", "", "", "", "", entry.verdict] for entry in comparison.stopped]
-    console.print_table(
+    return console.table_text(
         ["arm", "n", "mean", "sd", "difference", "95 % CI", "p (Holm)", "verdict"],
         rows,
         title=f"{comparison.metric}" + (f", differences to {comparison.baseline}" if comparison.baseline else ""),
-        note=RULE if comparison.baseline else "One arm: nothing to compare it with.",
+        note=note,
+        styles={"verdict": _VERDICT_STYLES} | ({"arm": {comparison.baseline: "bold"}} if comparison.baseline else {}),
     )
+
+
+def _print_verdicts(comparison: Comparison) -> None:
+    from focalbench.analysis.comparison import RULE
+
+    note = RULE if comparison.baseline else "One arm: nothing to compare it with."
+    console.print_text(verdict_table(comparison, note))
     for entry in comparison.comparisons:
         if entry.not_comparable:
             to_what = f" with {comparison.baseline}" if comparison.baseline else ""

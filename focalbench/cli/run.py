@@ -103,9 +103,22 @@ def _train(experiment: Experiment, folder: Path, *, fresh: bool, retry_failed: b
 
         def make_display(num_trials: int, num_done: int, num_left_out: int) -> SweepDisplay:
             stack.enter_context(kept_up_to_date(board, console.info))  # from here on the folder is this process's too
-            return stack.enter_context(SweepDisplay(num_trials, num_done, num_left_out))
+            scores = _finished_scores(experiment.trials, folder)
+            return stack.enter_context(SweepDisplay(num_trials, num_done, num_left_out, scores))
 
         return run_session(experiment, folder, options, make_display, console.info)
+
+
+def _finished_scores(trials: Sequence[Trial], folder: Path) -> dict[str, list[float]]:
+    """mAP of the trials that are done already, by arm."""
+    from focalbench.records.sweep import SweepFolder
+
+    scores: dict[str, list[float]] = {}
+    for trial in trials:
+        result = SweepFolder(folder).trial(trial.name).result()
+        if result is not None and result.mean_ap is not None:
+            scores.setdefault(trial.arm, []).append(result.mean_ap)
+    return scores
 
 
 def _report(session: Session, folder: Path, as_json: bool) -> None:

@@ -300,6 +300,7 @@ def _written(
         if state.step == 0:
             tracker.scalars(0, {LOSS_WEIGHT: session.notes["loss_weight"]})
             write_batch_picture(tracker, session.batches, session.data.train.classes)
+        folder.write_status(trial, TrialState.RUNNING, steps=plan.total_steps)  # who looks on from outside asks for it
         hooks.progress(state.step, plan.total_steps, {})
         yield events
         tracker.finish(TrialState.DONE)

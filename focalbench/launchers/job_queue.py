@@ -26,9 +26,11 @@ class Watcher(Protocol):
     """Who shows the progress; ``focalbench.progress.SweepDisplay`` is one."""
 
     def trial_started(self, name: str) -> None: ...
+    def trial_phase(self, name: str, phase: str) -> None: ...
     def trial_progress(self, name: str, step: int, steps: int, values: Mapping[str, float | None]) -> None: ...
     def trial_finished(self, name: str, state: str, values: Mapping[str, float | None]) -> None: ...
     def message(self, text: str) -> None: ...
+    def stopping(self) -> None: ...
 
 
 class JobQueue:
@@ -95,6 +97,8 @@ class JobQueue:
                 self._begun.add(job.trial.name)
                 self._on_change()
             self._watcher.trial_progress(report["name"], report["step"], report["steps"], report["values"])
+        elif report["event"] == "phase":
+            self._watcher.trial_phase(report["name"], report["phase"])
         elif report["event"] == "warning":
             self._watcher.message(f"warning: {report['message']}")
         elif report["event"] == "finished":
@@ -193,6 +197,7 @@ class Workplace(ABC):
                     self._queue.start_no_more()
                     if stopping_since is None:
                         stopping_since = time.monotonic()
+                        self._watcher.stopping()
                         self._ask_to_stop()
                     if time.monotonic() - stopping_since > _STOP_GRACE_S:
                         break

@@ -102,10 +102,12 @@ def run_job(job: Job, stop: StopFlag, reporter: Reporter) -> bool:
     """Trains one job, on the first of its devices; every fault becomes a report, but for the loss of another rank: to
     the launcher that is the death of all. Says whether the trial came as far as it should.
     """
+    name, pause = job.trial.name, StopFlag(stop)
+    reporter.send("phase", name, phase="loading torch")
     load_training()
     from focalbench.experiment.trial import run_trial
 
-    name, pause = job.trial.name, StopFlag(stop)
+    reporter.send("phase", name, phase="reading data")
 
     def progress(step: int, steps: int, values: Mapping[str, float]) -> None:
         if job.pause_at is not None and MEAN_AP in values and job.pause_at * steps <= step < steps:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from focalbench.errors import DataError
-from focalbench.storage import START_ANEW, read_regular, storage_faults, to_json, write_atomically
+from focalbench.records.document import as_number
+from focalbench.storage import START_ANEW, read_end, read_regular, storage_faults, to_json, write_atomically
 
 METRICS_FILE = "metrics.jsonl"
+_END_BYTES = 2**20  # some thousand lines
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -26,6 +28,34 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         DataError: when any other line is not a JSON object with a step.
     """
     return [record for record, _ in _records(folder / METRICS_FILE)]
+
+
+def newest_values(folder: Path, tags: Iterable[str]) -> tuple[int | None, dict[str, float | None]]:
+    """Returns the last logged step, None where there is none, and the newest value of each of ``tags`` that was logged.
+
+    Only the end of metrics.jsonl is read, for whoever looks on while it grows; lines that are damaged are passed over.
+    """
+    try:
+        lines = read_end(folder / METRICS_FILE, _END_BYTES).splitlines()
+    except OSError:
+        return None, {}
+    last_step: int | None = None
+    missing, values = {tag: json.dumps(tag).encode() for tag in tags}, {}
+    for line in reversed(lines):
+        if last_step is not None and not missing:
+            break
+        if last_step is not None and not any(name in line for name in missing.values()):
+            continue  # most lines lack the tags that evaluations log: not parsed
+        try:
+            record = json.loads(line)
+            step = int(record["step"])
+        except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
+            continue  # torn by a kill, or its beginning is not read
+        last_step = step if last_step is None else last_step
+        for tag in [tag for tag in missing if tag in record]:
+            values[tag] = as_number(record[tag])
+            del missing[tag]
+    return last_step, values
 
 
 def truncate_after(folder: Path, step: int | None) -> None:

@@ -14,9 +14,11 @@ from pathlib import Path
 
 from focalbench.errors import BusyError, ConfigError, StorageError
 from focalbench.records.trial import TrialFolder
-from focalbench.storage import storage_faults
+from focalbench.storage import is_held, storage_faults
 
 _FILE = ".at-work.lock"
+_GLANCE_S = 0.1
+"""Who only asks whether anybody is at work holds the lock for a moment: that does not count as being there."""
 
 
 class SweepLock:
@@ -35,12 +37,17 @@ class SweepLock:
         with storage_faults(out):
             out.mkdir(parents=True, exist_ok=True)
             self._file = os.open(out / _FILE, os.O_RDWR | os.O_CREAT, 0o644)
-            self.alone = True
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self.alone = False
+            self.alone = self._take_alone() or self._take_alone(after_s=_GLANCE_S)
+            if not self.alone:
                 fcntl.flock(self._file, fcntl.LOCK_SH)  # waits while the one who is alone puts the folder in order
+
+    def _take_alone(self, after_s: float = 0.0) -> bool:
+        time.sleep(after_s)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     def share(self) -> None:
         """Lets in those who wait while this process was alone."""
@@ -49,6 +56,11 @@ class SweepLock:
     def release(self) -> None:
         """Gives the share back."""
         os.close(self._file)
+
+
+def is_at_work(out: Path) -> bool:
+    """Tells whether a process is at work in the sweep's folder ``out``; it writes nothing."""
+    return is_held(out / _FILE, shared=False)
 
 
 @contextmanager

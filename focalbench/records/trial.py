@@ -17,10 +17,12 @@ from focalbench.errors import BusyError, DataError, StorageError
 from focalbench.records.document import JsonDocument
 from focalbench.records.result import TrialResult
 from focalbench.records.state import TrialState, state_of
-from focalbench.storage import storage_faults
+from focalbench.storage import is_held, storage_faults
 
 _RELEASE_S = 60.0
 """A worker whose launcher is gone stops at its next step; it is given this long."""
+_GLANCE_S = 0.2
+"""Who only asks whether a trial is owned holds its lock for a moment: that must not keep an owner out."""
 
 
 class TrialStatus(JsonDocument):
@@ -74,8 +76,9 @@ class TrialFolder:
             DataError: when it is damaged.
         """
         path = self.path / self.STATUS
+        was_there = path.exists()  # asked first: its owner may write the first one at any moment
         status, fault = TrialStatus.read(path)
-        if fault or (status.state is None and path.exists()):
+        if fault or (status.state is None and was_there):
             raise DataError(
                 f"{path}: damaged, not a trial's status; delete this file and run again: the trial goes on from its "
                 "checkpoint"
@@ -160,14 +163,8 @@ class TrialFolder:
                 document.model_copy(update=facts).write(new / file)
 
     def is_locked(self) -> bool:
-        """Tells whether a process owns the trial."""
-        if not (self.path / self.LOCK).exists():
-            return False
-        try:
-            with FileLock(self.path / self.LOCK, timeout=0):
-                return False
-        except Timeout:
-            return True
+        """Tells whether a process owns the trial, also in a folder that cannot be written."""
+        return is_held(self.path / self.LOCK, shared=True)
 
     def busy(self) -> BusyError:
         """Returns what to raise where another process owns the trial."""
@@ -183,7 +180,7 @@ class TrialFolder:
         """
         with storage_faults(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        with self._locked(timeout=0):
+        with self._locked(timeout=_GLANCE_S):
             yield
 
     @contextmanager

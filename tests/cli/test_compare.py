@@ -68,6 +68,46 @@ def test_table_verdicts_and_heat_map(
     assert capsys.readouterr().err == ""
 
 
+def test_arms_are_printed_from_the_best_mean_down_and_coloured_by_verdict(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert compare(monkeypatch, run_folder, "--csv", tmp_path / "arms.csv", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    with (tmp_path / "arms.csv").open(newline="") as opened:
+        assert [row["arm"] for row in csv.DictReader(opened)] == [arm["arm"] for arm in document["arms"]]
+    assert document["arms"][0]["arm"] == "ce"  # the order of the sweep
+    assert compare(monkeypatch, run_folder) == 0
+    lines = capsys.readouterr().out.splitlines()[3:8]
+    means = [float(line.split()[2]) for line in lines]
+    assert means == sorted(means, reverse=True)
+    assert lines[-1].split()[0] == "ce"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    for name, value in (("TERM", "xterm-256color"), ("COLUMNS", "120")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert compare(monkeypatch, run_folder, "--baseline", "gamma=1-alpha=0.5") == 0
+    out = capsys.readouterr().out
+    assert "\x1b[32mbetter" in out
+    assert "\x1b[31mworse" in out
+    assert "\x1b[1mbaseline" in out
+    assert "\x1b[1mgamma=1-alpha=0.5" in out
+
+
+def test_arms_of_a_metric_for_which_less_is_better_begin_with_the_least(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for number, folder in enumerate(sorted(run_folder.glob("*-s0-*"))):
+        result = json.loads((folder / "result.json").read_text())
+        (folder / "result.json").write_text(json.dumps(result | {"wall_s": 100 - number, "num_parameters": number}))
+    assert compare(monkeypatch, run_folder, "--metric", "time") == 0
+    times = [float(line.split()[2]) for line in capsys.readouterr().out.splitlines()[3:8]]
+    assert times == sorted(times)
+    assert times[0] < times[-1]
+    assert compare(monkeypatch, run_folder, "--metric", "num_parameters") == 0  # neither: the order of the sweep
+    arms = [line.split()[0] for line in capsys.readouterr().out.splitlines()[3:8]]
+    assert arms[0] == "ce"
+
+
 def test_json_is_one_document_and_nothing_else(
     run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

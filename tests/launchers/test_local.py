@@ -29,6 +29,12 @@ class _Watcher:
         self.finished: dict[str, str] = {}
         self._on_progress = on_progress
 
+    def trial_phase(self, name: str, phase: str) -> None:
+        self.messages.append(f"{name} {phase}")
+
+    def stopping(self) -> None:
+        self.messages.append("stopping")
+
     def trial_started(self, name: str) -> None:
         self.messages.append(f"{name} started")
 
@@ -119,10 +125,12 @@ def test_a_stop_leaves_a_checkpoint_from_which_the_same_run_follows(write_config
         if step >= 2:
             stop.request(signal.SIGTERM)
 
-    path = write_config()
-    run = _launch(path, tmp_path / "o", _Watcher(request), slots=1)
+    path, watcher = write_config(), _Watcher(request)
+    run = _launch(path, tmp_path / "o", watcher, slots=1)
     ((name, outcome),) = run.run(stop).items()
     assert outcome.state == "interrupted"
+    assert watcher.messages[:4] == [f"{name} started", f"{name} loading torch", f"{name} reading data", "stopping"]
+    assert watcher.messages[4:] == [f"{name}: {outcome.error}"]
     _launch(path, tmp_path / "o", _Watcher(), slots=1).run(StopFlag())
     assert TrialFolder(tmp_path / "o" / name).state() == "done"
 

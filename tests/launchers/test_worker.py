@@ -27,7 +27,11 @@ def test_a_fault_of_focalbench_itself_names_the_log_that_has_its_traceback(
     job = Job(trial=trial, folder=tmp_path / trial.name, devices=("cpu",), threads=1, log=tmp_path / "workers.log")
     said = io.StringIO()
     assert not run_job(job, StopFlag(), Reporter(said))
-    report = json.loads(said.getvalue())
+    *phases, report = map(json.loads, said.getvalue().splitlines())
+    assert [(phase["event"], phase["phase"]) for phase in phases] == [
+        ("phase", "loading torch"),
+        ("phase", "reading data"),
+    ]
     assert (report["state"], report["exit_code"]) == ("failed", 1)
     words = f"KeyError: 'boxes': a fault in focalbench itself; its traceback is in {tmp_path / 'workers.log'}"
     assert report["error"] == words

@@ -10,7 +10,7 @@ from focalbench.config.sweep import Trial
 from focalbench.errors import BusyError, DataError
 from focalbench.records.result import TrialResult
 from focalbench.records.state import TrialState, state_of
-from focalbench.records.trial import TrialFolder
+from focalbench.records.trial import TrialFolder, TrialStatus
 
 Write = Callable[..., Path]
 
@@ -76,6 +76,21 @@ def test_a_status_that_is_none_is_named_with_the_way_out(tmp_path: Path, content
     (tmp_path / "status.json").write_text(content)
     with pytest.raises(DataError, match=r"status\.json: damaged.*delete this file"):
         TrialFolder(tmp_path).state()
+
+
+def test_a_first_status_that_is_written_while_it_is_read_is_not_called_damaged(
+    one_trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, read = TrialFolder(tmp_path), TrialStatus.read
+
+    def read_then_written(path: Path) -> tuple[TrialStatus, str]:
+        found = read(path)
+        TrialStatus(state=TrialState.RUNNING).write(path)
+        return found
+
+    monkeypatch.setattr(TrialStatus, "read", read_then_written)
+    assert folder.state() is TrialState.NEW
+    assert folder.state() is TrialState.RUNNING
 
 
 def test_a_trial_has_one_owner(tmp_path: Path) -> None:
