@@ -55,8 +55,7 @@ def _verdicts(comparison: Comparison | None) -> list[str]:
     if comparison is None:
         return ["No trial has finished yet."]
     against = {entry.arm: entry for entry in comparison.comparisons}
-    best_first = sorted(comparison.arms, key=lambda result: -result.summary.mean if result.values else 1.0)
-    rows = [_row(result, against.get(result.arm.label)) for result in best_first]
+    rows = [_row(result, against.get(result.arm.label)) for result in comparison.ranked]
     rows += [[_code(entry.arm), "0", "", "", "", "", "", entry.verdict] for entry in comparison.stopped]
     base = f"minus {_code(comparison.baseline)}" if comparison.baseline else "difference"
     columns = ["arm", "n", "mean mAP", "sd", base, "95 % interval", "p (Holm)", "verdict"]

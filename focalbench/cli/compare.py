@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +15,7 @@ from focalbench.analysis.formats import interval, resolution_cells
 from focalbench.analysis.formats import number as _number
 from focalbench.analysis.formats import p_value as _p
 from focalbench.analysis.formats import signed as _signed
+from focalbench.board.address import where_to_look
 from focalbench.cli.config import AsJson
 from focalbench.tags import MEAN_AP, is_average_precision
 
@@ -60,12 +63,25 @@ def compare(
     from focalbench.analysis.comparison import compare_trials
     from focalbench.records.reader import read_trials
 
-    comparison = compare_trials(read_trials(paths), baseline=baseline, metric=metric, with_test_set_noise=test_noise)
+    trials = read_trials(paths)
+    comparison = compare_trials(trials, baseline=baseline, metric=metric, with_test_set_noise=test_noise)
     if csv is not None:
         _write_csv(comparison, csv)
     if as_json:
         console.print_json(comparison.as_document() | {"reproduction": _reproduction(comparison)})
         return
+    print_comparison(comparison)
+    console.print_text(f"\n{where_to_look(_common_folder([trial.folder.parent for trial in trials]))}")
+
+
+def _common_folder(sweeps: Sequence[Path]) -> Path:
+    """The folder of the sweep, or the innermost one that holds all of them."""
+    mixed = len({path.is_absolute() for path in sweeps}) > 1
+    return Path(os.path.commonpath([path.resolve() if mixed else path for path in sweeps]) or ".")
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Prints arms and verdicts, what the seeds can resolve, what was swept, and what does not count."""
     _print_verdicts(comparison)
     _print_resolution(comparison)
     _print_swept(comparison)

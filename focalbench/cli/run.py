@@ -177,12 +177,15 @@ def _trial_row(trial: Trial, session: Session, folder: Path) -> dict[str, Any]:
 
 def _print_comparison(session: Session, folder: Path) -> None:
     """The table of ``focalbench compare`` over the trials of this sweep, not over what an earlier form of it left."""
-    from focalbench.cli.compare import compare
+    from focalbench.analysis.comparison import compare_trials
+    from focalbench.cli.compare import print_comparison
+    from focalbench.records.reader import read_trials
     from focalbench.records.sweep import SweepFolder
 
     own = {trial.name for trial in session.trials}
     try:
-        compare([path for trial in session.trials if (path := folder / trial.name).is_dir()])
+        own_folders = [path for trial in session.trials if (path := folder / trial.name).is_dir()]
+        print_comparison(compare_trials(read_trials(own_folders)))
     except DataError as fault:  # such as an mAP that is undefined everywhere
         console.warn(str(fault))
     others = sum(row["name"] not in own and (folder / row["name"]).is_dir() for row in SweepFolder(folder).listed())

@@ -48,7 +48,8 @@ def test_a_sweep_ends_with_a_table_and_says_how_to_see_the_curves(
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "one seed: no claim" in done.stdout
-    assert "tensorboard --logdir" in done.stdout
+    assert "focalbench tensorboard" in done.stdout
+    assert "#timeseries" in done.stdout
     assert "2 of 2 done" in done.stderr
     assert "Traceback" not in done.stderr
     again = focalbench("run", write_config(_SWEEP), "--out", out, "--json")
@@ -181,7 +182,7 @@ def test_an_undefined_map_is_told_and_the_run_is_done_all_the_same(
     done = focalbench("run", write_config(), "-s", data, "--out", tmp_path / "o")
     assert done.code == 0, done.err
     assert "undefined (NaN)" in done.err
-    assert "tensorboard --logdir" in done.out
+    assert "focalbench tensorboard" in done.out
     (trial,) = (tmp_path / "o").glob("*-s0-*")
     analysed = focalbench("analyze", trial, "-o", tmp_path / "a", "--errors", "--json")
     assert analysed.code == 0, analysed.err
