@@ -37,11 +37,11 @@ from focalbench.records.state import TrialState
 from focalbench.tags import IMAGES_PER_S, MEAN_AP, TRAIN_SECONDS, is_average_precision
 
 NOT_COMPARABLE = "not comparable"
-RULE = (
+VERDICT_RULE = (
     f"better / worse: paired t test over seeds, Holm-corrected over the arms, p < {VERDICT_LEVEL:g}, from {MIN_SEEDS} "
-    "paired seeds on (false alarms in under 5 % of simulated sweeps: docs/statistics.md). The exact sign-flip test is "
-    "shown beside it."
+    "paired seeds on (false alarms in under 5 % of simulated sweeps: docs/statistics.md)."
 )
+RULE = f"{VERDICT_RULE} The exact sign-flip test is shown beside it."
 _LOWER_IS_BETTER = ("wall_s", "train_s", TRAIN_SECONDS, "peak_memory_mb")  # no loss: those of two arms differ in scale
 _HIGHER_IS_BETTER = ("images_per_s", IMAGES_PER_S)
 _PLAIN = ("ce", "softmax_ce")

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from focalbench.analysis.comparison import RULE, ArmComparison, ArmResult, Comparison
+from focalbench.analysis.comparison import VERDICT_RULE, ArmComparison, ArmResult, Comparison
 from focalbench.analysis.formats import interval, number, p_value, signed
 from focalbench.figures.lettering import undrawable
 from focalbench.records.reader import TrialRecord
@@ -56,15 +56,15 @@ def _verdicts(comparison: Comparison | None) -> list[str]:
         return ["No trial has finished yet."]
     against = {entry.arm: entry for entry in comparison.comparisons}
     rows = [_row(result, against.get(result.arm.label)) for result in comparison.ranked]
-    rows += [[_code(entry.arm), "0", "", "", "", "", "", entry.verdict] for entry in comparison.stopped]
+    rows += [[_code(entry.arm), "0", "", "", "", "", entry.verdict] for entry in comparison.stopped]
     base = f"minus {_code(comparison.baseline)}" if comparison.baseline else "difference"
-    columns = ["arm", "n", "mean mAP", "sd", base, "95 % interval", "p (Holm)", "verdict"]
-    return [_table(columns, rows), _plain(RULE) if comparison.baseline else "One arm: nothing to compare it with."]
+    columns = ["arm", "n", "mean mAP (sd)", base, "95 % interval", "p (Holm)", "verdict"]
+    return [_table(columns, rows), _plain(VERDICT_RULE) if comparison.baseline else "One arm: nothing to compare it with."]
 
 
 def _row(result: ArmResult, entry: ArmComparison | None) -> list[str]:
     summary = result.summary
-    row = [_code(result.arm.label), str(summary.n), number(summary.mean), number(summary.sd)]
+    row = [_code(result.arm.label), str(summary.n), f"{number(summary.mean)} ({number(summary.sd)})"]
     if entry is None:
         return [*row, "", "", "", "baseline"]
     if entry.paired is None:

@@ -20,6 +20,7 @@ TRUTH_COLOR = (0, 170, 255)
 PREDICTION_COLOR = (255, 130, 0)
 
 _SHORT_SIDE = 384  # pixels: below this, names and scores cannot be read
+_MOST_NAMED = 16  # frames; the names of more would cover what they name
 _CONTEXT = 0.5  # of a box's longer side, shown around it on each side of a crop
 _MIN_SIDE = 8.0  # pixels: a smaller box is cropped as if it had this side
 _TILE, _CAPTION, _GAP = 180, 34, 6  # pixels
@@ -43,7 +44,7 @@ def draw_detections(
 
     Each class has a colour. Frames of predictions are solid, with name and score above; those of objects are dashed,
     with the name below, and gray for difficult ones. A line at the bottom says so, and from what score on predictions
-    are drawn.
+    are drawn. Where there are more frames than names have room for, the line names the colours instead.
 
     Args:
         image: (H, W, 3) uint8.
@@ -66,19 +67,26 @@ def draw_detections(
     font_size, line_width = 8 + min(size) // 48, 2 + min(size) // 480
     frames = Frames(picture, font_size=font_size, line_width=line_width)
     order = np.argsort(-scores, kind="stable")
-    for index in order[scores[order] >= score_thresh]:
-        label = int(labels[index])
-        name, score = label_of(classes[label], label), f"{scores[index]:.2f}"
+    drawn = order[scores[order] >= score_thresh]
+    in_view = sorted({*labels[drawn].tolist(), *([] if truth_labels is None else truth_labels.tolist())})
+    names = {label: label_of(classes[label], label) for label in in_view}
+    is_crowded = len(drawn) + (0 if truth_labels is None else len(truth_labels)) > _MOST_NAMED
+    in_legend = is_crowded and len({class_color(label) for label in in_view}) == len(in_view)
+    for index in drawn:
+        label, score = int(labels[index]), f"{scores[index]:.2f}"
+        name = "" if in_legend else names[label]
         frames.add(boxes[index] * factor, class_color(label), name, score, dashed=False, below=False)
     entries = [Entry(f"detection, score from {score_thresh:g}", sample="solid")]
     if truth_boxes is not None and truth_labels is not None:
         difficult = np.zeros(len(truth_boxes), dtype=bool) if truth_difficult is None else truth_difficult
         for box, label, hard in zip(truth_boxes * factor, truth_labels.tolist(), difficult, strict=True):
             color = IGNORED_COLOR if hard else class_color(label)
-            frames.add(box, color, label_of(classes[label], label), dashed=True, below=True)
+            frames.add(box, color, "" if in_legend else names[label], dashed=True, below=True)
         entries.insert(0, Entry("truth", sample="dashed"))
         if difficult.any():
             entries.insert(1, Entry("difficult", IGNORED_COLOR, "dashed"))
+    if in_legend:
+        entries += [Entry(name, class_color(label), "patch") for label, name in names.items()]
     frames.draw()
     return np.array(with_legend(picture, entries, font_size=font_size, line_width=line_width))
 

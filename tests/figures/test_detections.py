@@ -177,3 +177,28 @@ def test_a_crop_is_drawn_with_its_boxes() -> None:
     colors = {tuple(color) for color in sheet.reshape(-1, 3).tolist()}
     assert {TRUTH_COLOR, PREDICTION_COLOR} <= colors
     assert draw_crops([]).shape[2] == 3
+
+
+def test_where_names_have_no_room_the_legend_names_the_colours():
+    """Thirty names of cells would cover the cells."""
+    corners = np.array([(x, y) for x in range(0, 600, 100) for y in range(0, 500, 100)], dtype=np.float64)
+    boxes = np.concatenate([corners + 10, corners + 90], axis=1)
+    labels = np.arange(30) % 2
+
+    def drawn(number):
+        return draw_detections(
+            np.full((500, 600, 3), 90, dtype=np.uint8), classes=("a long name", "another one"),
+            boxes=boxes[:number], labels=labels[:number], scores=np.full(number, 0.9),
+        )  # fmt: skip
+
+    few, many = drawn(16), drawn(30)
+    assert not holds(few[500:], class_color(0))
+    assert holds(many[500:], class_color(0))
+    assert holds(many[500:], class_color(1))
+    inside = np.zeros(600 * 500, dtype=bool).reshape(500, 600)
+    inside[10:90, 10:90] = True
+
+    def coloured(picture):
+        return (picture[:500][inside] == class_color(0)).all(axis=-1).sum()
+
+    assert coloured(many) < coloured(few)  # a score takes less room than a name with it
