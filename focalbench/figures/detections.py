@@ -44,7 +44,8 @@ def draw_detections(
 
     Each class has a colour. Frames of predictions are solid, with name and score above; those of objects are dashed,
     with the name below, and gray for difficult ones. A line at the bottom says so, and from what score on predictions
-    are drawn. Where there are more frames than names have room for, the line names the colours instead.
+    are drawn. Where there are more frames than names have room for, names and scores are left out, and the line names
+    the colours.
 
     Args:
         image: (H, W, 3) uint8.
