@@ -183,6 +183,13 @@ def test_while_another_process_writes_it_nobody_waits(sweep):
     assert (sweep / "arms" / "ce").is_dir()
 
 
+def test_two_processes_on_one_sweep_leave_one_whole_file_each(sweep):
+    with kept_up_to_date(Board(sweep), pytest.fail), kept_up_to_date(Board(sweep), pytest.fail):
+        append(sweep / "ce-s0-00000000", '{"step": 30, "train/loss": 0.5}')
+        append(sweep / "ce-s1-00000001", '{"step": 30, "train/loss": 0.7}')
+    assert curves(sweep / "arms" / "ce")["train/loss"][30] == pytest.approx(0.6)
+
+
 def test_what_goes_wrong_is_said_once_and_nothing_fails(sweep):
     (sweep / "arms").write_text("in the way")
     said = []

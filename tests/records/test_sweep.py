@@ -99,6 +99,16 @@ def test_trials_no_longer_asked_for_stay_listed(write_config: Callable[..., Path
     assert len(SweepFolder(tmp_path / "o").listed()) == 3
 
 
+def test_the_list_says_what_goes_on_with_it(write_config: Callable[..., Path], tmp_path: Path) -> None:
+    trials, out = _trials(write_config()), tmp_path / "out"
+    assert SweepFolder(out).command() == ""
+    SweepFolder(out).open("tiny", trials, command="focalbench run tiny.yaml -s 'optim.lr=1e-3'")
+    SweepFolder(out).open("tiny", trials)  # a search lists its proposals without
+    assert SweepFolder(out).command() == "focalbench run tiny.yaml -s 'optim.lr=1e-3'"
+    SweepFolder(out).open("tiny", trials, command="focalbench run tiny.yaml")
+    assert SweepFolder(out).command() == "focalbench run tiny.yaml"
+
+
 def test_fresh_sets_the_old_folder_aside(write_config: Callable[..., Path], tmp_path: Path) -> None:
     trials = _trials(write_config())
     SweepFolder(tmp_path / "o").open("tiny", trials)
