@@ -59,7 +59,10 @@ def _verdicts(comparison: Comparison | None) -> list[str]:
     rows += [[_code(entry.arm), "0", "", "", "", "", entry.verdict] for entry in comparison.stopped]
     base = f"minus {_code(comparison.baseline)}" if comparison.baseline else "difference"
     columns = ["arm", "n", "mean mAP (sd)", base, "95 % interval", "p (Holm)", "verdict"]
-    return [_table(columns, rows), _plain(VERDICT_RULE) if comparison.baseline else "One arm: nothing to compare it with."]
+    return [
+        _table(columns, rows),
+        _plain(VERDICT_RULE) if comparison.baseline else "One arm: nothing to compare it with.",
+    ]
 
 
 def _row(result: ArmResult, entry: ArmComparison | None) -> list[str]:
