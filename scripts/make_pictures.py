@@ -241,13 +241,15 @@ def write_report(paths: list[Path], page: Path, section: str | None, baseline: s
     page.write_text(text.replace("</style>", f"{hidden}\n</style>", 1), encoding="utf-8")
 
 
-def page_url(page: Page, port: int, folder: Path) -> str:
-    """Where TensorBoard on ``port`` shows ``page`` of the run in ``folder``."""
+def page_url(page: Page, port: int, folder: Path, wanted: str) -> str:
+    """Where TensorBoard on ``port`` shows ``page`` of the run in ``folder``; ``wanted`` begins a trial's name."""
     known = page_addresses(port)
     if page.address in known:
         return known[page.address]
     names = sorted(path.parent.name for path in folder.glob("*/events.out.tfevents.*"))
-    trials = [name for name in dict.fromkeys(names) if re.search(r"-s\d+-\w{8}$", name)]
+    trials = [name for name in dict.fromkeys(names) if re.search(r"-s\d+-\w{8}$", name) and name.startswith(wanted)]
+    if not trials:
+        sys.exit(f"--trial {wanted}: no such trial in {folder}")
     seed = re.search(r"-s\d+-", trials[0])
     assert seed is not None
     place = page.address.format(first_trial=f"^{re.escape(trials[0])}%24", first_arm=re.escape(seed[0]))
@@ -260,6 +262,7 @@ def main() -> None:
     parser.add_argument("paths", type=Path, nargs="+", help="a run's folder, such as runs/quickstart, or several")
     parser.add_argument("-o", "--out", type=Path, default=Path("docs/images"), help="[default: docs/images]")
     parser.add_argument("--only", action="append", choices=PICTURES, help="a picture; may be given again")
+    parser.add_argument("--trial", default="", help="whose images are shown [default: the first by name]")
     parser.add_argument("--prefix", default="", help="of the pictures' names")
     parser.add_argument("--section", metavar="ID", help="part of the report to show [default: its top]")
     parser.add_argument("--baseline", metavar="ARM", help="of the report [default: plain cross entropy]")
@@ -278,7 +281,7 @@ def main() -> None:
             with tensorboard(run, num_runs) as port:
                 for name, page in pages.items():
                     height = options.height or page.height
-                    picture = browser.picture(page_url(page, port, run), page.width, height, page.click)
+                    picture = browser.picture(page_url(page, port, run, options.trial), page.width, height, page.click)
                     save(picture, out / f"{options.prefix}{name}.png")
         if "report" in wanted:
             with tempfile.TemporaryDirectory(prefix="focalbench-report-") as folder:
