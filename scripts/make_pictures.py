@@ -66,11 +66,11 @@ class Page:
 PAGES = {
     "curves": Page("curves"),
     "margins": Page("margins"),
-    "verdict": Page("verdict", 1200, 760),
-    "hparams": Page("all trials", 1400, 1000),
+    "verdict": Page("verdict", 1500, 700),
+    "hparams": Page("all trials", 1600, 1000),
     "parallel": Page("all trials", 1400, 760, "parallel coordinates view"),
     "precision_recall": Page("#pr_curves&regexInput={first_arm}", 1400, 800),
-    "images": Page("#images&regexInput={first_trial}", 1400, 1100),
+    "images": Page("#images&regexInput={first_trial}", 1400, 1750),
 }
 PICTURES = (*PAGES, "report")
 

@@ -102,9 +102,10 @@ def _train(experiment: Experiment, folder: Path, *, fresh: bool, retry_failed: b
     with ExitStack() as stack:
 
         def make_display(num_trials: int, num_done: int, num_left_out: int) -> SweepDisplay:
-            stack.enter_context(kept_up_to_date(board, console.info))  # from here on the folder is this process's too
             scores = _finished_scores(experiment.trials, folder)
-            return stack.enter_context(SweepDisplay(num_trials, num_done, num_left_out, scores))
+            display = stack.enter_context(SweepDisplay(num_trials, num_done, num_left_out, scores))
+            stack.enter_context(kept_up_to_date(board, display.message))  # from here on the folder is this process's too
+            return display
 
         return run_session(experiment, folder, options, make_display, console.info)
 
