@@ -30,7 +30,7 @@ _ALWAYS = (TrialState.DONE, TrialState.RUNNING, TrialState.FAILED)
 
 def ls(
     folder: Annotated[
-        Path, typer.Argument(metavar="[RUNS]", help="Folder of sweeps, or one sweep's.", show_default=True)
+        Path, typer.Argument(metavar="RUNS", help="Folder of sweeps, or one sweep's.", show_default=True)
     ] = _RUNS,
     as_json: AsJson = False,
 ) -> None:

@@ -26,7 +26,7 @@ _START_S = 120.0  # TensorBoard takes seconds, on a machine at work more
 
 def tensorboard(
     runs: Annotated[
-        Path, typer.Argument(metavar="[RUNS]", help="Folder of all runs, or of one (runs/NAME).", show_default=True)
+        Path, typer.Argument(metavar="RUNS", help="Folder of all runs, or of one (runs/NAME).", show_default=True)
     ] = Path("runs"),
     port: Annotated[
         int | None,
