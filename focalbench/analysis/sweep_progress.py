@@ -118,8 +118,9 @@ class SweepReader:
         # The same record as before has its configuration parsed already.
         records = tuple(known if (known := self._known.get(new.folder)) == new else new for new in found)
         self._known = {record.folder: record for record in records}
-        trials = tuple(_trial_progress(record) for record in records)
-        at_work = any(trial.at_work for trial in trials) or is_at_work(self._folder)
+        is_launched = is_at_work(self._folder)
+        trials = tuple(_trial_progress(record, is_launched) for record in records)
+        at_work = is_launched or any(trial.at_work for trial in trials)
         left = _sweep_seconds_left(trials, _walls(records)) if at_work else None
         return SweepProgress(self._folder, at_work, trials, left, self._compare(records))
 
@@ -139,7 +140,7 @@ def _comparison(records: Sequence[TrialRecord]) -> Comparison | None:
         return None
 
 
-def _trial_progress(record: TrialRecord) -> TrialProgress:
+def _trial_progress(record: TrialRecord, is_launched: bool) -> TrialProgress:
     state, status = record.state, record.status
     known: dict[str, Any] = {"step": status.step, "steps": status.steps, "reason": record.reason}
     if state is TrialState.NEW:
@@ -157,7 +158,7 @@ def _trial_progress(record: TrialRecord) -> TrialProgress:
         # Its owner writes down that it runs only after it has taken it.
         return TrialProgress(record.folder.name, record.arm, record.seed, TrialState.RUNNING, at_work=True, **known)
     if state is TrialState.RUNNING:
-        known["reason"] = f"killed at step {step or 0}; the same command goes on"
+        known["reason"] = f"killed at step {step or 0}" + ("" if is_launched else "; the same command goes on")
     return TrialProgress(record.folder.name, record.arm, record.seed, state, at_work=False, **known)
 
 

@@ -95,6 +95,8 @@ def test_what_was_killed_failed_or_waits_is_told_apart(focalbench: Call, sweep: 
     assert "runs/test: 4 of 10 trials done, 4 waiting, 1 killed, 1 failed; nothing is at work" in out
     assert "killed-s0-0badcafe: killed at step 20; the same command goes on\n" in out
     assert "bad-s0-0badcafe: failed at step 4: loss is nan\n" in out
+    with hold_sweep(sweep):  # who holds it will take the trial up again, or knows why not
+        assert "killed-s0-0badcafe: killed at step 20\n" in focalbench("status", "test").out
     assert "no seed finished yet: new" in out
     assert json.loads(focalbench("status", "test", "--json").out)["seconds_left"] is None
 
