@@ -59,9 +59,10 @@ def clients(folder):
 
 
 def is_read(client):
-    """Whether the last of all files is read: that of the verdict."""
+    """Whether the last of all files are read: those that end the trials, and that of the verdict."""
     with contextlib.suppress(OSError):
-        return "6 of 6 trials done" in "".join(client.texts("verdict", "verdict"))
+        ended = client.sessions(("STATUS_SUCCESS",))
+        return len(ended) == 6 and "6 of 6 trials done" in "".join(client.texts("verdict", "verdict"))
     return False
 
 
@@ -154,13 +155,11 @@ def logged_classes(client):
     return [tag for tag in client.tags()["arms/ce"] if tag.startswith("AP/")]
 
 
-@pytest.mark.parametrize("load_fast", ["auto", "false"])
-def test_one_that_starts_later_reads_the_same(folder, clients, load_fast):
-    with tensorboard(folder, load_fast=load_fast) as late:
-        late.wait_for(is_read)
-        late.wait_for(lambda client: "arms/ce" in client.tags())
+def test_one_that_starts_later_reads_the_same(folder, clients):
+    """The plain loader begins with the files that are empty by now."""
+    with tensorboard(folder, load_fast="false") as late:
+        late.wait_for(lambda client: "arms/ce" in client.tags() and is_read(client))
         assert late.curve("arms/ce", "val/mAP") == clients["fast"].curve("arms/ce", "val/mAP")
-        assert len(late.sessions()) == 6
 
 
 def test_one_file_an_arm_is_left(folder, clients):

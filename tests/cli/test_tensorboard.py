@@ -2,7 +2,6 @@
 
 import json
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -27,8 +26,7 @@ def get(port, path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_it_starts_prints_where_to_look_and_ends_with_its_server(write_arms, stop):
+def test_it_starts_prints_where_to_look_and_ends_with_its_server(write_arms):
     run = write_arms({"ce": [0.5, 0.6], "focal": [0.6, 0.7]})
     process = started(run, "--no-open")
     try:
@@ -40,7 +38,7 @@ def test_it_starts_prints_where_to_look_and_ends_with_its_server(write_arms, sto
             time.sleep(0.2)
         assert "verdict" in get(port, "plugin/text/tags")  # written as it started: no process had
     finally:
-        process.send_signal(stop)
+        process.terminate()  # ^C comes to TensorBoard too; this does not
         _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert "Traceback" not in err
