@@ -70,7 +70,7 @@ PAGES = {
     "hparams": Page("all trials", 1600, 1000),
     "parallel": Page("all trials", 1400, 760, "parallel coordinates view"),
     "precision_recall": Page("#pr_curves&regexInput={first_arm}", 1400, 800),
-    "images": Page("#images&regexInput={first_trial}", 1400, 1750),
+    "images": Page("#images&regexInput={first_trial}", 1400, 1980),
 }
 PICTURES = (*PAGES, "report")
 

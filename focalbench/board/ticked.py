@@ -12,14 +12,14 @@ from focalbench.tracking.hparams import FOCAL_FORM, Column, Scalar, fit, flatten
 NUM_TICKED = 5
 """TensorBoard ticks so many, whatever it is told."""
 _FIRST = ("loss.name", *FOCAL_FORM)
-_USUAL = ("arm", "loss.name", *FOCAL_FORM, "optim.lr", "model.name", "optim.name", "optim.batch_size")
+_USUAL = ("loss.name", *FOCAL_FORM, "optim.lr", "model.name", "optim.batch_size")
 
 
 def ticked_columns(configs: Sequence[Mapping[str, Any]], columns: Mapping[str, Column]) -> list[str]:
     """Returns the columns to tick for trials of these resolved configurations.
 
     The parallel coordinates leave out a trial with an empty cell in a ticked column, so a column with gaps is not
-    ticked. Where less than five vary, usual ones fill the places that TensorBoard would give to the first by the
+    ticked. Where fewer than five vary, usual ones fill the places that TensorBoard would give to the first by the
     alphabet.
     """
     rows = [_display_values(config, columns) for config in configs]
@@ -27,7 +27,7 @@ def ticked_columns(configs: Sequence[Mapping[str, Any]], columns: Mapping[str, C
     varied = [name for name in complete if len({json.dumps(row[name]) for row in rows}) > 1 and name != "seed"]
     swept = sorted(varied, key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST))
     chosen = [*swept[: NUM_TICKED - 1], "seed"]
-    usual = [name for name in _USUAL if name not in chosen and (name == "arm" or name in complete)]
+    usual = [name for name in _USUAL if name not in chosen and name in complete]
     return [*chosen, *usual][:NUM_TICKED]
 
 

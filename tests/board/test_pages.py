@@ -99,7 +99,7 @@ def test_every_trial_is_one_row_without_an_empty_gamma_or_alpha(client, folder):
 def test_what_varies_is_ticked_and_map_is_the_metric(client):
     experiment = client.experiment()
     ticked = {info["name"] for info in experiment["hparamInfos"] if info["differs"]}
-    assert ticked == {"loss.name", "loss.gamma", "loss.alpha", "seed", "arm"}
+    assert ticked == {"loss.name", "loss.gamma", "loss.alpha", "seed", "optim.lr"}
     assert [info["name"]["tag"] for info in experiment["metricInfos"]] == ["val/mAP"]
 
 
