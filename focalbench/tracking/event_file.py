@@ -58,8 +58,7 @@ def replace_events(folder: Path, summaries: Iterable[tuple[int, Summary]]) -> No
     """Puts one event file with ``summaries``, each with its step, in the place of all that are in ``folder``.
 
     A TensorBoard that reads meanwhile, or a kill, meets the old file or the whole new one: then TensorBoard drops what
-    it knew from step 0 on. Files that were replaced stay for some minutes, empty: TensorBoard's plain loader never gets
-    past a file that vanishes under it.
+    it knew from step 0 on.
 
     Raises:
         OSError: when it cannot be written.
@@ -73,11 +72,18 @@ def replace_events(folder: Path, summaries: Iterable[tuple[int, Summary]]) -> No
     unfinished = folder / _UNFINISHED  # a name that TensorBoard passes over
     unfinished.write_bytes(content.getvalue())
     unfinished.rename(path)
-    for old in older:
-        if old.stat().st_size:
-            os.truncate(old, 0)
-        elif time.time() - old.stat().st_mtime > _KEPT_S:
-            old.unlink()
+    retire(older)
+
+
+def retire(paths: Iterable[Path]) -> None:
+    """Empties event files, and removes those that have been empty for some minutes: TensorBoard's plain loader never
+    gets past a file that vanishes under it.
+    """
+    for path in paths:
+        if path.stat().st_size:
+            os.truncate(path, 0)
+        elif time.time() - path.stat().st_mtime > _KEPT_S:
+            path.unlink()
 
 
 def remove_events(folder: Path) -> None:

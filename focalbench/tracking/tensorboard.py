@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from focalbench.records.state import TrialState
 from focalbench.storage import storage_faults
 from focalbench.tracking import summaries
-from focalbench.tracking.event_file import PATTERN, EventFile
+from focalbench.tracking.event_file import PATTERN, EventFile, retire
 from focalbench.tracking.hparams import fit
 from focalbench.tracking.tracker import MatchedScores, TrackedTrial, Tracker
 
@@ -38,8 +38,7 @@ class TensorBoardTracker(Tracker):
         with storage_faults(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             # TensorBoard keeps the first end of a session it meets: a retried trial must lose the old one.
-            for path in self._folder.glob(f"{PATTERN}{_END_SUFFIX}" if resumed else PATTERN):
-                path.unlink()
+            retire(self._folder.glob(f"{PATTERN}{_END_SUFFIX}" if resumed else PATTERN))
             self._events = EventFile(self._folder, first_step=0 if trial.resume_step is None else trial.resume_step + 1)
             values = {"trial": trial.name, "arm": trial.arm, **trial.hparams}
             self._events.add(summaries.session_start(fit(values, trial.columns)))
