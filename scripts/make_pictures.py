@@ -31,6 +31,7 @@ from urllib.request import urlopen
 from PIL import Image, ImageChops
 
 from focalbench.board.address import page_addresses
+from focalbench.board.server import free_port, serve
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _MARGIN = 16
@@ -90,40 +91,16 @@ def find_browser(wanted: str | None) -> str:
     )
 
 
-@contextmanager
-def tensorboard(folder: Path, num_runs: int) -> Iterator[int]:
-    """Within the block TensorBoard shows ``folder``, all of it read; yields its port."""
-    # From the folder above it: the page shows the path that it was given.
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", folder.name, "--host", "127.0.0.1", "--port", "0"]
-    with tempfile.TemporaryFile("w+", errors="replace") as log:
-        server = subprocess.Popen(command, cwd=folder.parent, stdout=log, stderr=log)
-        try:
-            yield _port_when_read(server, log.fileno(), num_runs)
-        finally:
-            server.terminate()
-            try:
-                server.wait(10)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
-
-
-def _port_when_read(server: subprocess.Popen[bytes], log: int, num_runs: int) -> int:
-    """Waits until the server knows all runs and finds nothing new in them."""
+def wait_until_read(port: int, num_runs: int) -> None:
+    """Waits until the TensorBoard on ``port`` knows all runs and finds nothing new in them."""
     deadline, known = time.monotonic() + _LIMIT_S, None
     while time.monotonic() < deadline:
-        time.sleep(2)
-        text = os.pread(log, 1 << 16, 0).decode(errors="replace")
-        if server.poll() is not None:
-            sys.exit(f"TensorBoard ended with {server.returncode}: {text.strip()[-500:]}")
-        found = re.search(r"http://127\.0\.0\.1:(\d+)/", text)
-        if found is None:
-            continue
-        with urlopen(f"{found[0]}data/plugin/scalars/tags", timeout=30) as answer:
+        with urlopen(f"http://localhost:{port}/data/plugin/scalars/tags", timeout=30) as answer:
             tags = json.load(answer)
         if len(tags) >= num_runs and tags == known:
-            return int(found[1])
+            return
         known = tags
+        time.sleep(2)
     sys.exit(f"TensorBoard has not read all runs within {_LIMIT_S:.0f} s")
 
 
@@ -278,7 +255,9 @@ def main() -> None:
     with open_browser(path) as browser:
         pages = {name: page for name, page in PAGES.items() if name in wanted}
         if pages:
-            with tensorboard(run, num_runs) as port:
+            with serve(run, port := free_port()) as server:
+                server.wait_until_it_answers()
+                wait_until_read(port, num_runs)
                 for name, page in pages.items():
                     height = options.height or page.height
                     picture = browser.picture(page_url(page, port, run, options.trial), page.width, height, page.click)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.parse
@@ -16,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from focalbench.board.server import free_port, serve
 
 _ALL = ("STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING")
 
@@ -79,20 +78,5 @@ class Client:
 @contextlib.contextmanager
 def tensorboard(logdir: Path, *, load_fast: str = "auto") -> Iterator[Client]:
     """A TensorBoard on a free port: ``load_fast`` is auto or false, two loaders that read resumes apart."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir), "--host", "localhost"]
-    process = subprocess.Popen(
-        [*command, "--port", str(port), f"--load_fast={load_fast}", "--reload_interval", "1"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
+    with serve(logdir, port := free_port(), f"--load_fast={load_fast}", "--reload_interval", "1"):
         yield Client(port)
-    finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(20)
-        process.kill()
-        process.wait()

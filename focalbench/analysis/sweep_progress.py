@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from focalbench.analysis.arms import set_stopped_apart
 from focalbench.errors import DataError, FocalbenchError
 from focalbench.records.metrics import METRICS_FILE, newest_values
-from focalbench.records.reader import TrialRecord, read_trials
+from focalbench.records.reader import TrialReader, TrialRecord, read_trials
 from focalbench.records.state import TrialState
 from focalbench.records.sweep import SweepFolder
 from focalbench.records.sweep_lock import is_at_work
@@ -99,7 +99,7 @@ class SweepReader:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._known: dict[Path, TrialRecord] = {}
+        self._read = TrialReader(folder)
         self._compared: tuple[tuple[TrialRecord, ...], Comparison | None] = ((), None)
 
     def read(self) -> SweepProgress:
@@ -108,16 +108,13 @@ class SweepReader:
         Raises:
             DataError: no such folder, no trials in it, or those of several sweeps.
         """
-        found = read_trials([self._folder])
-        sweeps = dict.fromkeys(record.folder.parent for record in found)
+        records = self._read()
+        sweeps = dict.fromkeys(record.folder.parent for record in records)
         if len(sweeps) > 1:
             raise DataError(
                 f"{self._folder}: holds {len(sweeps)} sweeps; name one of them, such as {next(iter(sweeps))} "
                 f"(`focalbench ls {self._folder}` lists them)"
             )
-        # The same record as before has its configuration parsed already.
-        records = tuple(known if (known := self._known.get(new.folder)) == new else new for new in found)
-        self._known = {record.folder: record for record in records}
         is_launched = is_at_work(self._folder)
         trials = tuple(_trial_progress(record, is_launched) for record in records)
         at_work = is_launched or any(trial.at_work for trial in trials)

@@ -21,13 +21,13 @@ from focalbench.board.names import ARMS, DIFFERENCE, VERDICT, bounds
 from focalbench.board.ticked import ticked_columns
 from focalbench.board.verdict import verdict_text
 from focalbench.config.schema import ExperimentConfig
-from focalbench.errors import FocalbenchError
-from focalbench.records.metrics import METRICS_FILE
-from focalbench.records.reader import TrialRecord, read_trials
+from focalbench.errors import DataError, FocalbenchError
+from focalbench.records.metrics import METRICS_FILE, read_metrics
+from focalbench.records.reader import TrialReader, TrialRecord
 from focalbench.records.sweep import SweepFolder
 from focalbench.records.trial import TrialFolder
 from focalbench.tags import CLASS_AP, MEAN_AP
-from focalbench.tracking.hparams import Column, columns_of
+from focalbench.tracking.hparams import columns_of
 
 _LOCK = ".board.lock"
 _LEAST_PAUSE_S = 2.0
@@ -46,6 +46,7 @@ class Board:
     folder: Path
     configs: Sequence[Mapping[str, Any]] | None = None
     _seen: Any = None
+    _columns: Any = None
     _curves: dict[Path, tuple[Any, SeedCurves]] = field(default_factory=dict)
     _written: dict[str, bytes] = field(default_factory=dict)
 
@@ -80,7 +81,7 @@ class Board:
         return sorted(found)
 
     def _write(self) -> None:
-        trials = read_trials([self.folder])
+        trials = self._read()
         arms = {
             arm: {seed: self._seed_curves(trial) for seed, trial in seeds.items()}
             for arm, seeds in group_trials(trials).items()
@@ -105,7 +106,7 @@ class Board:
         stamp = _stamp(trial.folder / METRICS_FILE)
         known = self._curves.get(trial.folder)
         if known is None or known[0] != stamp:
-            known = self._curves[trial.folder] = (stamp, seed_curves(trial.metrics))
+            known = self._curves[trial.folder] = (stamp, seed_curves(_metrics(trial.folder)))
         return known[1]
 
     def _verdict_events(
@@ -113,20 +114,29 @@ class Board:
     ) -> list[tuple[int, Any]]:
         from focalbench.tracking import summaries
 
-        configs = self.configs if self.configs is not None else [trial.config for trial in trials if trial.config]
         sweep = SweepFolder(self.folder)
         listed = sweep.listed()
         differs = {row["arm"]: row["differs"] for row in listed} or {trial.arm: {} for trial in trials}
         text = verdict_text(self.folder.resolve().name, trials, comparison, differs, sweep.command())
         return [
-            (0, summaries.experiment(self._columns, ticked_columns(configs, self._columns))),
+            (0, self._experiment(trials)),
             (0, summaries.margin_charts(_layout(tags, comparison.baseline if comparison is not None else None))),
             (0, summaries.text(VERDICT, text)),
         ]
 
     @cached_property
-    def _columns(self) -> dict[str, Column]:
-        return columns_of(ExperimentConfig.model_json_schema())
+    def _read(self) -> TrialReader:
+        return TrialReader(self.folder)
+
+    def _experiment(self, trials: Sequence[TrialRecord]) -> Any:
+        """The columns of HPARAMS, made once: TensorBoard takes the first that it meets and keeps them."""
+        from focalbench.tracking import summaries
+
+        if self._columns is None:
+            columns = columns_of(ExperimentConfig.model_json_schema())
+            configs = self.configs if self.configs is not None else [trial.config for trial in trials if trial.config]
+            self._columns = summaries.experiment(columns, ticked_columns(configs, columns))
+        return self._columns
 
     def _replace(self, run: str, events: list[tuple[int, Any]]) -> None:
         from focalbench.tracking.event_file import replace_events
@@ -193,6 +203,14 @@ def _stamp(path: Path) -> tuple[str, int, int]:
     except OSError:
         return str(path), 0, 0
     return str(path), status.st_mtime_ns, status.st_size
+
+
+def _metrics(trial: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; none where it is damaged, which whoever trains the trial is told."""
+    try:
+        return read_metrics(trial)
+    except DataError:
+        return []
 
 
 def _compare(trials: Sequence[TrialRecord]) -> Comparison | None:

@@ -104,9 +104,8 @@ def _train(experiment: Experiment, folder: Path, *, fresh: bool, retry_failed: b
         def make_display(num_trials: int, num_done: int, num_left_out: int) -> SweepDisplay:
             scores = _finished_scores(experiment.trials, folder)
             display = stack.enter_context(SweepDisplay(num_trials, num_done, num_left_out, scores))
-            stack.enter_context(
-                kept_up_to_date(board, display.message)
-            )  # from here on the folder is this process's too
+            # Not before: only now is the folder this process's too.
+            stack.enter_context(kept_up_to_date(board, display.message))
             return display
 
         return run_session(experiment, folder, options, make_display, console.info)

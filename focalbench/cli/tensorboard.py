@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import time
-import urllib.request
 import webbrowser
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Annotated
+from typing import Annotated
 
 import typer
 
 from focalbench import console
 from focalbench.board.address import DEFAULT_PORT, curves_address, page_addresses
+from focalbench.board.server import free_port, is_free, serve
 from focalbench.errors import ConfigError, DataError, FocalbenchError
-
-_START_S = 120.0  # TensorBoard takes seconds, on a machine at work more
 
 
 def tensorboard(
@@ -40,15 +32,14 @@ def tensorboard(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as ^C: TensorBoard must not be left behind
     chosen = _port(port)
     _bring_up_to_date(runs)
-    with tempfile.TemporaryFile("w+b") as log, _server(runs, chosen, log) as server:
-        _wait_until_it_answers(server, chosen, log)
+    with serve(runs, chosen) as server:
+        server.wait_until_it_answers()
         console.print_text("\n".join(f"{name + ':':<12}{url}" for name, url in page_addresses(chosen).items()))
         console.info("TensorBoard runs until ^C")
         if open_browser:
             webbrowser.open(curves_address(chosen))
         with contextlib.suppress(KeyboardInterrupt):
             server.wait()
-            raise ConfigError(f"TensorBoard ended by itself: {_last_words(log)}")
 
 
 def _port(wanted: int | None) -> int:
@@ -58,24 +49,10 @@ def _port(wanted: int | None) -> int:
         ConfigError: when the one asked for is taken or none.
     """
     if wanted is not None:
-        if not 0 < wanted < 2**16 or not _is_free(wanted):
+        if not 0 < wanted < 2**16 or not is_free(wanted):
             raise ConfigError(f"--port {wanted}: taken, or not to be had; leave it out and a free one is found")
         return wanted
-    if _is_free(DEFAULT_PORT):
-        return DEFAULT_PORT
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return int(probe.getsockname()[1])
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that has just ended counts as free
-        try:
-            probe.bind(("localhost", port))
-        except OSError:
-            return False
-    return True
+    return DEFAULT_PORT if is_free(DEFAULT_PORT) else free_port()
 
 
 def _bring_up_to_date(runs: Path) -> None:
@@ -93,40 +70,3 @@ def _bring_up_to_date(runs: Path) -> None:
             Board(folder).update()
         except (OSError, FocalbenchError) as fault:
             console.warn(f"{folder}: shown without its arms and verdict: {fault}")
-
-
-@contextlib.contextmanager
-def _server(runs: Path, port: int, log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(runs), "--host", "localhost"]
-    server = subprocess.Popen([*command, "--port", str(port)], stdout=log, stderr=log)
-    try:
-        yield server
-    finally:
-        server.terminate()
-        try:
-            server.wait(10)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-
-
-def _wait_until_it_answers(server: subprocess.Popen[bytes], port: int, log: IO[bytes]) -> None:
-    """Waits for the page.
-
-    Raises:
-        ConfigError: when TensorBoard ends, or does not answer for minutes.
-    """
-    deadline = time.monotonic() + _START_S
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            break
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://localhost:{port}/", timeout=10):
-            return
-        time.sleep(0.2)
-    raise ConfigError(f"TensorBoard does not start: {_last_words(log)}")
-
-
-def _last_words(log: IO[bytes]) -> str:
-    log.seek(0)
-    lines = log.read().decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing"

@@ -171,6 +171,24 @@ def read_trials(paths: Iterable[str | os.PathLike[str]]) -> tuple[TrialRecord, .
     return tuple(sorted(trials, key=lambda trial: trial.order))
 
 
+class TrialReader:
+    """Reads the trials at or below a folder again and again; a configuration that is known is not parsed anew.
+
+    What a record keeps of metrics.jsonl is as old as the record: whoever follows a trial reads that file itself.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known: dict[Path, TrialRecord] = {}
+
+    def __call__(self) -> tuple[TrialRecord, ...]:
+        """Returns the trials as they are now; see :func:`read_trials`."""
+        found = read_trials([self._folder])
+        records = tuple(known if (known := self._known.get(new.folder)) == new else new for new in found)
+        self._known = {record.folder: record for record in records}
+        return records
+
+
 def _trial_folders(path: Path) -> Iterator[tuple[Path, list[Path]]]:
     """Each folder that holds trials, with them; ``path`` itself may be a trial."""
     if _is_trial(path):

@@ -87,9 +87,9 @@ def retire(paths: Iterable[Path]) -> None:
 
 
 def remove_events(folder: Path) -> None:
-    """Removes the event files in ``folder``, and the folder where nothing else is in it."""
-    for path in [*folder.glob(PATTERN), folder / _UNFINISHED]:
-        path.unlink(missing_ok=True)
+    """Empties the event files in ``folder``, and removes them and the folder once nobody can be reading them."""
+    (folder / _UNFINISHED).unlink(missing_ok=True)
+    retire(folder.glob(PATTERN))
     with contextlib.suppress(OSError):
         folder.rmdir()
 
