@@ -8,7 +8,4 @@ status=0
 .venv/bin/focalbench run experiments/quickstart.yaml >/dev/null || status=$? # its table is the one printed below
 if [ "$status" -ne 0 ] && [ "$status" -ne 3 ]; then exit "$status"; fi
 .venv/bin/focalbench compare runs/quickstart
-
-echo
-echo "Curves, pictures and the verdict in TensorBoard: .venv/bin/focalbench tensorboard"
 exit "$status"

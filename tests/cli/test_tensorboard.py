@@ -39,7 +39,10 @@ def test_it_starts_prints_where_to_look_and_ends_with_its_server(write_arms):
         assert "verdict" in get(port, "plugin/text/tags")  # written as it started: no process had
     finally:
         process.terminate()  # ^C comes to TensorBoard too; this does not
-        _, err = process.communicate(timeout=60)
+        try:
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 0, err
     assert "Traceback" not in err
     with socket.socket() as probe:
