@@ -252,3 +252,8 @@ def clock(seconds: float) -> str:
     whole = max(0, round(seconds))
     hours, minutes = whole // 3600, whole // 60 % 60
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+def points(share: float, decimals: int = 2) -> str:
+    """Writes an average precision, which lies in [0, 1], in points: 78.71 for 0.7871; a dash for nan."""
+    return "-" if math.isnan(share) else f"{100 * share:z.{decimals}f}"

@@ -11,7 +11,7 @@ from statistics import fmean
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from focalbench.console import clock, duration, info, is_terminal, rendered, table_text, terminal_width
+from focalbench.console import clock, duration, info, is_terminal, points, rendered, table_text, terminal_width
 from focalbench.records.state import TrialState
 from focalbench.tags import IMAGES_PER_S, LEARNING_RATE, MEAN_AP, TRAIN_LOSS
 
@@ -23,7 +23,17 @@ if TYPE_CHECKING:
 
 PLAIN_INTERVAL_S = 30.0
 """Without a terminal: seconds between two lines of a trial that has nothing new but its step."""
-_SHOWN_VALUES = ((MEAN_AP, "mAP", "{:.3f}"), (TRAIN_LOSS, "loss", "{:.3g}"), (LEARNING_RATE, "lr", "{:.2g}"))
+
+
+def _mean_ap_text(value: float) -> str:
+    return points(value, decimals=1)  # of a single trial: seeds differ by more than a second decimal says
+
+
+_SHOWN_VALUES = (
+    (MEAN_AP, "mAP", _mean_ap_text),
+    (TRAIN_LOSS, "loss", "{:.3g}".format),
+    (LEARNING_RATE, "lr", "{:.2g}".format),
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,7 @@ class Row:
             (self.images_per_s, "{:.1f}".format),
             (self.seconds, clock),
             (self.seconds_left, clock),
-            (self.mean_ap, "{:.3f}".format),
+            (self.mean_ap, _mean_ap_text),
             (self.loss, "{:.3g}".format),
         ]
         steps = f"{self.step}/{self.steps}" if self.steps else ""
@@ -205,6 +215,7 @@ class SweepDisplay:
         self._begun: dict[str, float] = {}  # share of the training done, of trials that paused or were interrupted
         self._running: dict[str, _TrialProgress] = {}
         self._stopping = False
+        self._standing: tuple[str, ...] = ()
         self._work_done = 0.0  # in trainings, since this display was made
         self._started = self._last_report = time.monotonic()
         self._first_report: float | None = None
@@ -235,6 +246,16 @@ class SweepDisplay:
             self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             info(text)
+
+    def sweep_grew(self, num_trials: int) -> None:
+        """Notes that the sweep has ``num_trials`` trials more than before."""
+        self.num_trials += num_trials
+
+    def standing(self, lines: Sequence[str]) -> None:
+        """Shows how the arms stand, below the rows, until the next call."""
+        self._standing = tuple(lines)
+        for line in lines if self._live is None else ():
+            self.message(line)
 
     def trial_started(self, name: str) -> None:
         """Notes that a trial begins, or resumes from its checkpoint."""
@@ -343,8 +364,8 @@ class SweepDisplay:
         if not self._scores:
             return ""
         best = max(self._scores, key=lambda arm: fmean(self._scores[arm]))
-        number = len(self._scores[best])
-        return f"best so far: {best}, mean mAP {fmean(self._scores[best]):.4f} over {number} seed{'s'[: number > 1]}"
+        mean, number = points(fmean(self._scores[best])), len(self._scores[best])
+        return f"best so far: {best}, mean mAP {mean} over {number} seed{'s'[: number > 1]}"
 
     def _view(self, width: int) -> Group:
         from rich.console import Group
@@ -369,8 +390,10 @@ class SweepDisplay:
         text.append(self._failed_text(), "bold red")
         for part, style in ((self._stopping_text() * self._stopping, "yellow"), (self._best_text(), "")):
             text.append(f"; {part}" if part else "", style)
-        text.no_wrap, text.overflow = True, "ellipsis"
-        return Group(rows_table(rows, width), text)
+        standing = Text("\n".join(self._standing), "dim")
+        for line in (text, standing):
+            line.no_wrap, line.overflow = True, "ellipsis"
+        return Group(rows_table(rows, width), text, *([standing] if self._standing else []))
 
 
 def _arm_of(trial: str) -> str:
@@ -379,7 +402,7 @@ def _arm_of(trial: str) -> str:
 
 
 def _values_text(values: Mapping[str, float], lead: str) -> str:
-    parts = [f"{label} {form.format(values[tag])}" for tag, label, form in _SHOWN_VALUES if tag in values]
+    parts = [f"{label} {form(values[tag])}" for tag, label, form in _SHOWN_VALUES if tag in values]
     return lead + ", ".join(parts) if parts else ""
 
 

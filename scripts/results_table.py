@@ -9,21 +9,25 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from focalbench.analysis.comparison import ArmComparison, ArmResult, Comparison, compare_trials
-from focalbench.analysis.formats import number, p_value, signed
+from focalbench.analysis import formats
+from focalbench.analysis.comparison import Comparison, compare_trials
+from focalbench.analysis.judged_arms import ArmComparison, ArmResult
 from focalbench.records.reader import read_trials
+from focalbench.statistics.verdict import MIN_SEEDS
 
 
 def markdown(comparison: Comparison) -> Iterator[str]:
     """The table's lines."""
     against = {entry.arm: entry for entry in comparison.comparisons}
     reference = comparison.baseline or "-"
-    columns = ["arm", "n", comparison.metric.removeprefix("val/"), "sd", f"difference to {reference}, 95 % CI"]
+    metric = formats.heading(comparison.metric).removeprefix("val/")
+    columns = ["arm", "n", metric, "sd", f"difference to {reference}, 95 % CI"]
     yield _row([*columns, "p (Holm)", "verdict"])
     yield _row(["---"] * (len(columns) + 2))
     for result in comparison.arms:
-        yield _row([*_figures(result), *_difference(against.get(result.arm.label))])
-    for entry in comparison.stopped:
+        differs = _difference(against.get(result.arm.label), comparison)
+        yield _row([*_figures(result, comparison.metric), *differs])
+    for entry in comparison.without_result:
         yield _row([entry.arm, "0", "", "", "", "", entry.verdict])
 
 
@@ -31,20 +35,22 @@ def _row(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _figures(result: ArmResult) -> list[str]:
+def _figures(result: ArmResult, metric: str) -> list[str]:
     summary = result.summary
-    return [result.arm.label, str(summary.n), number(summary.mean), number(summary.sd) if summary.n > 1 else ""]
+    sd = formats.value(summary.sd, metric) if summary.n > 1 else ""
+    return [result.arm.label, str(summary.n), formats.value(summary.mean, metric), sd]
 
 
-def _difference(entry: ArmComparison | None) -> list[str]:
+def _difference(entry: ArmComparison | None, comparison: Comparison) -> list[str]:
     if entry is None:
         return ["", "", "baseline"]
-    if entry.paired is None:
-        return ["", "", entry.verdict]
-    low, high = entry.paired.ci
-    interval = f" [{signed(low)}, {signed(high)}]" if entry.paired.n > 1 else ""
-    p = p_value(entry.p_corrected) if entry.paired.n > 1 else ""
-    return [signed(entry.paired.difference) + interval, p, entry.verdict]
+    found, metric = entry.judgement, comparison.metric
+    words = formats.verdict_words(entry, metric, comparison.margin)
+    if found is None or found.n == 0:
+        return ["", "", words]
+    interval = f" [{formats.interval(found.ci, metric).replace(' to ', ', ')}]" if found.n > 1 else ""
+    p = formats.p_value(found.p_corrected) if found.n >= MIN_SEEDS else ""
+    return [formats.difference(found.difference, metric) + interval, p, words]
 
 
 def main() -> None:

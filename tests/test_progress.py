@@ -36,8 +36,8 @@ def test_plain_progress_has_a_line_per_start_evaluation_and_end(capsys, clock):
         display.trial_finished("b", "failed", {})
     assert capsys.readouterr().err.splitlines() == [
         "a: started",
-        "a: step 60 of 100, mAP 0.500, loss 1.25, about 7 s left; sweep: 23 s left",
-        "a: done, mAP 0.710 (1 of 2 done, about 10 s left)",
+        "a: step 60 of 100, mAP 50.0, loss 1.25, about 7 s left; sweep: 23 s left",
+        "a: done, mAP 71.0 (1 of 2 done, about 10 s left)",
         "b: started",
         "b: failed (1 of 2 done, 1 failed)",
     ]
@@ -121,7 +121,7 @@ def test_live_rows_on_a_terminal(monkeypatch, clock):
     assert re.search(r"10/100 .* 1\.5", plain)
     assert "0 of 3 done" in plain
     assert "a [bold]line[/bold]" in plain
-    assert "gamma=2-s0-754a7108: done, mAP 0.700 (1 of 3 done" in plain
+    assert "gamma=2-s0-754a7108: done, mAP 70.0 (1 of 3 done" in plain
 
 
 def _shown(stream: Terminal) -> str:
@@ -157,7 +157,7 @@ def test_the_view_is_as_wide_as_the_terminal_and_no_line_is_wider(columns):
     assert max(cell_len(line) for line in plain) <= columns
     assert plain[0].split() == ["step", "images/s", "elapsed", "left", "mAP", "loss"]
     assert plain[1].split()[-4:] == ["120/480", "153.2", "0:12", "1.23"]
-    assert plain[2].split()[-4:] == ["1:06:40", "1:01", "0.123", "0.00123"]
+    assert plain[2].split()[-4:] == ["1:06:40", "1:01", "12.3", "0.00123"]
     assert "loading torch" in plain[3]
     if columns >= 120:
         assert plain[1].startswith("soft-balanced-ce-gamma=2-alpha=0.25-s0 ━")
@@ -187,7 +187,7 @@ def test_the_best_arm_is_the_one_with_the_highest_mean_over_finished_seeds(termi
             display.trial_started(name)
             display.trial_finished(name, "done", {"val/mAP": value})
         display._live.refresh()
-    assert "5 of 8 done; best so far: ce, mean mAP 0.6250 over 2 seeds" in _shown(stream)
+    assert "5 of 8 done; best so far: ce, mean mAP 62.50 over 2 seeds" in _shown(stream)
 
 
 def test_once_it_is_stopped_nothing_is_estimated_and_each_trial_has_one_line(capsys, clock):
@@ -206,9 +206,9 @@ def test_once_it_is_stopped_nothing_is_estimated_and_each_trial_has_one_line(cap
         display.trial_finished("b", "done", {"val/mAP": 0.5})
     assert capsys.readouterr().err.splitlines()[2:] == [
         "stopping: 2 trials write their checkpoints",
-        "a: step 51 of 100, mAP 0.500",
+        "a: step 51 of 100, mAP 50.0",
         "a: stopped by SIGTERM after step 51",
-        "b: done, mAP 0.500 (1 of 4 done)",
+        "b: done, mAP 50.0 (1 of 4 done)",
     ]
 
 
@@ -238,3 +238,31 @@ def test_an_estimate_does_not_rise_while_nothing_is_reported(clock):
     before = display.seconds_left()
     clock.now += 500
     assert display.seconds_left() == before == pytest.approx(70)
+
+
+def test_how_the_arms_stand_is_said_once_away_from_a_terminal(capsys):
+    with progress.SweepDisplay(2) as display:
+        display.standing(["after 6 seeds, the next look is at 8:", "focal: +0.81"])
+        display.sweep_grew(4)
+        display.trial_started("a")
+        display.trial_finished("a", "done", {})
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:2] == ["after 6 seeds, the next look is at 8:", "focal: +0.81"]
+    assert lines[-1].startswith("a: done (1 of 6 done")
+
+
+def test_how_the_arms_stand_stays_below_the_rows_of_a_terminal(terminal):
+    stream = terminal(80)
+    with progress.SweepDisplay(2) as display:
+        display.trial_started("a-s0-754a7108")
+        display.standing(["after 6 seeds, the next look is at 8:", "focal: +0.81 " + "x" * 200])
+        stream.truncate(0)
+        display._live.refresh()
+        shown = _shown(stream).splitlines()
+        assert any(line.startswith("after 6 seeds, the next look is at 8:") for line in shown)
+        (line,) = [line for line in shown if line.startswith("focal: +0.81 xxx")]
+        assert cell_len(line.rstrip()) <= 80
+        display.standing([])
+        stream.truncate(0)
+        display._live.refresh()
+        assert "after 6 seeds" not in _shown(stream)

@@ -22,6 +22,8 @@ _EVALUATION = tuple(
     key for key in EFFECTS if Effect.EVALUATION in effect_of(key) and key.startswith("eval.") and key != "eval.protocol"
 )
 """Configuration keys in which comparable trials agree, beside protocol and data: these are among ``_FACTS``."""
+_PLAIN = ("ce", "softmax_ce")
+"""Losses that the default baseline is looked for among: cross entropy without weights."""
 _MAX_SHOWN = 60
 
 
@@ -96,6 +98,18 @@ def group_arms(trials: Iterable[TrialRecord]) -> tuple[list[Arm], list[str]]:
     warnings: list[str] = []
     arms = [_build_arm(part, warnings) for group in groups.values() for part in _split_contradicting(group, warnings)]
     return _with_unique_labels(arms), warnings
+
+
+def default_baseline(losses: Mapping[str, str]) -> str:
+    """Returns the arm that others are compared with where nobody says otherwise: the one named ``ce``, else the first
+    with plain cross entropy, else the first.
+
+    Args:
+        losses: name of its loss, by arm.
+    """
+    if "ce" in losses:
+        return "ce"
+    return next((arm for arm, loss in losses.items() if loss in _PLAIN), next(iter(losses)))
 
 
 def incomparable_keys(arm: Arm, baseline: Arm) -> list[str]:

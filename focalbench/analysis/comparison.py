@@ -3,87 +3,56 @@
 from __future__ import annotations
 
 import difflib
-import math
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from focalbench.analysis.arms import (
     Arm,
     StoppedArm,
     circumstances,
+    default_baseline,
     group_arms,
-    incomparable_keys,
     set_stopped_apart,
     unknown_facts,
 )
+from focalbench.analysis.family import Family, read_family
 from focalbench.analysis.image_resampling import ResamplingNoise, measure_test_set_noise
-from focalbench.analysis.statistics import (
-    MIN_SEEDS,
-    VERDICT_LEVEL,
-    Direction,
-    PairedDifference,
-    Summary,
-    holm,
-    paired_difference,
-    summarise,
-    verdict,
+from focalbench.analysis.judged_arms import (
+    NOT_COMPARABLE,
+    ArmComparison,
+    ArmResult,
+    JudgedArms,
+    judge_arms,
+    seed_list,
 )
 from focalbench.errors import ConfigError, DataError
 from focalbench.records.reader import TrialRecord
 from focalbench.records.result import metric_name
 from focalbench.records.state import TrialState
+from focalbench.statistics.power import WANTED_POWER, SeedsNeeded, mean_when_found, power, seeds_needed
+from focalbench.statistics.summary import summarise
+from focalbench.statistics.verdict import DIFFERENT, FINAL, LEVEL, MIN_SEEDS, ONE_LOOK, Direction, Plan
 from focalbench.tags import IMAGES_PER_S, MEAN_AP, TRAIN_SECONDS, is_average_precision
 
-NOT_COMPARABLE = "not comparable"
-VERDICT_RULE = (
-    f"better / worse: paired t test over seeds, Holm-corrected over the arms, p < {VERDICT_LEVEL:g}, from {MIN_SEEDS} "
-    "paired seeds on (false alarms in under 5 % of simulated sweeps: docs/statistics.md)."
-)
-RULE = f"{VERDICT_RULE} The exact sign-flip test is shown beside it."
 _LOWER_IS_BETTER = ("wall_s", "train_s", TRAIN_SECONDS, "peak_memory_mb")  # no loss: those of two arms differ in scale
 _HIGHER_IS_BETTER = ("images_per_s", IMAGES_PER_S)
-_PLAIN = ("ce", "softmax_ce")
-"""Losses that the default baseline is looked for among: cross entropy without weights."""
 
 
 @dataclass(frozen=True)
-class ArmResult:
-    """One arm's values of the metric.
+class Exaggeration:
+    """By how much a claim is overstated where it only just passes.
 
     Attributes:
-        arm: the arm.
-        values: seed -> value, finite ones only.
-        summary: their n, mean and sd.
-    """
-
-    arm: Arm
-    values: dict[int, float]
-    summary: Summary
-
-
-@dataclass(frozen=True)
-class ArmComparison:
-    """One arm against the baseline.
-
-    Attributes:
-        arm: label of the arm.
-        seeds: those that both have.
-        paired: the figures; None where the arms cannot be compared.
-        p_corrected: Holm-corrected p of the paired t test over all comparisons; nan where there is none.
-        noise: test-set noise of the difference; None where the detections are not there or the metric is no AP.
-        not_comparable: keys that differ though they must not, with both values.
-        verdict: in words.
+        arm: of the arms that are called different, the one that passes by the least.
+        difference: a true difference: the margin.
+        power: how often it is found with that arm's seeds and spread.
+        reads: what it reads on average where it is found.
     """
 
     arm: str
-    seeds: tuple[int, ...]
-    paired: PairedDifference | None
-    p_corrected: float
-    noise: ResamplingNoise | None
-    not_comparable: tuple[str, ...]
-    verdict: str
+    difference: float
+    power: float
+    reads: float
 
 
 @dataclass(frozen=True)
@@ -95,10 +64,16 @@ class Comparison:
         direction: whether higher or lower is better.
         baseline: label of the baseline; None with a single arm.
         arms: in the order of the sweep.
-        comparisons: one for each arm but the baseline, and for each that was stopped early, which is not in ``arms``.
+        comparisons: one for each arm but the baseline, and for each that has no result that counts (stopped early, or
+            failed in every seed), which is not in ``arms``.
         unfinished: trials that do not count, with the reason.
         warnings: what a reader must know.
-        failed: seeds in which an arm of ``arms`` failed, by its label.
+        margin: largest difference that does not matter in practice; None where the metric has none.
+        num_arms: arms that the words are corrected for.
+        plan: when the arms were looked at.
+        seeds_needed: paired seeds that find a difference as large as the margin; None where nothing says so.
+        exaggeration: None where no arm is called different, or claims are hardly overstated.
+        added_seeds: that nobody had declared when the arms were looked at for the first time.
     """
 
     metric: str
@@ -107,12 +82,17 @@ class Comparison:
     arms: tuple[ArmResult, ...]
     comparisons: tuple[ArmComparison, ...]
     unfinished: tuple[TrialRecord, ...]
-    warnings: tuple[str, ...] = field(default=())
-    failed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    margin: float | None = None
+    num_arms: int = 0
+    plan: Plan = ONE_LOOK
+    seeds_needed: SeedsNeeded | None = None
+    exaggeration: Exaggeration | None = None
+    added_seeds: tuple[int, ...] = ()
 
     @property
-    def stopped(self) -> tuple[ArmComparison, ...]:
-        """The arms that were stopped early."""
+    def without_result(self) -> tuple[ArmComparison, ...]:
+        """The arms that have no result that counts: stopped early, or failed in every seed."""
         labels = {result.arm.label for result in self.arms}
         return tuple(entry for entry in self.comparisons if entry.arm not in labels)
 
@@ -125,22 +105,23 @@ class Comparison:
         # nan, the mean of no values, has no place among numbers.
         return tuple(sorted(self.arms, key=lambda arm: (not arm.values, sign * arm.summary.mean if arm.values else 0)))
 
-    def as_document(self) -> dict[str, Any]:
-        """Returns the comparison as plain data for JSON; nan stays nan."""
-        return {
-            "metric": self.metric,
-            "better": self.direction,
-            "baseline": self.baseline,
-            "rule": RULE,
-            "arms": [_arm_document(result) for result in self.arms],
-            "comparisons": [_comparison_document(comparison) for comparison in self.comparisons],
-            "unfinished": [
-                {"trial": str(t.folder), "arm": t.arm, "seed": t.seed, "state": str(t.state), "reason": t.reason}
-                for t in self.unfinished
-            ],
-            "warnings": list(self.warnings),
-            "failed": {arm: list(seeds) for arm, seeds in self.failed.items()},
-        }
+    @property
+    def undecided(self) -> tuple[ArmComparison, ...]:
+        """The arms that more seeds could still say something about."""
+        return tuple(entry for entry in self.comparisons if entry.verdict not in (*FINAL, NOT_COMPARABLE))
+
+    @property
+    def rule(self) -> str:
+        """The rule of the verdicts in words, for a reader of its table."""
+        arms = f"Holm-corrected over {self.num_arms} arms" if self.num_arms > 1 else "of one arm"
+        when = f"p < {LEVEL:g}, from {MIN_SEEDS} paired seeds on"
+        if self.plan is not ONE_LOOK:
+            when = f"with a level for each look at the seeds, which together keep {LEVEL:g}"
+        return (
+            "better / worse: paired t test over seeds, variances drawn towards the sweep's typical one, "
+            f"{arms}, {when}. no practical difference: within the margin by two one-sided tests. How often such words "
+            "are wrong: docs/statistics.md."
+        )
 
 
 def compare_trials(
@@ -149,53 +130,82 @@ def compare_trials(
     baseline: str | None = None,
     metric: str = MEAN_AP,
     with_test_set_noise: bool = True,
+    with_exact: bool = True,
+    num_looks: int | None = None,
 ) -> Comparison:
     """Groups trials into arms and compares each with the baseline over the seeds that both have.
 
+    The arms of a sweep are judged together, whichever of them are named: see :mod:`focalbench.analysis.family`.
+
     Args:
         trials: see ``reader.read_trials``.
-        baseline: name of the baseline arm; None takes the arm named ``ce``, else the first with plain cross entropy,
-            else the first.
+        baseline: name of the baseline arm; None takes the one that the sweep declares, else the arm named ``ce``, else
+            the first with plain cross entropy, else the first.
         metric: ``val/mAP``, ``AP/<class>``, or any number of result.json or metrics.jsonl.
         with_test_set_noise: also resample the test images, where the trials kept their detections.
+        with_exact: also run the joint sign-flip test.
+        num_looks: of a sweep that goes on until it is decided: judge as of this look; None: as of the last one taken.
 
     Raises:
         ConfigError: an unknown baseline or metric.
         DataError: no trial has finished.
     """
     metric = metric_name(metric)
-    direction = metric_direction(metric)
-    trials, stopped = set_stopped_apart(trials)
-    unfinished = tuple(trial for trial in trials if not trial.counts)
-    arms, warnings = group_arms(trials)
-    if not arms:
+    warnings: list[str] = []
+    family = read_family(trials, warnings)
+    named, stopped = set_stopped_apart(trials)
+    others, _ = set_stopped_apart(family.others)
+    unfinished = tuple(trial for trial in named if not trial.counts)
+    arms, told = group_arms([*named, *others])
+    own = {trial.folder for trial in named}
+    shown = [arm for arm in arms if any(trial.folder in own for trial in arm.trials.values())]
+    if not shown:
         raise DataError(_nothing_finished(unfinished))
-    _require_metric(metric, arms)
+    _require_metric(metric, shown)
     results = [ArmResult(arm, values := arm.values(metric), summarise(list(values.values()))) for arm in arms]
-    warnings += _missing_values(results, metric)
-    warnings += unknown_facts(arms) + circumstances(arms)
-    failed = _failed_seeds(arms, unfinished)
-    warnings += [
-        f"{label}: failed in seed {', '.join(map(str, seeds))}; figures and verdict are of the seeds where it did not"
-        for label, seeds in failed.items()
-    ]
-    comparisons, label = [], None
-    if len(arms) > 1 or baseline is not None:
-        base = _choose_baseline(results, baseline)
-        comparisons, label = _compare(results, base, metric, direction, with_test_set_noise, warnings), base.arm.label
-    comparisons += [_stopped_comparison(arm, taken={arm.label for arm in arms}) for arm in stopped]
-    return Comparison(metric, direction, label, tuple(results), tuple(comparisons), unfinished, tuple(warnings), failed)
+    visible = [result for result in results if result.arm in shown]
+    warnings += told + _missing_values(visible, metric) + unknown_facts(shown) + circumstances(shown)
+    found = Comparison(metric, metric_direction(metric), None, tuple(visible), (), unfinished)
+    failed = _failed_seeds(arms, [trial for trial in (*named, *others) if not trial.counts])
+    entries: list[ArmComparison] = []
+    if len(arms) > 1 or failed.keys() - {arm.label for arm in arms} or baseline is not None:
+        base = _choose_baseline(visible, baseline, family)
+        margin = _margin(family, base, metric, warnings)
+        plan = _plan(family, base, metric, num_looks, warnings)
+        judged = judge_arms(
+            results, base, failed, direction=found.direction, margin=margin, plan=plan, with_exact=with_exact
+        )
+        warnings += _unpaired_seeds(judged, visible) + _same_everywhere(judged, visible)
+        warnings += _only_part(judged, visible, family)
+        noise = _test_set_noise(judged, visible, metric, warnings) if with_test_set_noise else {}
+        entries = [judged.comparison(r.arm.label, noise.get(r.arm.label)) for r in visible if r is not base]
+        entries += _never_finished(judged, arms, named)
+        found = replace(found, baseline=base.arm.label, margin=margin, plan=plan, num_arms=judged.family.num_arms)
+        found = replace(found, seeds_needed=_seeds_needed(judged, plan, margin))
+        found = replace(found, exaggeration=_exaggeration(entries, margin))
+    entries += [_stopped_comparison(arm, taken={arm.label for arm in arms}) for arm in stopped]
+    added = family.added_seeds({seed for result in visible for seed in result.values})
+    warnings += _added_words(added, family)
+    return replace(found, comparisons=tuple(entries), warnings=tuple(warnings), added_seeds=added)
 
 
-def _failed_seeds(arms: Sequence[Arm], unfinished: Sequence[TrialRecord]) -> dict[str, tuple[int, ...]]:
-    """Seeds in which an arm that has finished others failed, by label: what is left may be the lucky ones."""
-    found = {}
+def _failed_seeds(arms: Sequence[Arm], unfinished: Sequence[TrialRecord]) -> dict[str, frozenset[int]]:
+    """Seeds in which an arm failed, by label; by name for an arm that has finished none."""
+    labels: dict[str, list[Arm]] = {}
     for arm in arms:
-        names = {trial.arm for trial in arm.trials.values()}
-        lost = {t.seed for t in unfinished if t.state is TrialState.FAILED and t.arm in names and t.seed is not None}
-        if lost := lost - arm.trials.keys():
-            found[arm.label] = tuple(sorted(lost))
-    return found
+        for name in {trial.arm for trial in arm.trials.values()}:
+            labels.setdefault(name, []).append(arm)
+    found: dict[str, set[int]] = {}
+    for trial in unfinished:
+        if trial.state is not TrialState.FAILED or trial.seed is None:
+            continue
+        namesakes = labels.get(trial.arm, [])
+        if not namesakes:
+            found.setdefault(trial.arm, set()).add(trial.seed)
+        for arm in namesakes:
+            if trial.seed not in arm.trials:
+                found.setdefault(arm.label, set()).add(trial.seed)
+    return {label: frozenset(seeds) for label, seeds in found.items()}
 
 
 def metric_direction(metric: str) -> Direction:
@@ -205,59 +215,15 @@ def metric_direction(metric: str) -> Direction:
     return "lower" if metric in _LOWER_IS_BETTER else "none"
 
 
-def _compare(
-    results: Sequence[ArmResult],
-    base: ArmResult,
-    metric: str,
-    direction: Direction,
-    with_test_set_noise: bool,
-    warnings: list[str],
-) -> list[ArmComparison]:
-    others = {result.arm.label: result for result in results if result is not base}
-    blocked = {label: incomparable_keys(result.arm, base.arm) for label, result in others.items()}
-    shared = {label: sorted(result.values.keys() & base.values.keys()) for label, result in others.items()}
-    for label, result in others.items():
-        if not shared[label]:
-            blocked[label].append(f"seeds ({_seeds(result.values)} against {_seeds(base.values)})")
-    comparable = {label: (result.arm, shared[label]) for label, result in others.items() if not blocked[label]}
-    # Holm's correction, which decides what is detectable, is over the arms that have a p at all.
-    num_comparisons = max(1, sum(len(seeds) > 1 for _, seeds in comparable.values()))
-    paired: dict[str, PairedDifference] = {}
-    unpaired: dict[str, list[str]] = defaultdict(list)
-    for label, (_, seeds) in comparable.items():
-        values = others[label].values
-        paired[label] = paired_difference(
-            [values[seed] for seed in seeds], [base.values[seed] for seed in seeds], num_comparisons=num_comparisons
-        )
-        if lone := values.keys() ^ base.values.keys():
-            unpaired[_seeds(lone)].append(label)
-    warnings += [
-        f"{', '.join(labels)}: seeds not in both arms, and left out of the difference: {seeds}"
-        for seeds, labels in unpaired.items()
-    ]
-    corrected = dict(zip(paired, holm([pair.p_t for pair in paired.values()]), strict=True))
-    noise = measure_test_set_noise(base.arm, comparable, metric, warnings) if with_test_set_noise else {}
-    compared = []
-    for label in others:
-        pair, p = paired.get(label), corrected.get(label, math.nan)
-        words = NOT_COMPARABLE if pair is None else verdict(pair.n, pair.difference, p, direction)
-        known = (tuple(shared[label]), pair, p, noise.get(label), tuple(blocked[label]))
-        compared.append(ArmComparison(label, *known, words))
-    return compared
-
-
-def _stopped_comparison(arm: StoppedArm, taken: set[str]) -> ArmComparison:
-    label = f"{arm.label} (stopped)" if arm.label in taken else arm.label  # another sweep may have finished it
-    return ArmComparison(label, arm.seeds, None, math.nan, None, (arm.reason,), NOT_COMPARABLE)
-
-
-def _choose_baseline(results: Sequence[ArmResult], wanted: str | None) -> ArmResult:
-    """The asked-for arm, or plain cross entropy, or the first; always one that has values."""
-    usable = [result for result in results if result.values]
+def _choose_baseline(results: Sequence[ArmResult], wanted: str | None, family: Family) -> ArmResult:
+    """The asked-for arm, or the one that the sweep declares, or plain cross entropy, or the first; always one that has
+    values.
+    """
+    usable = {result.arm.label: result for result in results if result.values}
     if wanted is None:
-        named = [result for result in usable if result.arm.label == "ce"]
-        plain = [result for result in usable if result.arm.settings.get("loss.name") in _PLAIN]
-        return (named or plain or usable)[0]
+        declared = usable.get(family.plan.baseline) if family.plan is not None else None
+        losses = {label: str(result.arm.settings.get("loss.name")) for label, result in usable.items()}
+        return declared or usable[default_baseline(losses)]
     matching = [result for result in results if result.arm.label == wanted]
     if not matching:
         labels = [result.arm.label for result in results]
@@ -268,6 +234,131 @@ def _choose_baseline(results: Sequence[ArmResult], wanted: str | None) -> ArmRes
     if not matching[0].values:
         raise ConfigError(f"--baseline {wanted}: this arm has no finished trial with the metric")
     return matching[0]
+
+
+def _margin(family: Family, base: ArmResult, metric: str, warnings: list[str]) -> float | None:
+    """The margin, for metrics that it is about: a difference as large as all there is always matters."""
+    if not is_average_precision(metric):
+        return None
+    if family.margin < base.summary.mean:
+        return family.margin
+    warnings.append(
+        f"sweep.margin: {family.margin:g} is not below the baseline's mean {metric}, {base.summary.mean:.4f}: no arm "
+        "is called practically alike"
+    )
+    return None
+
+
+def _plan(family: Family, base: ArmResult, metric: str, num_looks: int | None, warnings: list[str]) -> Plan:
+    """When the arms were looked at: what the sweep declares holds for the question that it was declared for."""
+    if family.plan is None or family.plan.until is None:
+        return ONE_LOOK
+    if metric == MEAN_AP and base.arm.label == family.plan.baseline:
+        return family.taken(num_looks)
+    warnings.append(
+        f"this sweep stopped its arms by their {MEAN_AP} against {family.plan.baseline}: for another question their "
+        "numbers of seeds are no accident, and false alarms are more frequent than the rule says"
+    )
+    return ONE_LOOK
+
+
+def _test_set_noise(
+    judged: JudgedArms, visible: Sequence[ArmResult], metric: str, warnings: list[str]
+) -> dict[str, ResamplingNoise]:
+    arms = {result.arm.label: result.arm for result in visible if result is not judged.base}
+    pairs = {label: judged.family.arms[label].pairs for label in arms if label in judged.family.arms}
+    comparable = {label: (arms[label], seeds) for label, seeds in pairs.items() if seeds}
+    return measure_test_set_noise(judged.base.arm, comparable, metric, warnings)
+
+
+def _unpaired_seeds(judged: JudgedArms, visible: Sequence[ArmResult]) -> list[str]:
+    """Seeds that only one of two arms has, which in a sweep that stops arms one by one is as it should be."""
+    unpaired: dict[str, list[str]] = {}
+    for result in visible if judged.family.one_look else ():
+        lone = result.values.keys() ^ judged.base.values.keys()
+        if result is not judged.base and lone and not judged.blocked[result.arm.label]:
+            unpaired.setdefault(seed_list(lone), []).append(result.arm.label)
+    return [
+        f"{', '.join(labels)}: seeds not in both arms, and left out of the difference: {seeds}"
+        for seeds, labels in unpaired.items()
+    ]
+
+
+def _same_everywhere(judged: JudgedArms, visible: Sequence[ArmResult]) -> list[str]:
+    labels = [result.arm.label for result in visible if result.arm.label in judged.family.arms]
+    alike = [label for label in labels if (found := judged.family.arms[label]).n > 1 and found.sd == 0]
+    if not alike:
+        return []
+    return [
+        f"{', '.join(alike)}: the difference is the same in every seed, so the seeds say nothing about its spread: "
+        "look at what they change"
+    ]
+
+
+def _only_part(judged: JudgedArms, visible: Sequence[ArmResult], family: Family) -> list[str]:
+    shown = {result.arm.label for result in visible} - {judged.base.arm.label}
+    judged_too = [label for label in judged.family.arms if label not in shown and judged.family.arms[label].n > 0]
+    if not judged_too or not family.others:
+        return []
+    return [
+        f"{', '.join(judged_too)}: arms of the same sweep that were not named; p, intervals and words are corrected "
+        "for the whole sweep"
+    ]
+
+
+def _never_finished(judged: JudgedArms, arms: Sequence[Arm], named: Sequence[TrialRecord]) -> list[ArmComparison]:
+    """The arms that were named and failed in every seed so far."""
+    with_results = {arm.label for arm in arms}
+    asked = {trial.arm for trial in named}
+    return [
+        ArmComparison(label, judgement.failures.seeds if judgement.failures is not None else (), judgement)
+        for label, judgement in judged.family.arms.items()
+        if label not in with_results and label in asked
+    ]
+
+
+def _seeds_needed(judged: JudgedArms, plan: Plan, margin: float | None) -> SeedsNeeded | None:
+    """From the spread of all arms together: one arm's own is known to a factor of six at six seeds."""
+    tests = judged.family.tests
+    if tests is None or margin is None or plan is not ONE_LOOK:
+        return None
+    level = LEVEL / judged.family.num_arms
+    nu = float(tests.n.mean()) - 1
+    return seeds_needed(margin, tests.pool, tests.pool_df, nu=nu, num_arms=len(tests.n), level=level, least=MIN_SEEDS)
+
+
+def _exaggeration(entries: Sequence[ArmComparison], margin: float | None) -> Exaggeration | None:
+    claims = [(entry.arm, entry.judgement) for entry in entries if entry.judgement and entry.verdict in DIFFERENT]
+    claims = [(arm, found) for arm, found in claims if found.se > 0]
+    if margin is None or not claims:
+        return None
+    arm, found = min(claims, key=lambda claim: abs(claim[1].difference) / claim[1].different_from)
+    chance = power(margin / found.se, found.df, level=found.level)
+    if chance >= WANTED_POWER:
+        return None
+    return Exaggeration(arm, margin, chance, mean_when_found(margin, found.se, found.df, level=found.level))
+
+
+def _added_words(added: Sequence[int], family: Family) -> list[str]:
+    if not added or family.plan is None:
+        return []
+    seeds = f"seed{'s' * (len(added) > 1)} {seed_list(added)}"
+    if family.plan.until is not None:
+        return [
+            f"{seeds}: added by hand to a sweep that declared {len(family.plan.seeds)} seeds at most: in the means, "
+            "but not in the words, which are those of the declared looks"
+        ]
+    first = family.looks[0]
+    told = ", ".join(f"{arm}: {word}" for arm, word in first.words.items())
+    return [
+        f"{seeds}: added by hand after the arms had been looked at with {len(first.seeds)} seeds ({told}): who adds "
+        "seeds until a word comes gets it too often by chance; sweep.until: decided allows for the looks"
+    ]
+
+
+def _stopped_comparison(arm: StoppedArm, taken: set[str]) -> ArmComparison:
+    label = f"{arm.label} (stopped)" if arm.label in taken else arm.label  # another sweep may have finished it
+    return ArmComparison(label, arm.seeds, not_comparable=(arm.reason,))
 
 
 def _require_metric(metric: str, arms: Sequence[Arm]) -> None:
@@ -288,7 +379,7 @@ def _suggestion(wanted: str, known: Sequence[str]) -> str:
 def _missing_values(results: Sequence[ArmResult], metric: str) -> list[str]:
     missing = {result.arm.label: result.arm.trials.keys() - result.values.keys() for result in results}
     words = f"{metric} is undefined (NaN) or missing for seed"
-    return [f"{label}: {words} {_seeds(seeds)}" for label, seeds in missing.items() if seeds]
+    return [f"{label}: {words} {seed_list(seeds)}" for label, seeds in missing.items() if seeds]
 
 
 def _nothing_finished(unfinished: Sequence[TrialRecord]) -> str:
@@ -297,43 +388,3 @@ def _nothing_finished(unfinished: Sequence[TrialRecord]) -> str:
     if len(unfinished) > 12:
         lines.append(f"  ... and {len(unfinished) - 12} more")
     return "\n".join(lines)
-
-
-def _seeds(seeds: Any) -> str:
-    return ", ".join(str(seed) for seed in sorted(seeds)) or "none"
-
-
-def _arm_document(result: ArmResult) -> dict[str, Any]:
-    return {
-        "arm": result.arm.label,
-        "n": result.summary.n,
-        "mean": result.summary.mean,
-        "sd": result.summary.sd,
-        "seeds": list(result.values),
-        "values": list(result.values.values()),
-        "loss": result.arm.settings.get("loss.name"),
-        "trials": [str(result.arm.trials[seed].folder) for seed in result.values],
-    }
-
-
-def _comparison_document(comparison: ArmComparison) -> dict[str, Any]:
-    pair = comparison.paired
-    figures = asdict(pair) if pair is not None else {}
-    return {
-        "arm": comparison.arm,
-        "n": pair.n if pair is not None else len(comparison.seeds),
-        "seeds": list(comparison.seeds),
-        "difference": figures.get("difference"),
-        "sd": figures.get("sd"),
-        "ci": list(figures["ci"]) if pair is not None else None,
-        "ci_bootstrap": list(figures["ci_bootstrap"]) if pair is not None else None,
-        "p": figures.get("p_t"),
-        "p_corrected": comparison.p_corrected,
-        "p_exact": figures.get("p_exact"),
-        "smallest_p_exact": figures.get("smallest_p"),
-        "detectable_difference": figures.get("detectable"),
-        "seeds_for_one_point": figures.get("seeds_for_one_point"),
-        "test_set_noise": asdict(comparison.noise) if comparison.noise is not None else None,
-        "not_comparable": list(comparison.not_comparable),
-        "verdict": comparison.verdict,
-    }

@@ -8,6 +8,7 @@ same resampled images, and averaged over their paired seeds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,12 +33,15 @@ class ResamplingNoise:
     Attributes:
         sd: standard deviation of the difference.
         ci: 2.5 % and 97.5 % quantiles of the difference.
+        shared_variance: of the difference over test sets, in what the seeds have in common: the rest differs from
+            seed to seed and is in their spread already.
         num_images: images of the test set.
         num_resamples: how often it was resampled.
     """
 
     sd: float
     ci: tuple[float, float]
+    shared_variance: float
     num_images: int
     num_resamples: int
 
@@ -75,18 +79,25 @@ def measure_test_set_noise(
                 - _resampled(baseline.trials[seed].folder, truth, weights, metric, interpolation, scores)
                 for seed in seeds
             ]
-            noise[label] = _summary(np.mean(differences, axis=0), weights.shape[1])
+            noise[label] = _summary(np.array(differences), weights.shape[1])
         except UnusableDetectionsError as fault:
             warnings.append(f"{label}: test-set noise was not measured: {fault}")
     return noise
 
 
-def _summary(differences: NDArray[np.float64], num_images: int) -> ResamplingNoise:
-    defined = differences[np.isfinite(differences)]
-    if len(defined) < 2:
+def _summary(by_seed: NDArray[np.float64], num_images: int) -> ResamplingNoise:
+    """From (n, B) differences by seed and resampled test set."""
+    by_seed = by_seed[:, np.isfinite(by_seed).all(axis=0)]
+    n, num_resamples = by_seed.shape
+    if num_resamples < 2:
         raise UnusableDetectionsError("the metric is undefined on the resampled test sets")
-    low, high = np.quantile(defined, [0.025, 0.975])
-    return ResamplingNoise(float(defined.std(ddof=1)), (float(low), float(high)), num_images, len(defined))
+    mean = by_seed.mean(axis=0)
+    low, high = np.quantile(mean, [0.025, 0.975])
+    variance = float(mean.var(ddof=1))
+    # Var(mean) = shared + own / n and mean of Var(seed) = shared + own.
+    own = (float(by_seed.var(axis=1, ddof=1).mean()) - variance) * n / (n - 1) if n > 1 else 0.0
+    shared = max(0.0, variance - max(0.0, own) / n)
+    return ResamplingNoise(math.sqrt(variance), (float(low), float(high)), shared, num_images, num_resamples)
 
 
 def _resampled(

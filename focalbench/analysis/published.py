@@ -1,30 +1,43 @@
 """The papers' figures, and the reproduction card: does the user's curve rise and fall where the published one does?
 
 Levels cannot be compared (another data set, detector or training), ranks can. The card takes the rank correlation with
-the published curve for each seed on its own; if a curve had no effect, these correlations would scatter around 0 alike
-on both sides, so the verdict's rule for paired differences (``statistics.verdict``) applies to them.
+the published curve for each seed on its own and asks two questions. Do the seeds agree on it (t test over the seeds)?
+Seeds of one sweep nearly always share some curve, whatever it is, so that says little alone. And would few other orders
+of the key's values fit as well (permutation test over the values)? The card makes a claim only if both are a yes.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from focalbench.analysis.comparison import ArmResult
-from focalbench.analysis.statistics import paired_t_p, verdict
+from focalbench.analysis.judged_arms import ArmResult
 from focalbench.analysis.swept_keys import SweptGrid, swept_grids
+from focalbench.statistics.paired_tests import paired_t_tests
+from focalbench.statistics.verdict import MIN_SEEDS
 
 MIN_POINTS = 3
 """Fewest shared values of the swept key: with two, any curve agrees or disagrees."""
-CLEAR_CORRELATION = 0.5
-"""Least rank correlation of the means, up or down, that counts as one pattern; a smaller one is shared in part."""
-CardVerdict = Literal["agrees", "agrees in part", "disagrees in part", "disagrees", "underpowered"]
+MIN_POINTS_FOR_CLAIM = 4
+"""Fewest values for a claim: the smallest V of whose V! orders a single one is less than ``CARD_LEVEL``."""
+CARD_LEVEL = 0.05
+"""Both p of a card have to be below it."""
+CARD_RULE = (
+    f"agrees / disagrees: p over seeds (t test of each seed's rank correlation, from {MIN_SEEDS} seeds on) and "
+    f"p over values (share of all orders of the values that fit at least as well) are both < {CARD_LEVEL:g}."
+)
+_EXACT_POINTS = 8  # 8! = 40 320 orders; of more values they are drawn at random
+_RANDOM_ORDERS = 20_000
+_ROUNDING = 1e-9  # correlations that differ by less are ties
+CardVerdict = Literal["agrees", "disagrees", "underpowered"]
 
 
 @dataclass(frozen=True)
@@ -128,7 +141,9 @@ class ReproductionCard:
         seeds: seeds that all of the user's points have.
         mean_correlation: mean over the seeds of each seed's own rank correlation.
         p: two-sided t test of those correlations against 0; nan for fewer than two seeds.
-        verdict: agrees / disagrees beyond the scatter of the seeds, in part where ``correlation`` is small; or
+        p_permutation: share of all orders of the published figures whose ``mean_correlation`` is at least as far from 0
+            on the same side; nan without a seed whose curve varies.
+        verdict: agrees / disagrees where both p are below ``CARD_LEVEL`` with at least ``MIN_SEEDS`` seeds; or
             underpowered.
     """
 
@@ -143,11 +158,30 @@ class ReproductionCard:
     seeds: tuple[int, ...]
     mean_correlation: float
     p: float
+    p_permutation: float
     verdict: CardVerdict
+
+    @property
+    def caveat(self) -> str:
+        """Says that the values are too few for any claim; empty where they are not."""
+        num_values = len(self.values)
+        if num_values >= MIN_POINTS_FOR_CLAIM:
+            return ""
+        least = 1 / math.factorial(num_values)
+        return f"{num_values} values are too few for a claim: their p over values is {least:.2f} at the least."
 
     def as_document(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return asdict(self)
+
+
+class Agreement(NamedTuple):
+    """Says how far the curves of several seeds agree with a published one; fields as in :class:`ReproductionCard`."""
+
+    mean_correlation: float
+    p: float
+    p_permutation: float
+    verdict: CardVerdict
 
 
 def reproduction_cards(results: Sequence[ArmResult]) -> list[ReproductionCard]:
@@ -161,16 +195,69 @@ def reproduction_cards(results: Sequence[ArmResult]) -> list[ReproductionCard]:
     return [card for card in cards if card is not None]
 
 
-def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
+def agreement(ours: ArrayLike, theirs: ArrayLike) -> Agreement:
+    """Compares the curves of several seeds with a published one.
+
+    Args:
+        ours: (S, V) one curve for each seed; one that does not vary is left out.
+        theirs: (V,) the published figures.
+    """
+    of_seeds = np.array([rank_correlation(curve, theirs) for curve in np.asarray(ours)])
+    of_seeds = of_seeds[~np.isnan(of_seeds)]
+    mean = float(of_seeds.mean()) if len(of_seeds) else math.nan
+    p = float(paired_t_tests(of_seeds[None]).p[0]) if len(of_seeds) > 1 else math.nan
+    p_permutation = permutation_p(ours, theirs)
+    return Agreement(mean, p, p_permutation, _card_verdict(len(of_seeds), mean, p, p_permutation))
+
+
+def rank_correlation(a: ArrayLike, b: ArrayLike) -> float:
     """Spearman's rho, ties by mean rank; nan where one of the two does not vary."""
-    ranks = np.stack([_mean_ranks(a), _mean_ranks(b)])
-    if any(len(set(row)) == 1 for row in ranks):
+    return float(_unit_ranks(a) @ _unit_ranks(b))
+
+
+def permutation_p(ours: ArrayLike, theirs: ArrayLike) -> float:
+    """Returns the one-sided p of the permutation test of the mean rank correlation over the seeds.
+
+    It is the share of orders of the published figures, one order for all seeds at once, whose mean correlation is at
+    least as far from 0 on the side observed. If the key had nothing to do with the published curve, every order would
+    be equally likely. Of more than 8 values a fixed draw of orders is tried.
+
+    Args:
+        ours: (S, V) one curve for each seed; one that does not vary is left out.
+        theirs: (V,) the published figures.
+    """
+    published = _unit_ranks(theirs)
+    curves = [ranks for ranks in map(_unit_ranks, np.asarray(ours)) if not np.isnan(ranks).any()]
+    if not curves or np.isnan(published).any():
         return math.nan
-    own, other = ranks - ranks.mean(axis=1, keepdims=True)
-    return float(own @ other / math.sqrt((own @ own) * (other @ other)))
+    # The mean of the seeds' correlations is the correlation with the mean of their ranks: one dot product an order.
+    mean_ranks = np.mean(curves, axis=0)
+    observed = mean_ranks @ published
+    least = abs(observed) - _ROUNDING
+    as_far = published[_orders(len(published))] @ (mean_ranks * (1 if observed >= 0 else -1)) >= least
+    if len(published) > _EXACT_POINTS:
+        return float((1 + as_far.sum()) / (1 + len(as_far)))  # the order observed is one of them
+    return float(as_far.mean())
 
 
-def _mean_ranks(values: Sequence[float]) -> NDArray[np.float64]:
+@functools.cache
+def _orders(num_values: int) -> NDArray[np.intp]:
+    """All orders of so many values, or a fixed draw of them, one a row."""
+    if num_values <= _EXACT_POINTS:
+        return np.array(list(itertools.permutations(range(num_values))))
+    rows = np.tile(np.arange(num_values), (_RANDOM_ORDERS, 1))
+    return np.random.default_rng(0).permuted(rows, axis=1)
+
+
+def _unit_ranks(values: ArrayLike) -> NDArray[np.float64]:
+    """Return ranks around 0 and of length 1, so that the dot product of two is Spearman's rho; nan if all are equal."""
+    ranks = _mean_ranks(values)
+    centred = ranks - ranks.mean()
+    length = np.linalg.norm(centred)
+    return centred / length if length else np.full_like(centred, math.nan)
+
+
+def _mean_ranks(values: ArrayLike) -> NDArray[np.float64]:
     """Return ranks from 1, the mean of their places for values that are equal."""
     ordered = np.sort(values)
     return (np.searchsorted(ordered, values, "left") + 1 + np.searchsorted(ordered, values, "right")) / 2
@@ -184,24 +271,18 @@ def _card(curve: PublishedCurve, grid: SweptGrid) -> ReproductionCard | None:
     arms = [one_by_value[value] for value in values]
     theirs = [curve.points[value] for value in values]
     seeds = sorted(set.intersection(*(set(arm.values) for arm in arms)))
-    of_seeds = np.array([rank_correlation([arm.values[seed] for arm in arms], theirs) for seed in seeds])
-    of_seeds = of_seeds[~np.isnan(of_seeds)]
-    p = paired_t_p(of_seeds) if len(of_seeds) > 1 else math.nan
-    mean = float(of_seeds.mean()) if len(of_seeds) else math.nan
-    correlation = rank_correlation([arm.summary.mean for arm in arms], theirs)
+    ours = tuple(arm.summary.mean for arm in arms)
     return ReproductionCard(
         published=curve.name,
         source=curve.source,
         key=curve.key,
         group=grid.title,
         values=tuple(values),
-        ours=tuple(arm.summary.mean for arm in arms),
+        ours=ours,
         theirs=tuple(theirs),
-        correlation=correlation,
+        correlation=rank_correlation(ours, theirs),
         seeds=tuple(seeds),
-        mean_correlation=mean,
-        p=p,
-        verdict=_card_verdict(len(of_seeds), mean, p, correlation),
+        **agreement([[arm.values[seed] for arm in arms] for seed in seeds], theirs)._asdict(),
     )
 
 
@@ -230,11 +311,7 @@ def _one_by_value(curve: PublishedCurve, grid: SweptGrid) -> dict[float, ArmResu
     }
 
 
-def _card_verdict(num_seeds: int, mean_correlation: float, p: float, correlation: float) -> CardVerdict:
-    """Seeds that share a pattern make it real, not large: a weak one is no agreement."""
-    words, clear = verdict(num_seeds, mean_correlation, p), abs(correlation) >= CLEAR_CORRELATION
-    if words == "better":
-        return "agrees" if clear else "agrees in part"
-    if words == "worse":
-        return "disagrees" if clear else "disagrees in part"
-    return "underpowered"
+def _card_verdict(num_seeds: int, mean_correlation: float, p: float, p_permutation: float) -> CardVerdict:
+    if num_seeds < MIN_SEEDS or not (p < CARD_LEVEL and p_permutation < CARD_LEVEL):
+        return "underpowered"
+    return "agrees" if mean_correlation > 0 else "disagrees"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from focalbench.analysis.arms import set_stopped_apart
 from focalbench.errors import DataError, FocalbenchError
 from focalbench.records.metrics import METRICS_FILE, newest_values
+from focalbench.records.plan import SweepPlan
 from focalbench.records.reader import TrialReader, TrialRecord, read_trials
 from focalbench.records.state import TrialState
 from focalbench.records.sweep import SweepFolder
@@ -76,6 +77,7 @@ class SweepProgress:
         trials: all of them, in the order of the sweep.
         seconds_left: until all are trained, at the pace so far; None where nothing is at work or there is no pace yet.
         comparison: of the arms as far as they have come; None before a trial has finished.
+        plan: what the sweep declared; None where its list does not say.
     """
 
     folder: Path
@@ -83,6 +85,7 @@ class SweepProgress:
     trials: tuple[TrialProgress, ...]
     seconds_left: float | None
     comparison: Comparison | None = field(repr=False)
+    plan: SweepPlan | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -119,7 +122,7 @@ class SweepReader:
         trials = tuple(_trial_progress(record, is_launched) for record in records)
         at_work = is_launched or any(trial.at_work for trial in trials)
         left = _sweep_seconds_left(trials, _walls(records)) if at_work else None
-        return SweepProgress(self._folder, at_work, trials, left, self._compare(records))
+        return SweepProgress(self._folder, at_work, trials, left, self._compare(records), _plan(next(iter(sweeps))))
 
     def _compare(self, records: tuple[TrialRecord, ...]) -> Comparison | None:
         settled = tuple(record for record in records if record.state.is_final)
@@ -128,11 +131,18 @@ class SweepReader:
         return self._compared[1]
 
 
+def _plan(folder: Path) -> SweepPlan | None:
+    try:
+        return SweepFolder(folder).plan()
+    except DataError:  # the comparison says so
+        return None
+
+
 def _comparison(records: Sequence[TrialRecord]) -> Comparison | None:
     from focalbench.analysis.comparison import compare_trials  # which loads scipy: a list of sweeps does without
 
     try:
-        return compare_trials(records, with_test_set_noise=False)
+        return compare_trials(records, with_test_set_noise=False, with_exact=False)
     except FocalbenchError:  # nothing has finished, or its mAP is undefined
         return None
 

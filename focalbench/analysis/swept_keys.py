@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from focalbench.analysis.arms import incomparable_keys
-from focalbench.analysis.comparison import ArmResult
+from focalbench.analysis.judged_arms import ArmResult
 from focalbench.records.document import as_number
 
 _MAX_SHOWN = 60

@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from focalbench.analysis.comparison import Comparison, compare_trials
-from focalbench.board.curves import Band, SeedCurves, difference_curve, group_trials, mean_curves, seed_curves
+from focalbench.board.curves import Band, SeedCurves, difference_curves, group_trials, mean_curves, seed_curves
 from focalbench.board.names import ARMS, DIFFERENCE, VERDICT, bounds
 from focalbench.board.ticked import ticked_columns
 from focalbench.board.verdict import verdict_text
@@ -88,12 +88,10 @@ class Board:
         }
         comparison = _compare(trials)
         tags: set[str] = set()
+        differences = _difference_bands(arms, comparison)
         for arm, seeds in arms.items():
             bands = mean_curves(list(seeds.values()))
-            baseline = arms.get(comparison.baseline or "") if comparison is not None else None
-            if baseline is not None and comparison is not None and arm != comparison.baseline:
-                difference = difference_curve(seeds, baseline, MEAN_AP)
-                bands |= {} if difference is None else {DIFFERENCE: difference}
+            bands |= {DIFFERENCE: differences[arm]} if arm in differences else {}
             tags |= bands.keys()
             self._replace(f"{ARMS}/{arm}", _arm_events(bands))
         for path in (self.folder / ARMS).glob("*"):
@@ -216,9 +214,20 @@ def _metrics(trial: Path) -> list[dict[str, Any]]:
 def _compare(trials: Sequence[TrialRecord]) -> Comparison | None:
     """The comparison so far; None before a trial has finished, and where mAP is undefined everywhere."""
     try:
-        return compare_trials(trials, with_test_set_noise=False)
+        return compare_trials(trials, with_test_set_noise=False, with_exact=False)
     except FocalbenchError:
         return None
+
+
+def _difference_bands(
+    arms: Mapping[str, Mapping[int, SeedCurves]], comparison: Comparison | None
+) -> Mapping[str, Band]:
+    baseline = comparison.baseline if comparison is not None else None
+    if comparison is None or baseline is None or baseline not in arms:
+        return {}
+    others = {arm: seeds for arm, seeds in arms.items() if arm != baseline}
+    judgements = {entry.arm: entry.judgement for entry in comparison.comparisons if entry.judgement is not None}
+    return difference_curves(others, arms[baseline], judgements, MEAN_AP)
 
 
 def _arm_events(bands: Mapping[str, Band]) -> list[tuple[int, Any]]:

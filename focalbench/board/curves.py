@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from focalbench.analysis.statistics import t_half_width
 from focalbench.records.document import as_number
 from focalbench.records.reader import TrialRecord
 from focalbench.records.state import TrialState
+from focalbench.statistics.paired_tests import half_width, paired_t_tests
+from focalbench.statistics.summary import t_half_width
+from focalbench.statistics.verdict import MIN_SEEDS, Judgement
 
 _MAX_POINTS = 500  # of a curve; TensorBoard keeps a thousand
 _LIVE = (TrialState.RUNNING, TrialState.INTERRUPTED)
@@ -28,7 +30,7 @@ class Band:
     Attributes:
         steps: (P,) int, rising.
         mean: (P,) mean over the seeds.
-        half_width: (P,) half the 95 % interval of the mean by Student's t; 0 for a single seed, which has none.
+        half_width: (P,) half the 95 % interval of the mean; 0 for a single seed, which has none.
     """
 
     steps: NDArray[np.int64]
@@ -67,14 +69,47 @@ def mean_curves(seeds: Sequence[SeedCurves]) -> dict[str, Band]:
     return {tag: band for tag, band in bands.items() if len(band.steps)}
 
 
-def difference_curve(arm: Mapping[int, SeedCurves], baseline: Mapping[int, SeedCurves], tag: str) -> Band | None:
-    """Returns the band of arm minus baseline over the seeds that both have, paired; None where nothing is common."""
-    pairs = []
-    for seed in sorted(arm.keys() & baseline.keys()):
+def difference_curves(
+    arms: Mapping[str, Mapping[int, SeedCurves]],
+    baseline: Mapping[int, SeedCurves],
+    judgements: Mapping[str, Judgement],
+    tag: str,
+) -> dict[str, Band]:
+    """Returns, by arm, the band of arm minus baseline, paired by seed; none where nothing is common.
+
+    At every step the seeds and the interval are those of the arm's judgement, so that the band ends where the verdict's
+    interval does. An arm that has not been judged yet has the interval of its own seeds alone.
+    """
+    pairs = {arm: _paired(curves, baseline, tag, judgements.get(arm)) for arm, curves in arms.items()}
+    bands = {arm: _band(list(curves.values())) for arm, curves in pairs.items() if curves}
+    family = {arm: pairs[arm] for arm in bands if arm in judgements and judgements[arm].n >= MIN_SEEDS}
+    for step in sorted({step for arm in family for step in bands[arm].steps.tolist()}):
+        here = [arm for arm in family if step in bands[arm].steps]
+        tests = paired_t_tests(_differences([family[arm] for arm in here], step))
+        for place, arm in enumerate(here):
+            half = half_width(float(tests.se[place]), float(tests.df[place]), judgements[arm].family_level)
+            bands[arm].half_width[bands[arm].steps == step] = half
+    return {arm: band for arm, band in bands.items() if len(band.steps)}
+
+
+def _paired(
+    arm: Mapping[int, SeedCurves], baseline: Mapping[int, SeedCurves], tag: str, judgement: Judgement | None
+) -> dict[int, dict[int, float]]:
+    """By seed and step, over the seeds that both have, or those that the arm was judged by."""
+    seeds = sorted(arm.keys() & baseline.keys())
+    if judgement is not None and judgement.pairs:
+        seeds = [seed for seed in seeds if seed in judgement.pairs]
+    found = {}
+    for seed in seeds:
         own, other = arm[seed].get(tag, {}), baseline[seed].get(tag, {})
-        pairs.append({step: value - other[step] for step, value in own.items() if step in other})
-    band = _band(pairs) if pairs else None
-    return band if band is not None and len(band.steps) else None
+        found[seed] = {step: value - other[step] for step, value in own.items() if step in other}
+    return found
+
+
+def _differences(arms: Sequence[Mapping[int, Mapping[int, float]]], step: int) -> NDArray[np.float64]:
+    """(arms, seeds) at one step; nan where an arm has no such seed."""
+    seeds = sorted({seed for curves in arms for seed in curves})
+    return np.array([[curves[seed][step] if seed in curves else np.nan for seed in seeds] for curves in arms])
 
 
 def _band(seeds: Sequence[Mapping[int, float]]) -> Band:

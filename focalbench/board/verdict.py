@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from focalbench.analysis.comparison import VERDICT_RULE, ArmComparison, ArmResult, Comparison
-from focalbench.analysis.formats import interval, number, p_value, signed
+from focalbench.analysis import formats
+from focalbench.analysis.comparison import Comparison
+from focalbench.analysis.judged_arms import ArmComparison, ArmResult
 from focalbench.figures.lettering import undrawable
 from focalbench.records.reader import TrialRecord
 from focalbench.records.state import TrialState
@@ -55,26 +56,32 @@ def _verdicts(comparison: Comparison | None) -> list[str]:
     if comparison is None:
         return ["No trial has finished yet."]
     against = {entry.arm: entry for entry in comparison.comparisons}
-    rows = [_row(result, against.get(result.arm.label)) for result in comparison.ranked]
-    rows += [[_code(entry.arm), "0", "", "", "", "", entry.verdict] for entry in comparison.stopped]
+    rows = [_row(result, against.get(result.arm.label), comparison) for result in comparison.ranked]
+    rows += [
+        [_code(entry.arm), "0", "", "", "", "", formats.verdict_words(entry, comparison.metric, comparison.margin)]
+        for entry in comparison.without_result
+    ]
     base = f"minus {_code(comparison.baseline)}" if comparison.baseline else "difference"
-    columns = ["arm", "n", "mean mAP (sd)", base, "95 % interval", "p (Holm)", "verdict"]
+    columns = ["arm", "n", "mean mAP in points (sd)", base, "95 % interval", "p (Holm)", "verdict"]
     return [
         _table(columns, rows),
-        _plain(VERDICT_RULE) if comparison.baseline else "One arm: nothing to compare it with.",
+        _plain(comparison.rule) if comparison.baseline else "One arm: nothing to compare it with.",
     ]
 
 
-def _row(result: ArmResult, entry: ArmComparison | None) -> list[str]:
-    summary = result.summary
-    row = [_code(result.arm.label), str(summary.n), f"{number(summary.mean)} ({number(summary.sd)})"]
+def _row(result: ArmResult, entry: ArmComparison | None, comparison: Comparison) -> list[str]:
+    summary, metric = result.summary, comparison.metric
+    mean = f"{formats.value(summary.mean, metric)} ({formats.value(summary.sd, metric)})"
+    row = [_code(result.arm.label), str(summary.n), mean]
     if entry is None:
         return [*row, "", "", "", "baseline"]
-    if entry.paired is None:
+    found = entry.judgement
+    if found is None:
         return [*row, "", "", "", f"{entry.verdict}: {_plain('; '.join(entry.not_comparable))}"]
-    pair = entry.paired
-    words = f"**{entry.verdict}**" if entry.verdict in ("better", "worse") else entry.verdict
-    return [*row, signed(pair.difference), interval(pair.ci), p_value(entry.p_corrected), words]
+    words = formats.verdict_words(entry, metric, comparison.margin)
+    words = f"**{words}**" if entry.verdict in ("better", "worse") else words
+    differs = [formats.difference(found.difference, metric), formats.interval(found.ci, metric)]
+    return [*row, *differs, formats.p_value(found.p_corrected), words]
 
 
 def _differences(differs: Mapping[str, Mapping[str, Any]]) -> list[str]:

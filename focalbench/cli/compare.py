@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from focalbench import console
-from focalbench.analysis.formats import interval, resolution_cells
-from focalbench.analysis.formats import number as _number
-from focalbench.analysis.formats import p_value as _p
-from focalbench.analysis.formats import signed as _signed
+from focalbench.analysis import formats
 from focalbench.board.address import where_to_look
 from focalbench.cli.config import AsJson
-from focalbench.tags import MEAN_AP, is_average_precision
+from focalbench.tags import MEAN_AP
 
 if TYPE_CHECKING:
-    from focalbench.analysis.comparison import ArmComparison, ArmResult, Comparison
+    from focalbench.analysis.comparison import Comparison
+    from focalbench.analysis.judged_arms import ArmComparison, ArmResult
+    from focalbench.analysis.published import ReproductionCard
     from focalbench.analysis.swept_keys import SweptGrid
 
 ResultPaths = Annotated[
@@ -32,10 +31,11 @@ BaselineOption = Annotated[
     typer.Option(metavar="ARM", help="Arm to compare with. Default: plain cross entropy.", show_default=False),
 ]
 _VERDICT_STYLES = {
-    "baseline": "bold",
     "better": "green",
     "worse": "red",
-    "no difference shown": "yellow",
+    "no practical difference": "cyan",
+    "undecided": "yellow",
+    "unstable": "red",
     "not enough seeds": "dim",
     "one seed: no claim": "dim",
     "not comparable": "magenta",
@@ -61,14 +61,19 @@ def compare(
 ) -> None:
     """Compare arms over their seeds: mean, sd, paired difference to a baseline, and what can be claimed."""
     from focalbench.analysis.comparison import compare_trials
+    from focalbench.analysis.comparison_document import comparison_document
+    from focalbench.analysis.look_record import record_look
     from focalbench.records.reader import read_trials
 
     trials = read_trials(paths)
     comparison = compare_trials(trials, baseline=baseline, metric=metric, with_test_set_noise=test_noise)
+    record_look(comparison, trials)
     if csv is not None:
         _write_csv(comparison, csv)
     if as_json:
-        console.print_json(comparison.as_document() | {"reproduction": _reproduction(comparison)})
+        console.print_json(
+            comparison_document(comparison) | {"reproduction": [card.as_document() for card in _cards(comparison)]}
+        )
         return
     print_comparison(comparison)
     console.print_text(f"\n{where_to_look(_common_folder([trial.folder.parent for trial in trials]))}")
@@ -94,21 +99,32 @@ def print_comparison(comparison: Comparison) -> None:
 def verdict_table(comparison: Comparison, note: str | None = None) -> str:
     """Returns the table of arms and verdicts as text, the best mean first; on a terminal in colours."""
     against = {entry.arm: entry for entry in comparison.comparisons}
-    rows = [_verdict_row(result, against.get(result.arm.label)) for result in comparison.ranked]
-    rows += [[entry.arm, "0", "", "", "", "", "", entry.verdict] for entry in comparison.stopped]
+    metric = comparison.metric
+    rows = [_verdict_row(result, against.get(result.arm.label), comparison) for result in comparison.ranked]
+    rows += [
+        [entry.arm, "0", "", "", "", "", "", formats.verdict_words(entry, metric, None)]
+        for entry in comparison.without_result
+    ]
     return console.table_text(
         ["arm", "n", "mean", "sd", "difference", "95 % CI", "p (Holm)", "verdict"],
         rows,
-        title=f"{comparison.metric}" + (f", differences to {comparison.baseline}" if comparison.baseline else ""),
+        title=formats.heading(metric) + (f", differences to {comparison.baseline}" if comparison.baseline else ""),
         note=note,
-        styles={"verdict": _VERDICT_STYLES} | ({"arm": {comparison.baseline: "bold"}} if comparison.baseline else {}),
+        styles=_styles(comparison),
     )
 
 
-def _print_verdicts(comparison: Comparison) -> None:
-    from focalbench.analysis.comparison import RULE
+def _styles(comparison: Comparison) -> dict[str, dict[str, str]]:
+    """How the cells of the verdict table look, by column and text."""
+    verdicts = {"baseline": "bold"}
+    for entry in comparison.comparisons:
+        words = formats.verdict_words(entry, comparison.metric, comparison.margin)
+        verdicts[words] = _VERDICT_STYLES.get(entry.verdict, "")
+    return {"verdict": verdicts} | ({"arm": {comparison.baseline: "bold"}} if comparison.baseline else {})
 
-    note = RULE if comparison.baseline else "One arm: nothing to compare it with."
+
+def _print_verdicts(comparison: Comparison) -> None:
+    note = comparison.rule if comparison.baseline else "One arm: nothing to compare it with."
     console.print_text(verdict_table(comparison, note))
     for entry in comparison.comparisons:
         if entry.not_comparable:
@@ -116,35 +132,31 @@ def _print_verdicts(comparison: Comparison) -> None:
             console.print_text(f"{entry.arm} is not comparable{to_what}: {'; '.join(entry.not_comparable)}")
 
 
-def _verdict_row(result: ArmResult, entry: ArmComparison | None) -> list[str]:
-    summary = result.summary
-    row = [result.arm.label, str(summary.n), _number(summary.mean), _number(summary.sd)]
+def _verdict_row(result: ArmResult, entry: ArmComparison | None, comparison: Comparison) -> list[str]:
+    summary, metric = result.summary, comparison.metric
+    row = [result.arm.label, str(summary.n), formats.value(summary.mean, metric), formats.value(summary.sd, metric)]
     if entry is None:
         return [*row, "", "", "", "baseline" if result.values else ""]
-    if entry.paired is None:
-        return [*row, "", "", "", entry.verdict]
-    pair = entry.paired
-    return [*row, _signed(pair.difference), interval(pair.ci), _p(entry.p_corrected), entry.verdict]
+    words = formats.verdict_words(entry, metric, comparison.margin)
+    found = entry.judgement
+    if found is None or found.n == 0:
+        return [*row, "", "", "", words]
+    differs = [formats.difference(found.difference, metric), formats.interval(found.ci, metric)]
+    return [*row, *differs, formats.p_value(found.p_corrected), words]
 
 
 def _print_resolution(comparison: Comparison) -> None:
     """What the sweep could have found at all, and the other tests."""
-    paired = [
-        entry
-        for entry in comparison.comparisons
-        if entry.paired is not None and (entry.paired.n > 1 or entry.noise is not None)
-    ]
+    paired = [entry for entry in comparison.comparisons if entry.judgement is not None and entry.judgement.n > 1]
     if not paired:
         return
-    is_ap = is_average_precision(comparison.metric)
-    columns = ["arm", "pairs", "sd of pairs", "exact p (least)", "detectable"]
-    columns += ["seeds for 1 point", "test-set sd"] if is_ap else []
-    rows = [resolution_cells(entry)[: len(columns)] for entry in paired]
-    note = "detectable: true difference found with 80 % power at this n."
-    if is_ap:
-        note += " test-set sd: of the difference over resampled test images, apart from the seeds."
+    metric, with_images = comparison.metric, any(entry.noise is not None for entry in paired)
+    columns = [*formats.RESOLUTION, *(formats.RESOLUTION_OF_IMAGES if with_images else ())]
+    rows = [formats.resolution_cells(entry, metric, with_images=with_images) for entry in paired]
+    note = formats.RESOLUTION_NOTE + formats.NEW_IMAGES_NOTE * with_images
+    note = "\n".join([note, *formats.resolution_sentences(comparison)])
     console.print_text("")
-    console.print_table(columns, rows, title="What these seeds can resolve", note=note)
+    console.print_table(columns, rows, title=f"What these seeds can resolve, {formats.heading(metric)}", note=note)
 
 
 def _print_swept(comparison: Comparison) -> None:
@@ -161,51 +173,62 @@ def _print_line(grid: SweptGrid, metric: str) -> None:
     rows = []
     for values, result in grid.line.items():
         summary, bar = result.summary, "|" + "#" * round(_BAR_WIDTH * grid.height(result))
-        figures = [_number(summary.mean), _number(summary.sd), str(summary.n), bar]
+        figures = [formats.value(summary.mean, metric), formats.value(summary.sd, metric), str(summary.n), bar]
         rows.append([*(f"{value:g}" for value in values), *figures])
     console.print_text("")
-    console.print_table([*grid.line_keys, "mean", "sd", "n", ""], rows, title=f"{metric} of {grid.title}")
+    title = f"{formats.heading(metric)} of {grid.title}"
+    console.print_table([*grid.line_keys, "mean", "sd", "n", ""], rows, title=title)
 
 
 def _print_heat_map(grid: SweptGrid, metric: str) -> None:
-    rows = [[f"{y:g}", *(_heat_cell(grid, result) for result in results)] for y, results in grid.rows.items()]
+    rows = [[f"{y:g}", *(_heat_cell(grid, result, metric) for result in results)] for y, results in grid.rows.items()]
     corner = f"{grid.keys[0]} \\ {grid.keys[1]}"
     console.print_text("")
     console.print_table(
-        [corner, *(f"{x:g}" for x in grid.axis(1))], rows, title=f"{metric} of {grid.title} (## is highest)"
+        [corner, *(f"{x:g}" for x in grid.axis(1))],
+        rows,
+        title=f"{formats.heading(metric)} of {grid.title} (## is highest)",
+        note="+-: standard deviation over seeds" if any("+-" in cell for row in rows for cell in row) else None,
     )
 
 
-def _heat_cell(grid: SweptGrid, result: ArmResult | None) -> str:
+def _heat_cell(grid: SweptGrid, result: ArmResult | None, metric: str) -> str:
     if result is None:
         return "-"
     shade = _SHADES[min(int(grid.height(result) * len(_SHADES)), len(_SHADES) - 1)]
-    spread = "" if math.isnan(result.summary.sd) else f" +-{_number(result.summary.sd)}"
-    return f"{_number(result.summary.mean)}{spread} {shade * 2}".rstrip()
+    spread = "" if math.isnan(result.summary.sd) else f" +-{formats.value(result.summary.sd, metric)}"
+    return f"{formats.value(result.summary.mean, metric)}{spread} {shade * 2}".rstrip()
 
 
-def _reproduction(comparison: Comparison) -> list[dict[str, Any]]:
+def _cards(comparison: Comparison) -> list[ReproductionCard]:
     """The published curves that the sweep can be held against; they are of mAP only."""
     from focalbench.analysis.published import reproduction_cards
 
-    if comparison.metric != MEAN_AP:
-        return []
-    return [card.as_document() for card in reproduction_cards(comparison.arms)]
+    return reproduction_cards(comparison.arms) if comparison.metric == MEAN_AP else []
 
 
 def _print_reproduction(comparison: Comparison) -> None:
-    cards = _reproduction(comparison)
+    from focalbench.analysis.published import CARD_RULE
+
+    cards = _cards(comparison)
     if not cards:
         return
     rows = []
     for card in cards:
-        agreement = [_signed(card["correlation"]), _p(card["p"]), card["verdict"]]
-        rows.append([card["published"], card["group"], len(card["values"]), len(card["seeds"]), *agreement])
+        agreement = [
+            formats.signed(card.correlation),
+            formats.p_value(card.p),
+            formats.p_value(card.p_permutation),
+            card.verdict,
+        ]
+        rows.append([card.published, card.group, len(card.values), len(card.seeds), *agreement])
+    caveats = dict.fromkeys(card.caveat for card in cards if card.caveat)
     console.print_text("")
     console.print_table(
-        ["published curve", "arms", "values", "seeds", "rank correlation", "p", "verdict"],
+        ["published curve", "arms", "values", "seeds", "rank correlation", "p over seeds", "p over values", "verdict"],
         rows,
         title="Beside the published figures",
+        note=" ".join([CARD_RULE, *caveats]),
     )
 
 
@@ -231,15 +254,16 @@ def _write_csv(comparison: Comparison, path: Path) -> None:
     import csv
     import io
 
+    from focalbench.analysis.comparison_document import comparison_document
     from focalbench.storage import write_output
 
-    document = comparison.as_document()
+    document = comparison_document(comparison)
     against = {entry["arm"]: entry for entry in document["comparisons"]}
-    stopped: list[dict[str, Any]] = [{"arm": entry.arm, "n": 0, "seeds": []} for entry in comparison.stopped]
+    stopped: list[dict[str, Any]] = [{"arm": entry.arm, "n": 0, "seeds": []} for entry in comparison.without_result]
     text = io.StringIO()
     columns = ["arm", "metric", "n", "mean", "sd", "seeds", "baseline", "pairs", "difference", "ci_low", "ci_high"]
-    columns += ["p", "p_corrected", "p_exact", "detectable_difference", "seeds_for_one_point", "test_set_noise_sd"]
-    columns += ["not_comparable", "verdict"]
+    columns += ["p", "p_corrected", "p_equivalence", "p_exact", "wins", "correlation_within_seeds"]
+    columns += ["detectable_difference", "test_set_noise_sd", "failed", "not_comparable", "verdict", "words"]
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     for arm in document["arms"] + stopped:
@@ -251,6 +275,7 @@ def _write_csv(comparison: Comparison, path: Path) -> None:
             row |= {"pairs": entry["n"], "not_comparable": "; ".join(entry["not_comparable"])}
             row["ci_low"], row["ci_high"] = entry["ci"] or ("", "")
             row["test_set_noise_sd"] = (entry["test_set_noise"] or {}).get("sd", "")
+            row["failed"] = " ".join(map(str, (entry["failures"] or {}).get("seeds", ())))
         writer.writerow({key: "" if _is_nan(value) else value for key, value in row.items()})
     write_output(path, text.getvalue().encode())
 

@@ -112,17 +112,22 @@ def _print_evaluation(document: dict[str, Any]) -> None:
     if "protocols" in document:
         classes = document["classes"] if len(document["classes"]) <= 6 else []
         rows = [
-            [name, _percent(row["mAP"]), *(_percent(row.get("AP", {}).get(cls)) for cls in classes)]
+            [name, console.points(row["mAP"]), *(_points(row.get("AP", {}).get(cls)) for cls in classes)]
             for name, row in document["protocols"].items()
         ]
-        console.print_table(["protocol", "mAP", *classes], rows, title=about, note="in percent, from one set of boxes")
+        note = "mAP and AP in points, from one set of boxes"
+        console.print_table(["protocol", "mAP", *classes], rows, title=about, note=note)
         return
-    rows = [[name, _percent(value)] for name, value in document["AP"].items()]
+    rows = [[name, console.points(value)] for name, value in document["AP"].items()]
     undefined = [name for name, value in document["AP"].items() if value != value]
-    rows.append(["mean", _percent(document["mAP"])])
-    console.print_table(["class", f"AP {document['protocol']}, %"], rows, title=about)
+    rows.append(["mean", console.points(document["mAP"])])
+    console.print_table(["class", f"AP {document['protocol']}, points"], rows, title=about)
     if undefined:
         console.warn(f"no object to find, so no AP and no part in the mean: {', '.join(undefined)}")
+
+
+def _points(value: float | None) -> str:
+    return "-" if value is None else console.points(value)
 
 
 def _percent(value: float | None) -> str:
@@ -235,8 +240,8 @@ def _print_analysis(document: dict[str, Any]) -> None:
     console.print_text(f"\ncalibration: D-ECE {_percent(calibration['d_ece'])} % over {document['detections']} boxes")
     if "errors" in document:
         errors = document["errors"]
-        rows = [[cause, row["count"], _percent(row["cost"])] for cause, row in errors["by_cause"].items()]
-        title = f"\nerrors by cause, mAP {_percent(errors['mAP'])} % ({errors['interpolation']})"
+        rows = [[cause, row["count"], console.points(row["cost"])] for cause, row in errors["by_cause"].items()]
+        title = f"\nerrors by cause, mAP {console.points(errors['mAP'])} points ({errors['interpolation']})"
         console.print_table(["cause", "count", "costs, points of mAP"], rows, title=title)
     console.print_text(f"\nfigures and numbers: {document['out']}")
 

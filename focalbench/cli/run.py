@@ -21,10 +21,12 @@ from focalbench.records.state import TrialState
 from focalbench.tags import BEST_MEAN_AP, MEAN_AP
 
 if TYPE_CHECKING:
+    from focalbench.analysis.comparison import Comparison
     from focalbench.config.load import Experiment
     from focalbench.config.sweep import Trial
     from focalbench.launchers.forecast import Forecast
     from focalbench.launchers.session import Session
+    from focalbench.launchers.until_decided import Trainings
 
 OutOption = Annotated[
     Path | None, typer.Option("--out", help="Folder of the results. Default: runs/NAME.", show_default=False)
@@ -93,8 +95,9 @@ def _train(experiment: Experiment, folder: Path, *, fresh: bool, retry_failed: b
     from focalbench.board.board import Board, kept_up_to_date
     from focalbench.config.dump import resolved
     from focalbench.launchers.search import typical_trials
-    from focalbench.launchers.session import SessionOptions, run_session
+    from focalbench.launchers.session import SessionOptions, known_trials, run_session
     from focalbench.progress import SweepDisplay
+    from focalbench.records.sweep import SweepFolder
 
     options = SessionOptions(experiment.config.run.device, fresh, retry_failed, fail_fast, _command())
     trials = [*experiment.trials, *typical_trials(experiment.config)]
@@ -102,7 +105,7 @@ def _train(experiment: Experiment, folder: Path, *, fresh: bool, retry_failed: b
     with ExitStack() as stack:
 
         def make_display(num_trials: int, num_done: int, num_left_out: int) -> SweepDisplay:
-            scores = _finished_scores(experiment.trials, folder)
+            scores = _finished_scores(known_trials(experiment, SweepFolder(folder)), folder)
             display = stack.enter_context(SweepDisplay(num_trials, num_done, num_left_out, scores))
             # Not before: only now is the folder this process's too.
             stack.enter_context(kept_up_to_date(board, display.message))
@@ -131,6 +134,8 @@ def _report(session: Session, folder: Path, as_json: bool) -> None:
     rows = [_trial_row(trial, session, folder) for trial in session.trials]
     if any(row["state"] == TrialState.DONE for row in rows):
         _print_comparison(session, folder)
+    if session.ending:
+        console.print_text(f"\n{session.ending}")
     for line in _unfinished_lines(rows):
         console.print_text(line)
     if any(row["state"] == TrialState.FAILED for row in rows):
@@ -140,7 +145,11 @@ def _report(session: Session, folder: Path, as_json: bool) -> None:
 
 def _print_document(session: Session, folder: Path) -> None:
     rows = [_trial_row(trial, session, folder) for trial in session.trials]
-    console.print_json({"out": str(folder), "trials": rows, "exit_code": session.exit_code})
+    comparison = _comparison(session, folder, with_test_set_noise=False)
+    words = {} if comparison is None else {entry.arm: entry.verdict for entry in comparison.comparisons}
+    added = [] if comparison is None else list(comparison.added_seeds)
+    document = {"out": str(folder), "trials": rows, "verdicts": words, "added_seeds": added}
+    console.print_json(document | {"ending": session.ending, "exit_code": session.exit_code})
 
 
 def _unfinished_lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -177,19 +186,36 @@ def _trial_row(trial: Trial, session: Session, folder: Path) -> dict[str, Any]:
     }
 
 
-def _print_comparison(session: Session, folder: Path) -> None:
-    """The table of ``focalbench compare`` over the trials of this sweep, not over what an earlier form of it left."""
+def _comparison(session: Session, folder: Path, *, with_test_set_noise: bool = True) -> Comparison | None:
+    """What ``focalbench compare`` finds in the trials of this sweep, not in what an earlier form of it left; None where
+    nothing can be compared.
+    """
     from focalbench.analysis.comparison import compare_trials
-    from focalbench.cli.compare import print_comparison
+    from focalbench.analysis.look_record import record_look
     from focalbench.records.reader import read_trials
+
+    own = [path for trial in session.trials if (path := folder / trial.name).is_dir()]
+    if not own:
+        return None
+    trials = read_trials(own)
+    try:
+        comparison = compare_trials(trials, with_test_set_noise=with_test_set_noise)
+    except DataError as fault:  # nothing has finished, or the mAP is undefined everywhere
+        if any(trial.counts for trial in trials):
+            console.warn(str(fault))
+        return None
+    record_look(comparison, trials)
+    return comparison
+
+
+def _print_comparison(session: Session, folder: Path) -> None:
+    from focalbench.cli.compare import print_comparison
     from focalbench.records.sweep import SweepFolder
 
+    comparison = _comparison(session, folder)
+    if comparison is not None:
+        print_comparison(comparison)
     own = {trial.name for trial in session.trials}
-    try:
-        own_folders = [path for trial in session.trials if (path := folder / trial.name).is_dir()]
-        print_comparison(compare_trials(read_trials(own_folders)))
-    except DataError as fault:  # such as an mAP that is undefined everywhere
-        console.warn(str(fault))
     others = sum(row["name"] not in own and (folder / row["name"]).is_dir() for row in SweepFolder(folder).listed())
     if others:
         console.print_text(
@@ -203,13 +229,17 @@ def _list_trials(experiment: Experiment, folder: Path, *, retry_failed: bool, fr
 
     from focalbench.launchers.forecast import forecast
     from focalbench.launchers.local import plan_slots
-    from focalbench.launchers.search import leaves_stopped, num_search_trials, proposed_trials
+    from focalbench.launchers.search import leaves_stopped, num_search_trials
+    from focalbench.launchers.session import known_trials
+    from focalbench.launchers.until_decided import declared_plan, forecast_until_decided
     from focalbench.records.sweep import SweepFolder
 
     config = experiment.config
     found = SweepFolder(folder / ".set-aside" if fresh else folder)  # --fresh begins with nothing there
-    found.listed()  # refuses another version's list, as a run would
-    trials = proposed_trials(experiment, found)
+    found.listed()  # refuses another version's list, and another plan, as a run would
+    if (plan := declared_plan(experiment)) is not None:
+        found.require_plan(plan)
+    trials = known_trials(experiment, found)
     num_slots, place = 1, None  # how many trials a cluster takes at once is not known before it is asked
     if config.run.launcher == "local":
         most = len(trials) + num_search_trials(config)
@@ -227,13 +257,17 @@ def _list_trials(experiment: Experiment, folder: Path, *, retry_failed: bool, fr
         {"name": t.name, "arm": t.arm, "seed": t.seed, "differs": t.differs, "state": found.trial(t.name).state()}
         for t in trials
     ]
+    expected = forecast_until_decided(experiment, found)
     if as_json:
-        console.print_json({"name": config.name, "out": str(folder), "trials": rows, "estimate": asdict(left)})
+        document = {"name": config.name, "out": str(folder), "trials": rows, "estimate": asdict(left)}
+        console.print_json(document | ({} if expected is None else {"until_decided": asdict(expected)}))
         return
     console.print_table(
         ["trial", "state", "differs in"], [(row["name"], row["state"], _assignments(row["differs"])) for row in rows]
     )
     console.print_text(f"{len(rows)} trials in {folder}; nothing was trained\n{_time_words(left, num_slots)}")
+    if expected is not None:
+        console.print_text(_expected_words(expected))
     if config.sweep is not None and config.sweep.search is not None:
         num = config.sweep.search.num
         console.print_text(
@@ -244,6 +278,15 @@ def _list_trials(experiment: Experiment, folder: Path, *, retry_failed: bool, fr
 def _assignments(differs: dict[str, Any]) -> str:
     """``loss.gamma=2 loss.alpha=0.5``."""
     return " ".join(f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in differs.items())
+
+
+def _expected_words(expected: Trainings) -> str:
+    """How many trainings a sweep takes that ends by itself."""
+    known = "as they did so far" if expected.measured else "which only the first look can tell"
+    return (
+        f"sweep.until: {expected.least} trainings at least, {expected.most} at most; about {expected.expected:.0f} "
+        f"where no arm differs and paired differences scatter by {100 * expected.sd:.2f} points, {known}"
+    )
 
 
 def _time_words(left: Forecast, num_slots: int) -> str:

@@ -17,7 +17,7 @@ from focalbench.errors import ConfigError, DataError
 from focalbench.records.state import TrialState
 
 if TYPE_CHECKING:
-    from focalbench.analysis.comparison import ArmComparison, ArmResult
+    from focalbench.analysis.judged_arms import ArmComparison, ArmResult
     from focalbench.analysis.sweep_progress import SweepProgress, SweepSummary, TrialProgress
     from focalbench.progress import Row
 
@@ -42,14 +42,15 @@ def ls(
         console.print_json([_summary_document(sweep) for sweep in sweeps])
         return
     counted = [name for name in sweeps[0].counts if name in _ALWAYS or any(sweep.counts[name] for sweep in sweeps)]
-    columns = ["sweep", *counted, "all", "arms", "best arm so far", "mAP", "n", "written"]
+    columns = ["sweep", *counted, "all", "arms", "best arm so far", "mAP in points", "n", "written"]
     console.print_table(columns, [_summary_row(sweep, folder, counted) for sweep in sweeps])
 
 
 def _summary_row(sweep: SweepSummary, below: Path, counted: list[str]) -> list[object]:
     name = sweep.folder.name if sweep.folder == below else sweep.folder.relative_to(below)
     counts = [sweep.counts[group] for group in counted]
-    best = ["-", "-", 0] if sweep.best_arm is None else [sweep.best_arm, f"{sweep.best_mean_ap:.4f}", sweep.best_n]
+    mean = "-" if sweep.best_mean_ap is None else console.points(sweep.best_mean_ap)
+    best = ["-", "-", 0] if sweep.best_arm is None else [sweep.best_arm, mean, sweep.best_n]
     written = "-" if sweep.written is None else f"{console.duration(time.time() - sweep.written)} ago"
     return [name, *counts, sum(sweep.counts.values()), sweep.num_arms, *best, written]
 
@@ -152,6 +153,23 @@ def _parts(progress: SweepProgress) -> Iterator[str]:
         compared = {trial.arm for arm in progress.comparison.arms for trial in arm.arm.trials.values()}
         rest = [arm for arm in dict.fromkeys(trial.arm for trial in progress.trials) if arm not in compared]
         yield verdict_table(progress.comparison, f"no seed finished yet: {', '.join(rest)}" if rest else None)
+        yield "\n".join(_distances(progress))
+
+
+def _distances(progress: SweepProgress) -> Iterator[str]:
+    """How far the arms are from a word, of a sweep that adds seeds until each has one."""
+    from focalbench.analysis.formats import distance_words
+
+    comparison, plan = progress.comparison, progress.plan
+    if comparison is None or plan is None or plan.until is None or not comparison.plan.looks:
+        return
+    seeds = len(comparison.plan.looks[-1] or ())
+    following = next((size for size in plan.looks if size > seeds), None)
+    what = f"the next look is at {following}" if following else "there are no more"
+    if comparison.undecided:
+        yield f"after {seeds} seeds, {what}:"
+    for entry in comparison.undecided:
+        yield distance_words(entry, comparison)
 
 
 def _went_wrong(trial: TrialProgress) -> bool:
@@ -202,12 +220,12 @@ def _document(progress: SweepProgress) -> dict[str, Any]:
 
 def _arm_document(result: ArmResult, against: Mapping[str, ArmComparison]) -> dict[str, Any]:
     summary, entry = result.summary, against.get(result.arm.label)
-    pair = None if entry is None else entry.paired
+    found = None if entry is None else entry.judgement
     return {
         "arm": result.arm.label,
         "n": summary.n,
         "mean": summary.mean,
         "sd": summary.sd,
-        "difference": None if pair is None else pair.difference,
+        "difference": None if found is None else found.difference,
         "verdict": None if entry is None else entry.verdict,
     }

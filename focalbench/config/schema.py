@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from focalbench.config.base import Count, Fraction, Section, SeedNumber, key_error
 from focalbench.config.data import DataConfig, VocData
 from focalbench.config.loss import FocalConfig, LossConfig
 from focalbench.config.model import ModelConfig, RetinaNetConfig
 from focalbench.config.optim import OptimConfig, SgdConfig
+from focalbench.statistics.looks import FIRST_LOOK, MOST_SEEDS
 from focalbench.tags import PROTOCOL_MEANING, ProtocolName
 
 MAX_TRIALS = 10_000
@@ -111,11 +112,30 @@ KeyValues = Annotated[dict[str, Values], Field(min_length=1)]
 Assignments = Annotated[dict[str, Any], Field(min_length=1)]
 
 
+_NumSeeds = Annotated[int, Field(ge=1, le=MAX_TRIALS)]
+_SeedList = Annotated[tuple[SeedNumber, ...], Field(min_length=1, max_length=MAX_TRIALS)]
+
+
+def _counted_out(value: int | tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """6 as the seeds 0 to 5."""
+    return tuple(range(value)) if isinstance(value, int) else value
+
+
 class SweepConfig(Section):
     """The trials: the union of the blocks, each crossed with the seeds, without repeats."""
 
-    seeds: Annotated[tuple[SeedNumber, ...], Field(min_length=1, max_length=MAX_TRIALS)] | None = None
-    """Seeds that every arm is trained with. null: `seed` alone."""
+    seeds: Annotated[_NumSeeds | _SeedList | None, AfterValidator(_counted_out)] = None
+    """Seeds that every arm is trained with: a list, or their number, counted from 0. null: `seed` alone. With `until`
+    those it begins with; it goes on counting from the largest."""
+    until: Literal["decided"] | None = None
+    """`decided`: seeds are added, a few at a time, until every arm is found better, worse, practically alike or
+    unstable, or has `max_seeds`; an arm that is gets no more, the baseline does. Declared before the first look, and
+    fixed from then on. null: the seeds listed, all of them."""
+    margin: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """Largest difference in mAP that does not matter in practice (0.01: one point): what is shown to be smaller is
+    called no practical difference."""
+    max_seeds: Annotated[int, Field(ge=FIRST_LOOK, le=MOST_SEEDS)] = 20
+    """Seeds an arm is given at most, with `until: decided`."""
     grid: KeyValues | None = None
     """Every combination of the values listed per key, as in {loss.gamma: [0, 1, 2]}."""
     zip: KeyValues | None = None
@@ -129,6 +149,19 @@ class SweepConfig(Section):
     """Arms that follow from the results of others."""
     exclude: tuple[Assignments, ...] = ()
     """Trials left out: those that agree with all keys of one of these entries."""
+
+    @model_validator(mode="after")
+    def _until_fits(self) -> SweepConfig:
+        if self.until is None:
+            return self
+        if self.search is not None:
+            raise key_error("until", "cannot stand beside sweep.search, which has a way of its own to stop arms")
+        seeds = self.seeds if isinstance(self.seeds, tuple) else ()
+        if len(seeds) > self.max_seeds:
+            raise key_error("max_seeds", f"should be at least the {len(seeds)} seeds listed, not {self.max_seeds}")
+        if len(set(seeds)) < len(seeds):
+            raise key_error("seeds", "should name each seed once where `until` counts them")
+        return self
 
 
 class ExperimentConfig(Section):

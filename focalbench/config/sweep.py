@@ -18,6 +18,7 @@ from focalbench.config.edit import assign, assignment_order
 from focalbench.config.faults import BRANCHES, all_keys, check
 from focalbench.config.identity import arm_hash, can_be_swept, config_hash
 from focalbench.config.schema import MAX_TRIALS, ExperimentConfig, RandomConfig, SearchConfig, SweepConfig
+from focalbench.statistics.looks import look_sizes, seed_sequence
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._=+]+")
 _MAX_ARM = 80
@@ -64,8 +65,32 @@ class _Candidate:
     label: str = ""
 
 
+def first_seeds(config: ExperimentConfig) -> tuple[int, ...]:
+    """Returns the seeds that every arm begins with: all there are, unless the sweep goes on until it is decided."""
+    if config.sweep is not None and config.sweep.until is not None:
+        return seeds_of_looks(config)[0]
+    return _listed_seeds(config)
+
+
+def seeds_of_looks(config: ExperimentConfig) -> tuple[tuple[int, ...], ...]:
+    """Returns the seeds of each look at a sweep that goes on until it is decided, with those of the looks before."""
+    listed, most = _listed_seeds(config), (config.sweep or SweepConfig()).max_seeds
+    sequence = seed_sequence(listed, most)
+    return tuple(sequence[:size] for size in look_sizes(len(listed), most))
+
+
+def _listed_seeds(config: ExperimentConfig) -> tuple[int, ...]:
+    """The seeds that the sweep names, or the experiment's own."""
+    listed = config.sweep.seeds if config.sweep is not None else None
+    return listed if isinstance(listed, tuple) else (config.seed,)
+
+
 def expand(
-    config: ExperimentConfig, document: Document | None = None, *, proposals: Sequence[Mapping[str, Any]] = ()
+    config: ExperimentConfig,
+    document: Document | None = None,
+    *,
+    proposals: Sequence[Mapping[str, Any]] = (),
+    seeds: Sequence[int] | None = None,
 ) -> tuple[Trial, ...]:
     """Returns all trials of ``config``, arm by arm, each arm's seeds together; one trial where there is no sweep.
 
@@ -74,6 +99,7 @@ def expand(
         document: what it was read from, for places in error messages.
         proposals: what the arms of ``sweep.search`` set, as far as they are known; without any, a sweep that is nothing
             but a search has no trials yet.
+        seeds: of every arm; None takes those that it begins with.
 
     Raises:
         ConfigError: all faulty entries of the sweep at once; or no trial is left, or too many are.
@@ -85,10 +111,11 @@ def expand(
         base.data.setdefault(branch, {})["name"] = getattr(config, branch).name
     base.keys, base.values = dict(places.keys), dict(places.values)
     points, faults = _points(sweep)
-    seeds = sweep.seeds if sweep.seeds is not None else (config.seed,)
+    seeds = seeds if seeds is not None else first_seeds(config)
     num_arms = len(points) + (sweep.search.num if sweep.search is not None else 0)
     points += [_search_point(values) for values in proposals]
-    if num_arms * len(seeds) > MAX_TRIALS:
+    most = sweep.max_seeds if sweep.until is not None else len(seeds)
+    if num_arms * most > MAX_TRIALS:
         points = []
         faults.append(ConfigFault(("sweep",), f"means more than {MAX_TRIALS} trials"))
     candidates, broken = _candidates(base, points)
@@ -101,6 +128,11 @@ def expand(
     if not trials and sweep.search is None:
         fault = ConfigFault(("sweep",), "no trial is left: exclude takes them all", places.mark(("sweep",)))
         raise config_error([fault])
+    if sweep.until is not None and len({trial.arm for trial in trials}) < 2:
+        path: KeyPath = ("sweep", "until")
+        raise config_error(
+            [ConfigFault(path, "needs at least two arms: one has nothing to differ from", places.mark(path))]
+        )
     return trials
 
 
@@ -307,7 +339,7 @@ def _flat(entry: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _trials(candidates: list[_Candidate], seeds: tuple[int, ...], sweep: SweepConfig) -> tuple[Trial, ...]:
+def _trials(candidates: list[_Candidate], seeds: Sequence[int], sweep: SweepConfig) -> tuple[Trial, ...]:
     trials: dict[str, Trial] = {}
     for candidate in candidates:
         for seed in seeds:

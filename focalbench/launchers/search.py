@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 from focalbench.config.load import Experiment
 from focalbench.config.schema import ExperimentConfig, SearchConfig
-from focalbench.config.sweep import Trial, expand, extreme_proposals
+from focalbench.config.sweep import Trial, expand, extreme_proposals, first_seeds
+from focalbench.console import points
 from focalbench.experiment.search import ArmScore, propose, score_at, space_of
 from focalbench.launchers.job_queue import Watcher
 from focalbench.records.state import TrialState
@@ -43,8 +44,7 @@ def search_of(config: ExperimentConfig) -> SearchConfig | None:
 def num_search_trials(config: ExperimentConfig) -> int:
     """Tells how many trials the search of ``config`` means in all, where no two proposals are equal."""
     search = search_of(config)
-    seeds = config.sweep.seeds if config.sweep is not None else None
-    return search.num * len(seeds or (config.seed,)) if search is not None else 0
+    return search.num * len(first_seeds(config)) if search is not None else 0
 
 
 def leaves_stopped(config: ExperimentConfig) -> bool:
@@ -156,7 +156,9 @@ def _stop_worse(
         passed = TrialState.DONE in states or (score is not None and score >= median(scores))
         if passed or all(state.is_final for state in states):
             continue
-        found = "a seed failed or has no mAP" if score is None else f"mAP {score:.4f}, median {median(scores):.4f}"
+        found = "a seed failed or has no mAP"
+        if score is not None:
+            found = f"mAP {points(score)}, median {points(median(scores))}"
         reason = f"by sweep.search, with all seeds of its arm: {found} at {stop_at:.0%} of the training"
         watcher.message(f"{arm.trials[0].arm}: stopped {reason}")
         _stop(arm, sweep, reason, watcher)

@@ -29,6 +29,7 @@ from focalbench.launchers.search import (
     search_of,
     typical_trials,
 )
+from focalbench.launchers.until_decided import declared_plan, ends_by_itself, opened_trials, run_until_decided
 from focalbench.records.state import TrialState
 from focalbench.records.sweep import SweepFolder
 from focalbench.records.sweep_lock import hold_sweep
@@ -57,12 +58,14 @@ class Session:
         states: by trial.
         outcomes: of the trials that ran now.
         signum: the signal that stopped the session, or None.
+        ending: of a sweep that ends by itself, how it did; empty where it has not.
     """
 
     trials: tuple[Trial, ...]
     states: dict[str, TrialState]
     outcomes: dict[str, Outcome]
     signum: int | None
+    ending: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -101,6 +104,13 @@ def open_launcher(
     with ray.connected(run.ray_address), stop_on_signals(stop):  # Ray has put its own handlers in place
         share = ray.plan_share(device, run.trials_per_device, run.devices)
         yield lambda jobs, watcher: ray.RayRun(jobs, share, watcher=watcher, log_folder=out).run(stop)
+
+
+def known_trials(experiment: Experiment, sweep: SweepFolder) -> tuple[Trial, ...]:
+    """Returns all trials known so far, with those that a search has proposed and those of the looks that were begun."""
+    if ends_by_itself(experiment.config):
+        return opened_trials(experiment, sweep)
+    return proposed_trials(experiment, sweep)
 
 
 def check_all_data(
@@ -180,9 +190,12 @@ def run_session(
         InterruptedTrial: when a signal arrives as early as that.
     """
     config, trials, stop, sweep = experiment.config, experiment.trials, StopFlag(), SweepFolder(out)
+    plan = declared_plan(experiment)
     with stop_on_signals(stop):
         if not options.fresh:
-            sweep.listed()  # another version's list is refused before any image is read
+            sweep.listed()  # another version's list, or another plan, is refused before any image is read
+            if plan is not None:
+                sweep.require_plan(plan)
         _require_parts(config, [*trials, *typical_trials(config)], options.device)
         fingerprints = check_all_data(
             [*trials, *typical_trials(config)],
@@ -196,19 +209,25 @@ def run_session(
             hold_sweep(out, fresh=options.fresh) as lock,
         ):
             sweep.open(config.name, trials, alone=lock.alone, command=options.command)
+            if plan is not None:
+                sweep.declare(plan)
             lock.share()
             report_stale_results(trials, fingerprints, sweep, report)
-            watcher = make_watcher(num_trials, *_count_final(experiment, sweep, options.retry_failed))
+            later = len(known_trials(experiment, sweep)) - len(trials) if ends_by_itself(config) else 0
+            watcher = make_watcher(num_trials + later, *_count_final(experiment, sweep, options.retry_failed))
             # A worker that a killed launcher left behind stops by itself.
             share = num_trials > 1 or lock.alone
+            ending = ""
             rounds = _Rounds(launch, watcher, stop, sweep, options, retries=config.run.retries, share=share)
-            if rounds.train(trials, with_stopped=True) and search_of(config) is not None:
+            if ends_by_itself(config):
+                trials, ending = run_until_decided(experiment, sweep, rounds.train, alone=lock.alone, watcher=watcher)
+            elif rounds.train(trials, with_stopped=True) and search_of(config) is not None:
                 trials = run_search(experiment, sweep, rounds.train, alone=lock.alone, watcher=watcher)
     states = {trial.name: sweep.trial(trial.name).state() for trial in trials}
     busy = [outcome for outcome in rounds.outcomes.values() if outcome.state == "busy"]
     if busy:
         raise BusyError(busy[0].error or "another process is training this trial")
-    return Session(trials, states, rounds.outcomes, stop.signum)
+    return Session(trials, states, rounds.outcomes, stop.signum, ending)
 
 
 def _require_parts(config: ExperimentConfig, trials: Sequence[Trial], device: str) -> None:
@@ -279,7 +298,7 @@ def seed_by_seed(trials: Sequence[Trial]) -> list[Trial]:
 
 def _count_final(experiment: Experiment, sweep: SweepFolder, retry_failed: bool) -> tuple[int, int]:
     """How many of the trials known so far are done, and how many failed or were stopped and stay so."""
-    counts = Counter(sweep.trial(trial.name).state() for trial in proposed_trials(experiment, sweep))
+    counts = Counter(sweep.trial(trial.name).state() for trial in known_trials(experiment, sweep))
     failed = 0 if retry_failed else counts[TrialState.FAILED]
     stopped = counts[TrialState.STOPPED] if leaves_stopped(experiment.config) else 0
     return counts[TrialState.DONE], failed + stopped

@@ -1,4 +1,5 @@
-"""A sweep's folder: which trials there are (sweep.json) and one table of their results (results.csv).
+"""A sweep's folder: which trials there are and what was declared of them (sweep.json), and one table of their results
+(results.csv).
 
 A trial is known by the hash that its files name, so that a sweep may grow, and it or its trials may be moved or
 renamed: what is done stays done.
@@ -17,6 +18,7 @@ from filelock import FileLock
 from focalbench.config.identity import IDENTITY_VERSION
 from focalbench.config.sweep import Trial
 from focalbench.errors import BusyError, DataError, StorageError
+from focalbench.records.plan import Look, SweepPlan, read_looks, read_plan, require_same
 from focalbench.records.trial import TrialFolder
 from focalbench.storage import read_json, remove_unfinished, storage_faults, write_atomically, write_json
 from focalbench.tags import BEST_MEAN_AP, CLASS_AP, MEAN_AP
@@ -24,6 +26,8 @@ from focalbench.tags import BEST_MEAN_AP, CLASS_AP, MEAN_AP
 _RESULTS = "results.csv"
 _LOCK = ".list.lock"
 _LISTED = ("name", "arm", "seed", "hash", "differs")
+_KEPT = ("search", "plan", "looks")
+"""What the list holds beside the trials."""
 
 
 class SweepFolder:
@@ -65,7 +69,7 @@ class SweepFolder:
         with storage_faults(self.path), self._locked():
             remove_unfinished(self.path)
             known = {row["hash"]: row for row in self.listed()}
-            search = self._document().get("search", {})
+            kept = {key: value for key, value in self._document().items() if key in _KEPT}
             folders = self._folders_by_hash(trials)
             for trial in trials:
                 if trial.hash in folders:
@@ -74,7 +78,7 @@ class SweepFolder:
             document = {"name": name, "identity": IDENTITY_VERSION, "trials": list(known.values())}
             command = command or self.command()
             document |= {"command": command} if command else {}
-            write_json(self.path / self.LIST, document | ({"search": search} if search else {}))
+            write_json(self.path / self.LIST, document | kept)
 
     def listed(self) -> list[dict[str, Any]]:
         """Returns what the list holds of each trial (name, arm, seed, hash, differs); empty where there is no list.
@@ -82,7 +86,18 @@ class SweepFolder:
         Raises:
             DataError: when it is not what focalbench writes.
         """
-        rows = self._document().get("trials", [])
+        return self._rows(self._document())
+
+    def arms(self) -> tuple[str, ...]:
+        """Returns the names of all arms in the list, whichever version has written it.
+
+        Raises:
+            DataError: when it is not what focalbench writes.
+        """
+        return tuple(dict.fromkeys(str(row["arm"]) for row in self._rows(self._read())))
+
+    def _rows(self, document: Mapping[str, Any]) -> list[dict[str, Any]]:
+        rows = document.get("trials", [])
         if not isinstance(rows, list) or any(not isinstance(row, dict) or set(_LISTED) - row.keys() for row in rows):
             raise self._foreign()
         return rows
@@ -117,10 +132,64 @@ class SweepFolder:
             known = self.proposals(space)
             if len(known) < len(proposals):
                 known += [dict(values) for values in proposals[len(known) :]]
-                search = {"space": space, "proposals": known}
-                empty = {"identity": IDENTITY_VERSION, "trials": []}
-                write_json(self.path / self.LIST, empty | self._document() | {"search": search})
+                self._write({"search": {"space": space, "proposals": known}})
         return known
+
+    def plan(self) -> SweepPlan | None:
+        """Returns what was declared before the results were looked at; None where the list does not say.
+
+        Raises:
+            DataError: when the list is not what focalbench writes.
+        """
+        return read_plan(self._read(), str(self.path / self.LIST))
+
+    def looks(self) -> tuple[Look, ...]:
+        """Returns the looks that were taken at the arms, the first one first.
+
+        Raises:
+            DataError: when the list is not what focalbench writes.
+        """
+        return read_looks(self._read(), str(self.path / self.LIST))
+
+    def require_plan(self, plan: SweepPlan) -> None:
+        """Refuses a plan that is not the one that was declared, where the arms have been looked at since.
+
+        That is about sweeps that add seeds until their arms are decided. A list of seeds may grow: the looks keep what
+        was declared at the time.
+
+        Raises:
+            ConfigError: naming the key and both values.
+            DataError: when the list is not what focalbench writes.
+        """
+        known = self.plan()
+        if known is not None and plan.until is not None and self.looks():
+            require_same(known, plan, str(self.path / self.LIST))
+
+    def declare(self, plan: SweepPlan) -> None:
+        """Writes down what is declared; what a sweep declared that has been looked at since, and adds seeds by itself,
+        stays.
+
+        Raises:
+            ConfigError, DataError: see :meth:`require_plan`.
+        """
+        with storage_faults(self.path), self._locked():
+            self.require_plan(plan)
+            known = self.plan()
+            if plan != known and (known is None or known.until is None or not self.looks()):
+                self._write({"plan": plan.model_dump(mode="json")})
+
+    def record_look(self, look: Look) -> None:
+        """Writes down that somebody was told how the arms stand; the same again is no new look.
+
+        Raises:
+            DataError: when the list is not what focalbench writes.
+            StorageError: when the folder cannot be written.
+        """
+        with storage_faults(self.path), self._locked():
+            known = {other.seeds: other for other in self.looks()}
+            if known.get(look.seeds) != look:
+                known[look.seeds] = look  # where it stood before, if it was known
+                self._write({"looks": [entry.model_dump(mode="json") for entry in known.values()]})
 
     def write_results(self) -> None:
         """Replaces results.csv by one row a listed trial, in the order of the list.
@@ -148,15 +217,25 @@ class SweepFolder:
             line |= {f"{CLASS_AP}{name}": value for name, value in result.class_ap.items()}
         return line
 
-    def _document(self) -> dict[str, Any]:
-        """The content of the list; empty where there is none."""
+    def _write(self, entries: Mapping[str, Any]) -> None:
+        """Replaces entries of the list; all else stays."""
+        empty = {"identity": IDENTITY_VERSION, "trials": []}
+        write_json(self.path / self.LIST, empty | self._document() | dict(entries))
+
+    def _read(self) -> dict[str, Any]:
+        """The content of the list, of any version; empty where there is none."""
         path = self.path / self.LIST
         if not path.exists():
             return {}
         document = read_json(path)
         if not isinstance(document, dict) or "trials" not in document:
             raise self._foreign()
-        if document["trials"] and document.get("identity") != IDENTITY_VERSION:
+        return document
+
+    def _document(self) -> dict[str, Any]:
+        """The content of the list, of this version; empty where there is none."""
+        path, document = self.path / self.LIST, self._read()
+        if document.get("trials") and document.get("identity") != IDENTITY_VERSION:
             raise DataError(
                 f"{path}: its trials are named by the rule of another version of focalbench, and would all be trained "
                 "again; use another --out, or --fresh to set them aside (compare, report and evaluate read them)"

@@ -15,6 +15,7 @@ from PIL import Image
 from focalbench.analysis.box_kinds import KINDS
 from focalbench.analysis.hard_tail import Crop, crop_regions
 from focalbench.analysis.loss_distribution import LossDistribution, class_loss, figures, measure
+from focalbench.console import points
 from focalbench.figures import new_figure, save_figure
 from focalbench.figures.detections import draw_crops
 from focalbench.figures.lettering import label_of
@@ -156,7 +157,7 @@ def plot_errors(cost: Mapping[str, float], title: str) -> Figure:
     names = list(cost)[::-1]
     values = [100 * cost[name] for name in names]
     bars = axes.barh(names, values, color="#3b528b")
-    axes.bar_label(bars, [f"{value:.1f}" for value in values], padding=3)
+    axes.bar_label(bars, [points(cost[name]) for name in names], padding=3)
     axes.set(xlabel="mAP gained if only this were mended, points", xlim=(min(0, *values), max(*values, 1) * 1.15))
     axes.set_title(title)
     return figure

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from focalbench.analysis import formats
 from focalbench.analysis.arms import Arm
-from focalbench.analysis.statistics import t_interval
 from focalbench.analysis.swept_keys import SweptGrid
 from focalbench.figures import new_figure
 from focalbench.records.document import as_number
 from focalbench.report.evaluation_set import RECALL_GRID
+from focalbench.statistics.summary import t_interval
 from focalbench.tags import CLASS_AP
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def plot_learning_curves(arms: Sequence[Arm], key: str, words: str, styles: Mapp
         step, mean, sd = _over_seeds(arm, key)
         if not len(step):
             continue
+        mean, sd = formats.scale(key) * mean, formats.scale(key) * sd
         num_steps = max(num_steps, len(step))
         axes.plot(step, mean, **styles[arm.label].keywords(), marker="o" if len(step) < 12 else None, markersize=3)
         if np.isfinite(sd).any():
@@ -127,17 +129,22 @@ def plot_swept_line(grid: SweptGrid, metric: str) -> Picture:
     figure, axes = _new_axes(height=3.0)
     ticks = ["\n".join(f"{value:g}" for value in cell) for cell in grid.line]
     results = list(grid.line.values())
-    means = np.array([result.summary.mean for result in results])
-    intervals = np.array([t_interval(np.array(list(result.values.values()))) for result in results])
+    seeds = [formats.scale(metric) * np.array(list(result.values.values())) for result in results]
+    means = np.array([formats.scale(metric) * result.summary.mean for result in results])
+    intervals = np.array([t_interval(values) for values in seeds])
     half = np.nan_to_num(intervals[:, 1] - means)
     place = np.arange(len(ticks))  # evenly apart: swept values mostly grow by factors
-    for number, result in enumerate(results):
-        axes.plot([number] * len(result.values), list(result.values.values()), "o", color="#888888", markersize=3)
+    for number, values in enumerate(seeds):
+        axes.plot([number] * len(values), values, "o", color="#888888", markersize=3)
     axes.errorbar(place, means, yerr=half, color=_COLORS[0], marker="s", markersize=5, capsize=4, linewidth=1.7)
     axes.set_xticks(place, ticks)
-    axes.set(xlabel=", below it ".join(plain(key) for key in grid.line_keys), ylabel=plain(metric))
-    values = "; ".join(f"{', '.join(tick.split())}: {mean:.4f}" for tick, mean in zip(ticks, means, strict=True))
-    return embed_figure(figure, f"{metric} against {' with '.join(grid.line_keys)}, mean and 95 % interval: {values}")
+    axes.set(xlabel=", below it ".join(plain(key) for key in grid.line_keys), ylabel=plain(formats.heading(metric)))
+    words = "; ".join(
+        f"{', '.join(tick.split())}: {formats.value(result.summary.mean, metric)}"
+        for tick, result in zip(ticks, results, strict=True)
+    )
+    keys = " with ".join(grid.line_keys)
+    return embed_figure(figure, f"{formats.heading(metric)} against {keys}, mean and 95 % interval: {words}")
 
 
 def plot_class_ap(classes: Sequence[str], arms: Sequence[Arm], styles: Mapping[str, LineStyle]) -> Picture:
@@ -146,14 +153,16 @@ def plot_class_ap(classes: Sequence[str], arms: Sequence[Arm], styles: Mapping[s
     spread = 0.6 / max(len(arms), 1)
     for number, arm in enumerate(arms):
         for row, name in enumerate(classes):
-            values = np.array(list(arm.values(f"{CLASS_AP}{name}").values()))
+            metric = f"{CLASS_AP}{name}"
+            values = formats.scale(metric) * np.array(list(arm.values(metric).values()))
             if len(values):
                 sd = float(values.std(ddof=1)) if len(values) > 1 else 0.0
                 y = row + (number - (len(arms) - 1) / 2) * spread
                 axes.errorbar(values.mean(), y, xerr=sd, fmt="o", color=styles[arm.label].color, markersize=4)
     axes.set_yticks(range(len(classes)), [plain(name) for name in classes])
-    axes.set(xlim=(0, None), ylim=(len(classes) - 0.4, -0.6), xlabel="AP")
-    return embed_figure(figure, f"AP of {len(classes)} classes for {len(arms)} arms, with one sd over the seeds")
+    axes.set(xlim=(0, None), ylim=(len(classes) - 0.4, -0.6), xlabel="AP in points")
+    words = f"AP in points of {len(classes)} classes for {len(arms)} arms, with one sd over the seeds"
+    return embed_figure(figure, words)
 
 
 def plot_precision_recall(

@@ -111,7 +111,7 @@ def gather_evidence(comparison: Comparison, classes: Sequence[str]) -> Evidence:
     """Reads logs and detections of the drawn arms, and the test images where they are."""
     drawn, left_out = _choose_arms(comparison)
     evidence = Evidence(line_styles([arm.label for arm in drawn]), left_out)
-    for key, words in ((MEAN_AP, "mAP on the evaluation set"), (TRAIN_LOSS, "training loss")):
+    for key, words in ((MEAN_AP, "evaluated mAP in points"), (TRAIN_LOSS, "training loss")):
         picture = plot_learning_curves(drawn, key, words, evidence.styles)
         evidence.learning += [picture] if picture is not None else []
     with_ap = [name for name in classes if any(arm.values(f"{CLASS_AP}{name}") for arm in drawn)][:MAX_CLASSES_DRAWN]

@@ -15,7 +15,8 @@ from markupsafe import Markup, escape
 
 from focalbench import __version__
 from focalbench.analysis.comparison import Comparison, compare_trials
-from focalbench.analysis.formats import number, p_value, signed
+from focalbench.analysis.formats import heading, p_value, points_words, signed
+from focalbench.console import points
 from focalbench.records.reader import read_trials
 from focalbench.report.page import Page, build_page
 from focalbench.storage import storage_faults, write_output
@@ -58,7 +59,9 @@ def render_page(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "signed": signed, "p_value": p_value, "breakable": breakable}
+    environment.filters |= {"heading": heading, "points": points, "signed": signed, "p_value": p_value}
+    environment.filters["points_words"] = points_words
+    environment.filters["breakable"] = breakable
     return environment.get_template(_TEMPLATE).render(page=page, version=__version__)
 
 

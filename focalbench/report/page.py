@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-import numpy as np
 import yaml
 
+from focalbench.analysis import formats
 from focalbench.analysis.arms import Arm
-from focalbench.analysis.comparison import RULE, ArmComparison, ArmResult, Comparison
-from focalbench.analysis.formats import interval, number, p_value, resolution_cells, signed
-from focalbench.analysis.published import PUBLISHED_FIGURES, ReproductionCard, reproduction_cards
-from focalbench.analysis.statistics import MIN_SEEDS, summarise, t_interval
+from focalbench.analysis.comparison import Comparison
+from focalbench.analysis.judged_arms import ArmComparison, ArmResult
+from focalbench.analysis.published import CARD_RULE, PUBLISHED_FIGURES, ReproductionCard, reproduction_cards
 from focalbench.analysis.swept_keys import SweptGrid, swept_grids
 from focalbench.records.reader import TrialRecord
 from focalbench.records.state import TrialState
@@ -24,23 +23,28 @@ from focalbench.records.trial import TrialFolder
 from focalbench.report.curves import Picture, plot_swept_line
 from focalbench.report.evidence import Evidence, gather_evidence
 from focalbench.report.facts import as_text, class_names, ended_at, environment, run_facts
+from focalbench.statistics.summary import summarise
+from focalbench.statistics.verdict import DIFFERENT, MIN_SEEDS
 from focalbench.tags import CLASS_AP, MEAN_AP
 
 _INTERVAL_WIDTH, _INTERVAL_MARGIN = 200.0, 8.0
 # Light to dark blue; the text on it turns white where black could not be read.
 _HEAT_LIGHT, _HEAT_DARK = (237, 243, 250), (8, 69, 148)
 _EVEN_LUMINANCE = 0.18  # on which black and white are equally readable (WCAG 2, contrast)
-_VERDICT_ORDER = ("better", "higher", "worse", "lower", "no difference shown")
+_VERDICT_ORDER = ("better", "higher", "worse", "lower", "no practical difference", "unstable", "undecided")
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Places a confidence interval in a box 200 wide; None where an end is unknown."""
+    """Places a confidence interval, and what does not matter in practice, in a box 200 wide; None where an end is
+    unknown.
+    """
 
     zero: float
     point: float
     low: float | None
     high: float | None
+    margin: tuple[float, float] | None
     words: str
 
 
@@ -50,6 +54,7 @@ class VerdictRow:
 
     label: str
     verdict: str
+    words: str
     difference: str
     interval: Interval | None
     p: str
@@ -107,13 +112,16 @@ class Page:
     comparison: Comparison
     rule: str
     verdicts: list[VerdictRow]
+    resolution_columns: list[str]
     resolution: list[list[str]]
+    resolution_notes: list[str]
     swept: list[SweptPicture]
     sparse: list[str]
     evidence: Evidence
     classes: list[str]
     class_rows: list[tuple[str, str, list[str]]]
     cards: list[ReproductionCard]
+    card_rule: str
     published: Sequence[tuple[str, str, str, str]]
     trials: list[TrialRow]
     environment: list[tuple[str, str]]
@@ -129,7 +137,9 @@ def build_page(
     finished = [trial for arm in arms for trial in arm.trials.values()]
     classes = class_names(finished)
     evidence = gather_evidence(comparison, classes)
-    grids = swept_grids(comparison.arms)
+    grids, metric = swept_grids(comparison.arms), comparison.metric
+    paired = [entry for entry in comparison.comparisons if entry.judgement is not None and entry.judgement.n > 1]
+    with_images = any(entry.noise is not None for entry in paired)
     keys = _differing_keys(arms)
     names = list(dict.fromkeys(str(trial.config.get("name") or trial.folder.parent.name) for trial in finished))
     return Page(
@@ -142,17 +152,23 @@ def build_page(
             (arm.label, [as_text(arm.settings[key]) if key in arm.settings else "" for key in keys]) for arm in arms
         ],
         comparison=comparison,
-        rule=RULE,
+        rule=comparison.rule,
         verdicts=_verdict_rows(comparison),
-        resolution=[resolution_cells(entry) for entry in comparison.comparisons if entry.paired is not None],
-        swept=[_swept_picture(grid, comparison.metric) for grid in grids if grid.form != "sparse"],
+        resolution_columns=[*formats.RESOLUTION, *(formats.RESOLUTION_OF_IMAGES if with_images else ())],
+        resolution=[formats.resolution_cells(entry, metric, with_images=with_images) for entry in paired],
+        resolution_notes=[
+            formats.RESOLUTION_NOTE + formats.NEW_IMAGES_NOTE * with_images,
+            *formats.resolution_sentences(comparison),
+        ],
+        swept=[_swept_picture(grid, metric) for grid in grids if grid.form != "sparse"],
         sparse=[grid.title for grid in grids if grid.form == "sparse"],
         evidence=evidence,
         classes=[arm.label for arm in arms],
         class_rows=[_class_row(name, arms, evidence.objects_per_class) for name in classes],
-        cards=reproduction_cards(comparison.arms) if comparison.metric == MEAN_AP else [],
+        cards=reproduction_cards(comparison.arms) if metric == MEAN_AP else [],
+        card_rule=CARD_RULE,
         published=PUBLISHED_FIGURES,
-        trials=[_trial_row(trial, comparison.metric) for trial in trials],
+        trials=[_trial_row(trial, metric) for trial in trials],
         environment=environment(finished),
         commands=_commands(arms, paths),
         configuration=_configuration(comparison),
@@ -163,48 +179,66 @@ def _lead(comparison: Comparison) -> list[str]:
     """The answer, before any table."""
     if comparison.baseline is None:
         return ["One arm: nothing to compare it with."]
-    groups: dict[str, list[str]] = {words: [] for words in _VERDICT_ORDER}
+    metric = comparison.metric
+    groups: dict[str, list[str]] = {word: [] for word in _VERDICT_ORDER}
     for entry in comparison.comparisons:
-        words = entry.verdict
-        if words in ("better", "worse", "higher", "lower") and entry.paired is not None:
-            groups.setdefault(words, []).append(f"{entry.arm} ({signed(entry.paired.difference)})")
-        else:
-            groups.setdefault(words, []).append(entry.arm)
+        label = entry.arm
+        if entry.judgement is not None and entry.verdict in DIFFERENT:
+            label = f"{label} ({formats.difference(entry.judgement.difference, metric)}{formats.unit(metric)})"
+        groups.setdefault(entry.verdict, []).append(label)
+    within = f" within {formats.points_words(comparison.margin)}" if comparison.margin is not None else ""
+    titles = {"no practical difference": f"No practical difference{within}"}
     sentences = [
-        f"{words.capitalize().replace(':', ',')}: {', '.join(labels)}." for words, labels in groups.items() if labels
+        f"{titles.get(word, word.capitalize().replace(':', ','))}: {', '.join(labels)}."
+        for word, labels in groups.items()
+        if labels
     ]
     sentences += [
-        f"{arm} failed in seed {', '.join(map(str, seeds))}: what is said of it is of the seeds in which it did not."
-        for arm, seeds in comparison.failed.items()
+        f"{entry.arm} failed in seed {', '.join(map(str, entry.failures.seeds))}: what is said of its difference is of "
+        "the seeds in which it did not."
+        for entry in comparison.comparisons
+        if entry.failures is not None
     ]
-    fewest = min((len(e.seeds) for e in comparison.comparisons if e not in comparison.stopped), default=MIN_SEEDS)
-    if fewest < MIN_SEEDS:
-        sentences.append(f"A claim needs at least {MIN_SEEDS} paired seeds; the arm with the fewest has {fewest}.")
-    return [f"{comparison.metric} against {comparison.baseline}, paired by seed.", *sentences]
+    counted = [len(entry.seeds) for entry in comparison.comparisons if entry not in comparison.without_result]
+    if counted and min(counted) < MIN_SEEDS:
+        sentences.append(
+            f"A claim needs at least {MIN_SEEDS} paired seeds; the arm with the fewest has {min(counted)}."
+        )
+    return [f"{metric} against {comparison.baseline}, paired by seed.", *sentences]
 
 
 def _verdict_rows(comparison: Comparison) -> list[VerdictRow]:
     against = {entry.arm: entry for entry in comparison.comparisons}
-    ends = [0.0]
+    ends = [0.0] if comparison.margin is None else [-comparison.margin, comparison.margin]
     for entry in comparison.comparisons:
-        if entry.paired is not None:
-            ends += [value for value in (entry.paired.difference, *entry.paired.ci) if math.isfinite(value)]
-    rows = [_verdict_row(result, against.get(result.arm.label), min(ends), max(ends)) for result in comparison.arms]
-    for entry in comparison.stopped:
-        words = f"{entry.verdict}: {'; '.join(entry.not_comparable)}"
-        rows.append(VerdictRow(entry.arm, words, "", None, "", "", 0, "-", "-"))
+        if entry.judgement is not None:
+            values = (entry.judgement.difference, *entry.judgement.ci)
+            ends += [value for value in values if math.isfinite(value)]
+    span = min(ends), max(ends)
+    rows = [_verdict_row(result, against.get(result.arm.label), comparison, *span) for result in comparison.arms]
+    rows += [
+        VerdictRow(entry.arm, entry.verdict, _words(entry, comparison), "", None, "", "", 0, "-", "-")
+        for entry in comparison.without_result
+    ]
     return rows
 
 
-def _verdict_row(result: ArmResult, entry: ArmComparison | None, low: float, high: float) -> VerdictRow:
-    summary = result.summary
-    own = (summary.n, number(summary.mean), number(summary.sd))
+def _words(entry: ArmComparison, comparison: Comparison) -> str:
+    words = formats.verdict_words(entry, comparison.metric, comparison.margin)
+    return f"{words}: {'; '.join(entry.not_comparable)}" if entry.not_comparable else words
+
+
+def _verdict_row(
+    result: ArmResult, entry: ArmComparison | None, comparison: Comparison, low: float, high: float
+) -> VerdictRow:
+    summary, metric, margin = result.summary, comparison.metric, comparison.margin
+    own = (summary.n, formats.value(summary.mean, metric), formats.value(summary.sd, metric))
     if entry is None:
-        return VerdictRow(result.arm.label, "baseline" if result.values else "no value", "", None, "", "", *own)
-    if entry.paired is None:
-        words = f"{entry.verdict}: {'; '.join(entry.not_comparable)}"
-        return VerdictRow(result.arm.label, words, "", None, "", "", *own)
-    pair = entry.paired
+        word = "baseline" if result.values else "no value"
+        return VerdictRow(result.arm.label, word, word, "", None, "", "", *own)
+    words, found = _words(entry, comparison), entry.judgement
+    if found is None or found.n == 0:
+        return VerdictRow(result.arm.label, entry.verdict, words, "", None, "", "", *own)
 
     def place(value: float) -> float | None:
         if not math.isfinite(value):
@@ -212,37 +246,41 @@ def _verdict_row(result: ArmResult, entry: ArmComparison | None, low: float, hig
         share = (value - low) / (high - low) if high > low else 0.5
         return round(_INTERVAL_MARGIN + share * (_INTERVAL_WIDTH - 2 * _INTERVAL_MARGIN), 1)
 
-    words = interval(pair.ci) or "no interval from one pair"
-    ends = Interval(place(0.0) or 0.0, place(pair.difference) or 0.0, place(pair.ci[0]), place(pair.ci[1]), words)
-    figures = signed(pair.difference), ends, p_value(entry.p_corrected), str(pair.n)
-    return VerdictRow(result.arm.label, entry.verdict, *figures, *own)
+    shaded = None if margin is None else (place(-margin) or 0.0, place(margin) or 0.0)
+    text = formats.interval(found.ci, metric) or "no interval from one pair"
+    middle = place(found.difference) or 0.0
+    drawn = Interval(place(0.0) or 0.0, middle, place(found.ci[0]), place(found.ci[1]), shaded, text)
+    figures = formats.difference(found.difference, metric), drawn, formats.p_value(found.p_corrected), str(found.n)
+    return VerdictRow(result.arm.label, entry.verdict, words, *figures, *own)
 
 
 def _swept_picture(grid: SweptGrid, metric: str) -> SweptPicture:
     if grid.form == "line":
         return SweptPicture(grid.title, grid.line_keys, plot_swept_line(grid, metric), [], [])
-    rows = [(f"{y:g}", [_heat_cell(grid, result) for result in results]) for y, results in grid.rows.items()]
+    rows = [(f"{y:g}", [_heat_cell(grid, result, metric) for result in results]) for y, results in grid.rows.items()]
     return SweptPicture(grid.title, grid.keys, None, [f"{x:g}" for x in grid.axis(1)], rows)
 
 
-def _heat_cell(grid: SweptGrid, result: ArmResult | None) -> HeatCell | None:
+def _heat_cell(grid: SweptGrid, result: ArmResult | None, metric: str) -> HeatCell | None:
     if result is None:
         return None
     share = grid.height(result)
     mixed = [round(light + share * (dark - light)) for light, dark in zip(_HEAT_LIGHT, _HEAT_DARK, strict=True)]
-    upper = t_interval(np.array(list(result.values.values())))[1]
-    uncertainty = "one seed" if math.isnan(upper) else f"± {number(upper - result.summary.mean)}, n {result.summary.n}"
+    summary = result.summary
+    uncertainty = "one seed" if math.isnan(summary.sd) else f"± {formats.value(summary.sd, metric)}, n {summary.n}"
     red, green, blue = mixed
     luminance = sum(part * (value / 255) ** 2.2 for part, value in zip((0.2126, 0.7152, 0.0722), mixed, strict=True))
     ink = "#111" if luminance > _EVEN_LUMINANCE else "#fff"
-    return HeatCell(number(result.summary.mean), uncertainty, f"rgb({red}, {green}, {blue})", ink)
+    return HeatCell(formats.value(summary.mean, metric), uncertainty, f"rgb({red}, {green}, {blue})", ink)
 
 
 def _class_row(name: str, arms: Sequence[Arm], objects: Mapping[str, int]) -> tuple[str, str, list[str]]:
     cells = []
     for arm in arms:
-        summary = summarise(list(arm.values(f"{CLASS_AP}{name}").values()))
-        cells.append(number(summary.mean) + ("" if math.isnan(summary.sd) else f" ± {number(summary.sd)}"))
+        metric = f"{CLASS_AP}{name}"
+        summary = summarise(list(arm.values(metric).values()))
+        spread = "" if math.isnan(summary.sd) else f" ± {formats.value(summary.sd, metric)}"
+        cells.append(formats.value(summary.mean, metric) + spread)
     return name, str(objects.get(name, "-")), cells
 
 
@@ -254,7 +292,7 @@ def _trial_row(trial: TrialRecord, metric: str) -> TrialRow:
         trial.arm,
         "" if trial.seed is None else str(trial.seed),
         reason or str(trial.state),
-        "-" if value is None else number(value),
+        "-" if value is None else formats.value(value, metric),
         "-" if seconds is None else f"{seconds:.0f}",
         "-" if speed is None else f"{speed:.0f}",
         ended_at(trial),

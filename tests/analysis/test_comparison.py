@@ -10,16 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from focalbench.analysis.comparison import NOT_COMPARABLE, Comparison, compare_trials, metric_direction
-from focalbench.analysis.statistics import paired_difference
+from focalbench.analysis.comparison import Comparison, compare_trials, metric_direction
+from focalbench.analysis.comparison_document import comparison_document
+from focalbench.analysis.formats import exaggeration_words, verdict_words
+from focalbench.analysis.judged_arms import NOT_COMPARABLE
 from focalbench.analysis.swept_keys import swept_grids
 from focalbench.errors import ConfigError, DataError
 from focalbench.records.reader import read_trials
+from focalbench.statistics.verdict import Runs, judge
 
 Write = Callable[..., Any]
 CE = [0.700, 0.705, 0.695, 0.702, 0.698, 0.701]
 FOCAL = [0.720, 0.722, 0.719, 0.723, 0.716, 0.724]
 SAME = [0.701, 0.704, 0.697, 0.701, 0.696, 0.703]
+DOWN = [0.680, 0.684, 0.676, 0.681, 0.679, 0.682]
 
 
 def compared(*paths: Path, **keywords: Any) -> Comparison:
@@ -31,21 +35,25 @@ def verdicts(comparison: Comparison) -> dict[str, str]:
 
 
 def test_figures_and_words(write_arms: Write) -> None:
-    run = write_arms({"ce": CE, "focal": FOCAL, "same": SAME, "down": [v - 0.02 for v in CE]})
+    run = write_arms({"ce": CE, "focal": FOCAL, "same": SAME, "down": DOWN})
     comparison = compared(run, with_test_set_noise=False)
     assert comparison.baseline == "ce"
     assert [result.arm.label for result in comparison.arms] == ["ce", "focal", "same", "down"]
-    assert verdicts(comparison) == {"focal": "better", "same": "no difference shown", "down": "worse"}
+    assert verdicts(comparison) == {"focal": "better", "same": "no practical difference", "down": "worse"}
     focal = comparison.comparisons[0]
-    assert focal.paired == paired_difference(FOCAL, CE, num_comparisons=3)
-    assert focal.p_corrected == pytest.approx(2 * focal.paired.p_t)  # second smallest of three
+    arms = {"focal": FOCAL, "same": SAME, "down": DOWN}
+    runs = {arm: Runs(dict(enumerate(values))) for arm, values in arms.items()}
+    assert focal.judgement == judge(Runs(dict(enumerate(CE))), runs, margin=0.01).arms["focal"]
+    assert comparison.num_arms == 3
+    assert (focal.wins, comparison.comparisons[2].wins) == (6, 0)
+    assert focal.correlation == pytest.approx(np.corrcoef(FOCAL, CE)[0, 1])
     assert comparison.arms[1].summary.mean == pytest.approx(np.mean(FOCAL))
     assert comparison.arms[1].summary.sd == pytest.approx(np.std(FOCAL, ddof=1))
     assert comparison.warnings == ()
 
 
 def test_the_document_has_the_agreed_shape(write_arms: Write) -> None:
-    document = compared(write_arms({"ce": CE, "focal": FOCAL}), with_test_set_noise=False).as_document()
+    document = comparison_document(compared(write_arms({"ce": CE, "focal": FOCAL}), with_test_set_noise=False))
     assert document["baseline"] == "ce"
     assert document["metric"] == "val/mAP"
     assert document["arms"][0] | {"trials": []} == {
@@ -58,6 +66,14 @@ def test_the_document_has_the_agreed_shape(write_arms: Write) -> None:
     assert entry["verdict"] == "better"
     assert entry["ci"][0] < entry["difference"] < entry["ci"][1]
     assert entry["p_exact"] == entry["smallest_p_exact"] == 2 / 64
+    assert entry["words"] == "better"
+    assert entry["wins"] == 6
+    assert document["arms_corrected_for"] == 1
+    assert document["margin"] == 0.01
+    assert document["looks"] is None
+    assert (
+        document["seeds_for_margin"]["low"] <= document["seeds_for_margin"]["n"] <= document["seeds_for_margin"]["high"]
+    )
     assert document["unfinished"] == document["warnings"] == []
     json.dumps(document)
 
@@ -66,7 +82,7 @@ def test_the_document_has_the_agreed_shape(write_arms: Write) -> None:
 def test_few_seeds_make_no_claim(write_arms: Write, n: int, words: str) -> None:
     comparison = compared(write_arms({"ce": CE[:n], "focal": FOCAL[:n]}))
     assert verdicts(comparison) == {"focal": words}
-    assert comparison.comparisons[0].paired.difference == pytest.approx(np.mean(np.subtract(FOCAL, CE)[:n]))
+    assert comparison.comparisons[0].judgement.difference == pytest.approx(np.mean(np.subtract(FOCAL, CE)[:n]))
 
 
 def test_baseline_is_asked_for_or_plain_cross_entropy_or_the_first(write_trial: Write, write_arms: Write) -> None:
@@ -111,7 +127,7 @@ def test_arms_without_a_common_seed_are_not_compared(write_trial: Write, tmp_pat
     entry = compared(tmp_path).comparisons[0]
     assert entry.verdict == "not comparable"
     assert entry.not_comparable == ("seeds (10, 11, 12, 13, 14, 15 against 0, 1, 2, 3, 4, 5)",)
-    assert entry.paired is None
+    assert entry.judgement is None
 
 
 @pytest.mark.parametrize(
@@ -206,7 +222,7 @@ def test_arms_stopped_early_are_marked_and_none_of_their_seeds_counts(write_arms
     (last / "status.json").write_text(json.dumps({**reason, "arm": "mixed", "seed": 1}))
     comparison = compared(run)
     assert [result.arm.label for result in comparison.arms] == ["ce", "good"]
-    found = {entry.arm: entry for entry in comparison.stopped}
+    found = {entry.arm: entry for entry in comparison.without_result}
     assert {arm: entry.verdict for arm, entry in found.items()} == {"bad": NOT_COMPARABLE, "mixed": NOT_COMPARABLE}
     assert found["bad"].seeds == found["mixed"].seeds == (0, 1)
     assert found["bad"].not_comparable == ("stopped at step 4 of 10: by sweep.search, with all seeds of its arm",)
@@ -221,7 +237,7 @@ def test_an_arm_stopped_in_one_sweep_and_finished_in_another_counts_there(write_
     (path / "result.json").unlink()
     comparison = compared(tmp_path / "runs")
     assert [result.arm.label for result in comparison.arms] == ["ce", "x"]
-    assert [entry.arm for entry in comparison.stopped] == ["x (stopped)"]
+    assert [entry.arm for entry in comparison.without_result] == ["x (stopped)"]
 
 
 def test_trials_that_did_not_finish_are_listed(write_arms: Write, write_trial: Write) -> None:
@@ -232,7 +248,7 @@ def test_trials_that_did_not_finish_are_listed(write_arms: Write, write_trial: W
         ("focal", 7, "failed at step 3: diverged")
     ]
     assert verdicts(comparison) == {"focal": "better"}
-    assert comparison.as_document()["unfinished"][0]["state"] == "failed"
+    assert comparison_document(comparison)["unfinished"][0]["state"] == "failed"
 
 
 def test_nothing_finished_is_an_error_that_lists_the_reasons(write_trial: Write, tmp_path: Path) -> None:
@@ -264,7 +280,8 @@ def test_metrics_are_known_by_name_and_unknown_ones_get_a_suggestion(write_arms:
     assert compared(run, metric="mAP").metric == "val/mAP"
     assert verdicts(compared(run, metric="AP/cat")) == {"focal": "better"}
     assert compared(run, metric="train/loss").direction == "none"
-    assert verdicts(compared(run, metric="time")) == {"focal": "no difference shown"}
+    assert verdicts(compared(run, metric="time")) == {"focal": "undecided"}
+    assert compared(run, metric="time").margin is None
     with pytest.raises(DataError, match="undefined"):
         compared(run, metric="AP/dog")
     with pytest.raises(ConfigError, match="did you mean 'AP/cat'"):
@@ -412,7 +429,7 @@ def test_test_set_noise_says_why_it_is_missing(
     comparison = compared(run)
     assert comparison.comparisons[0].noise is None
     assert any(words in warning for warning in comparison.warnings)
-    assert comparison.comparisons[0].paired is not None
+    assert comparison.comparisons[0].judgement is not None
 
 
 def test_arms_with_one_configuration_are_one_arm(write_trial: Write, tmp_path: Path) -> None:
@@ -428,8 +445,10 @@ def test_arms_with_one_configuration_are_one_arm(write_trial: Write, tmp_path: P
 def test_arms_with_one_pair_do_not_hide_what_the_others_can_show(write_arms: Write) -> None:
     lone = {f"lone-{number}": [0.7 + number / 100] for number in range(4)}
     comparison = compared(write_arms({"ce": CE, "same": SAME, **lone}), with_test_set_noise=False)
-    found = {entry.arm: entry.paired for entry in comparison.comparisons}
-    assert found["same"] == paired_difference(SAME, CE, num_comparisons=1)
+    found = {entry.arm: entry.judgement for entry in comparison.comparisons}
+    alone = judge(Runs(dict(enumerate(CE))), {"same": Runs(dict(enumerate(SAME)))}, margin=0.01)
+    assert found["same"] == alone.arms["same"]
+    assert comparison.num_arms == 1
 
 
 def test_an_arm_that_failed_in_some_seeds_is_named(write_arms: Write, write_trial: Write) -> None:
@@ -439,7 +458,90 @@ def test_an_arm_that_failed_in_some_seeds_is_named(write_arms: Write, write_tria
         (lost / "result.json").unlink()
         status = {"state": "failed", "arm": "risky", "seed": seed, "error": "diverged"}
         (lost / "status.json").write_text(json.dumps(status))
+    (entry,) = compared(run, with_test_set_noise=False).comparisons
+    assert entry.verdict == "better"  # 2 of 8 against 0 of 6 may be chance
+    assert entry.failures is not None
+    assert entry.failures.seeds == (6, 7)
+    assert verdict_words(entry, "val/mAP", 0.01) == "better; failed 2 of 8 seeds, 95 % 3 to 65 %"
+
+
+def write_failed(write_trial: Write, arm: str, seeds: range) -> None:
+    for seed in seeds:
+        lost = write_trial(f"runs/test/9-{arm}-s{seed}-0000000{seed}", arm=arm, seed=seed, value=None)
+        (lost / "result.json").unlink()
+        status = {"state": "failed", "arm": arm, "seed": seed, "error": "diverged"}
+        (lost / "status.json").write_text(json.dumps(status))
+
+
+def test_an_arm_that_fails_far_more_often_is_not_better_whatever_the_rest_gained(
+    write_arms: Write, write_trial: Write
+) -> None:
+    run = write_arms({"ce": [*CE, *CE], "risky": FOCAL})
+    write_failed(write_trial, "risky", range(6, 12))
     comparison = compared(run, with_test_set_noise=False)
-    assert comparison.failed == {"risky": (6, 7)}
-    assert [text for text in comparison.warnings if text.startswith("risky: failed in seed 6, 7; ")]
-    assert comparison.as_document()["failed"] == {"risky": [6, 7]}
+    (entry,) = comparison.comparisons
+    assert verdict_words(entry, "val/mAP", 0.01) == "unstable: failed 6 of 12 seeds, 95 % 21 to 79 %"
+    document = comparison_document(comparison)
+    assert document["failed"] == {"risky": list(range(6, 12))}
+    assert document["comparisons"][0]["failures"]["p"] == pytest.approx(2 / 2**6)
+
+
+def test_an_arm_that_never_finished_has_a_row(write_arms: Write, write_trial: Write) -> None:
+    run = write_arms({"ce": CE, "focal": FOCAL})
+    write_failed(write_trial, "broken", range(3))
+    comparison = compared(run, with_test_set_noise=False)
+    assert verdicts(comparison) == {"focal": "better", "broken": "unstable"}
+    (broken,) = comparison.without_result
+    assert verdict_words(broken, "val/mAP", 0.01) == "unstable: failed 3 of 3 seeds, 95 % 29 to 100 %"
+    assert comparison.num_arms == 1  # it has no p to correct for
+
+
+def test_a_difference_that_is_the_same_in_every_seed_is_named(write_arms: Write) -> None:
+    comparison = compared(write_arms({"ce": CE, "copy": CE, "shift": [value + 0.25 for value in CE]}))
+    assert verdicts(comparison) == {"copy": "no practical difference", "shift": "better"}
+    assert any(text.startswith("copy, shift: the difference is the same in every seed") for text in comparison.warnings)
+
+
+def test_a_margin_above_the_baseline_calls_nobody_alike(write_arms: Write) -> None:
+    comparison = compared(write_arms({"ce": [v / 100 for v in CE], "same": [v / 100 for v in SAME]}))
+    assert verdicts(comparison) == {"same": "undecided"}
+    assert comparison.margin is None
+    assert comparison.warnings[0].startswith("sweep.margin: 0.01 is not below the baseline's mean val/mAP, 0.0070")
+
+
+def test_undecided_says_between_what(write_arms: Write) -> None:
+    noisy = [0.70, 0.74, 0.66, 0.75, 0.69, 0.72]
+    comparison = compared(write_arms({"ce": CE, "noisy": noisy}))
+    (entry,) = comparison.comparisons
+    low, high = np.subtract(noisy, CE).mean() + np.array([-1, 1]) * 2.5706 * np.subtract(noisy, CE).std(ddof=1) / 6**0.5
+    words = f"undecided: at most {100 * high:+.2f}, at least {100 * low:+.2f}"
+    assert verdict_words(entry, "val/mAP", comparison.margin) == words
+
+
+def test_a_claim_that_only_just_passes_is_said_to_be_overstated(write_arms: Write) -> None:
+    jump = [v + d for v, d in zip(CE, [0.002, 0.03, 0.012, 0.006, 0.028, 0.02], strict=True)]
+    over = compared(write_arms({"ce": CE, "jump": jump})).exaggeration
+    assert over is not None
+    assert 0.05 < over.power < 0.8
+    assert over.reads > over.difference == 0.01
+    assert "a true difference of 1 point is found in" in exaggeration_words(over, "val/mAP")
+
+
+def test_an_interval_for_new_images_is_never_narrower(write_arms: Write, write_detections: Write) -> None:
+    run = write_arms({"ce": CE, "focal": FOCAL})
+    for trial in read_trials([run]):
+        write_detections(trial.folder, found=list(range(20)) if trial.arm == "ce" else list(range(10, 40)))
+    (entry,) = compared(run).comparisons
+    low, high = entry.judgement.ci
+    # Every seed has the same detections here, so the images' luck is shared by all of them.
+    assert entry.noise.shared_variance == pytest.approx(entry.noise.sd**2)
+    assert entry.ci_new_images[0] < low < high < entry.ci_new_images[1]
+
+
+def test_luck_that_each_seed_has_of_its_own_is_not_counted_twice(write_arms: Write, write_detections: Write) -> None:
+    run = write_arms({"ce": CE, "focal": FOCAL})
+    rng = np.random.default_rng(0)
+    for trial in read_trials([run]):
+        write_detections(trial.folder, found=sorted(rng.choice(40, 20, replace=False).tolist()))
+    (entry,) = compared(run).comparisons
+    assert entry.noise.shared_variance < 0.3 * entry.noise.sd**2

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from focalbench.board.curves import difference_curve, group_trials, mean_curves, seed_curves
+from focalbench.board.curves import difference_curves, group_trials, mean_curves, seed_curves
 from focalbench.records.reader import read_trials
+from focalbench.statistics.verdict import Runs, judge
 
 
 def test_a_band_is_the_mean_and_the_t_interval_at_the_steps_that_all_seeds_have():
@@ -46,12 +47,32 @@ def test_a_difference_is_paired_by_seed():
     """What both arms of a seed share drops out, so its band is that of the pairs and not of two means."""
     arm = {0: {"m": {1: 0.50}}, 1: {"m": {1: 0.71}}, 5: {"m": {1: 0.9}}}
     baseline = {0: {"m": {1: 0.40}}, 1: {"m": {1: 0.60}}, 7: {"m": {1: 0.1}}}
-    band = difference_curve(arm, baseline, "m")
+    band = difference_curves({"a": arm}, baseline, {}, "m")["a"]
     assert band.mean == pytest.approx([0.105])
     low, _ = stats.t.interval(0.95, 1, loc=0.105, scale=stats.sem([0.10, 0.11]))
     assert band.mean[0] - band.half_width[0] == pytest.approx(low)
-    assert difference_curve(arm, {7: baseline[7]}, "m") is None
-    assert difference_curve(arm, baseline, "other") is None
+    assert difference_curves({"a": arm}, {7: baseline[7]}, {}, "m") == {}
+    assert difference_curves({"a": arm}, baseline, {}, "other") == {}
+
+
+def test_the_band_of_the_differences_ends_at_the_verdicts_interval():
+    rng = np.random.default_rng(0)
+    values = {arm: rng.normal(0.7, 0.01, 6) for arm in ("ce", "a", "b", "c")}
+    curves = {
+        arm: {seed: {"m": {10: 0.5, 20: value}} for seed, value in enumerate(found)} for arm, found in values.items()
+    }
+    runs = {arm: Runs(dict(enumerate(found.tolist()))) for arm, found in values.items()}
+    judgements = judge(runs.pop("ce"), runs).arms
+    few = judge(Runs({0: 0.5, 1: 0.6}), {"d": Runs({0: 0.51, 1: 0.62})}).arms["d"]  # belongs to no family
+    curves["d"] = {seed: {"m": {20: value}} for seed, value in enumerate((0.71, 0.72))}
+    bands = difference_curves({arm: curves[arm] for arm in "abcd"}, curves["ce"], judgements | {"d": few}, "m")
+    for arm in "abc":
+        low, high = judgements[arm].ci
+        assert bands[arm].mean[-1] == pytest.approx(judgements[arm].difference)
+        assert bands[arm].half_width[-1] == pytest.approx((high - low) / 2)
+        assert bands[arm].half_width[0] == 0  # nothing scatters there
+    pair = curves["d"][0]["m"][20] - values["ce"][0], curves["d"][1]["m"][20] - values["ce"][1]
+    assert bands["d"].half_width[-1] == pytest.approx(stats.t.ppf(0.975, 1) * stats.sem(pair))
 
 
 def test_an_arm_is_its_finished_seeds_and_before_one_has_finished_those_under_way(write_trial, tmp_path):

@@ -33,14 +33,14 @@ def rows(page, table=0):
 def test_the_table_is_compares_best_first(write_arms):
     page = shown(write_arms({"ce": CE, "focal": FOCAL}), {"ce": {}, "focal": {"loss.gamma": 2.0}})
     header, best, second = rows(page)
-    assert header == ["arm", "n", "mean mAP (sd)", "minus ce", "95 % interval", "p (Holm)", "verdict"]
-    assert best[:3] == ["focal", "6", "0.7207 (0.0029)"]
-    assert best[3] == "+0.0205"
+    assert header == ["arm", "n", "mean mAP in points (sd)", "minus ce", "95 % interval", "p (Holm)", "verdict"]
+    assert best[:3] == ["focal", "6", "72.07 (0.29)"]
+    assert best[3] == "+2.05"
     assert best[-1] == "better"
     assert "<strong>better</strong>" in page
     assert second[0] == "ce"
     assert second[-1] == "baseline"
-    assert "p < 0.04" in html.unescape(page)
+    assert "p < 0.05" in html.unescape(page)
     assert rows(page, 1) == [["arm", "what it sets"], ["ce", "nothing is swept"], ["focal", "loss.gamma=2.0"]]
 
 

@@ -14,13 +14,14 @@ from focalbench import cli
 CE = [0.700, 0.705, 0.695, 0.702, 0.698, 0.701]
 
 
-def write_trial(run: Path, arm: str, seed: int, value: float | None, loss: dict) -> None:
+def write_trial(run: Path, arm: str, seed: int, value: float | None, loss: dict) -> Path:
     folder = run / f"{arm}-s{seed}-0badcafe"
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump({"seed": seed, "loss": loss, "optim": {"batch_size": 4}}))
     result = {"arm": arm, "seed": seed, "val/mAP": value, "AP": {"cat": value}, "protocol": "voc07", "steps": 9}
     (folder / "result.json").write_text(json.dumps(result))
     (folder / "status.json").write_text(json.dumps({"state": "done"}))
+    return folder
 
 
 @pytest.fixture
@@ -54,15 +55,20 @@ def test_table_verdicts_and_heat_map(
     assert compare(monkeypatch, run_folder) == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
-    assert lines[0] == "val/mAP, differences to ce"
+    assert lines[0] == "val/mAP in points, differences to ce"
     best = next(line for line in lines if line.startswith("gamma=2-alpha=0.5"))
     assert "better" in best
-    assert "+0.0203" in best
+    assert "+2.03 " in best
+    assert best.split()[2] == "72.05"  # of 0.7003 and the gain
     assert any(line.startswith("ce ") and line.endswith("baseline") for line in lines)
     assert "loss.alpha \\ loss.gamma" in out or "loss.gamma \\ loss.alpha" in out
     assert out.count("##") == 2  # the highest cell, and the legend
+    assert "72.05 +-0.37 ##" in out
+    assert out.count("+-: standard deviation over seeds") == 1
     assert "late-s0-0badcafe: failed at step 4: loss is nan" in out
-    assert "false alarms" in out
+    assert "Holm-corrected over 4 arms, p < 0.05" in out
+    assert "seeds that find a true difference of 1 point in 8 of 10 sweeps: about " in out
+    assert any(line.startswith("late ") and "unstable: failed 1 of 1 seeds" in line for line in lines)
     assert "test-set noise was not measured" in err
     assert compare(monkeypatch, run_folder, "--no-test-noise") == 0
     assert capsys.readouterr().err == ""
@@ -74,7 +80,8 @@ def test_arms_are_printed_from_the_best_mean_down_and_coloured_by_verdict(
     assert compare(monkeypatch, run_folder, "--csv", tmp_path / "arms.csv", "--json") == 0
     document = json.loads(capsys.readouterr().out)
     with (tmp_path / "arms.csv").open(newline="") as opened:
-        assert [row["arm"] for row in csv.DictReader(opened)] == [arm["arm"] for arm in document["arms"]]
+        written = [row["arm"] for row in csv.DictReader(opened)]
+    assert written == [arm["arm"] for arm in document["arms"]] + ["late"]
     assert document["arms"][0]["arm"] == "ce"  # the order of the sweep
     assert compare(monkeypatch, run_folder) == 0
     lines = capsys.readouterr().out.splitlines()[3:8]
@@ -106,6 +113,27 @@ def test_arms_of_a_metric_for_which_less_is_better_begin_with_the_least(
     assert compare(monkeypatch, run_folder, "--metric", "num_parameters") == 0  # neither: the order of the sweep
     arms = [line.split()[0] for line in capsys.readouterr().out.splitlines()[3:8]]
     assert arms[0] == "ce"
+
+
+def test_reproduction_card_has_both_p_and_says_when_values_are_too_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    run = tmp_path / "runs" / "gamma"
+    for seed, value in enumerate(CE):
+        for gamma in (0.5, 1.0, 2.0):
+            folder = write_trial(run, f"gamma={gamma:g}", seed, value + 0.05 * gamma, {"name": "focal", "gamma": gamma})
+            config = yaml.safe_load((folder / "config.yaml").read_text()) | {"model": {"name": "retinanet"}}
+            (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    assert compare(monkeypatch, run) == 0
+    card = capsys.readouterr().out.partition("Beside the published figures")[2]
+    assert "p over seeds" in card
+    assert "p over values" in card
+    assert ".1667" in card
+    assert "underpowered" in card
+    assert "3 values are too few for a claim" in card
+    assert compare(monkeypatch, run, "--json") == 0
+    (document,) = json.loads(capsys.readouterr().out)["reproduction"]
+    assert document["p_permutation"] == pytest.approx(1 / 6)
 
 
 def test_json_is_one_document_and_nothing_else(
@@ -140,8 +168,9 @@ def test_csv_has_one_row_an_arm(run_folder: Path, tmp_path: Path, monkeypatch: p
     with file.open(newline="") as opened:
         rows = list(csv.DictReader(opened))
     assert rows[0]["arm"] == "ce"
-    assert len(rows) == 5
+    assert len(rows) == 6
     assert rows[0]["verdict"] == ""
+    assert (rows[-1]["arm"], rows[-1]["verdict"], rows[-1]["failed"]) == ("late", "unstable", "0")
     best = next(row for row in rows if row["arm"] == "gamma=2-alpha=0.5")
     assert float(best["ci_low"]) < float(best["difference"]) < float(best["ci_high"])
     assert (best["n"], best["pairs"], best["seeds"], best["verdict"]) == ("6", "6", "0 1 2 3 4 5", "better")
@@ -186,12 +215,12 @@ def test_two_keys_changed_together_have_a_column_each(
     assert compare(monkeypatch, tmp_path) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["loss.gamma", "loss.alpha", "mean", "sd", "n"] in lines
-    assert ["5", "0.25", "0.5000", "-", "1", "|" + "#" * 24] in lines
+    assert ["5", "0.25", "50.00", "-", "1", "|" + "#" * 24] in lines
 
 
 def test_other_metrics(run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     assert compare(monkeypatch, run_folder, "--metric", "AP/cat") == 0
-    assert capsys.readouterr().out.startswith("AP/cat, differences to ce")
+    assert capsys.readouterr().out.startswith("AP/cat in points, differences to ce")
 
 
 @pytest.mark.parametrize(

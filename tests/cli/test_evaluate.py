@@ -37,6 +37,7 @@ def test_evaluate_gives_the_figure_of_the_result(focalbench: Call, trained: Any)
     table = focalbench("evaluate", trained.folder)
     assert table.code == 0
     assert f"{100 * result['val/mAP']:.2f}" in table.out
+    assert "AP voc07, points" in table.out
     assert "triangle" in table.out
 
 
@@ -58,7 +59,9 @@ def test_all_protocols_come_from_one_set_of_boxes(focalbench: Call, trained: Any
         assert rows[row]["mAP"] == single["mAP"]
         assert rows[row]["AP"] == single["AP"]
     assert {"voc07, difficult counted", "voc07, no +1 pixel", "coco, 50", "coco, small"} <= set(rows)
-    assert "voc12 (area)" in focalbench("evaluate", trained.folder, "--protocol", "all").out
+    table = focalbench("evaluate", trained.folder, "--protocol", "all").out
+    assert "voc12 (area)" in table
+    assert "mAP and AP in points" in table
 
 
 @pytest.mark.parametrize("command", ["evaluate", "analyze"])

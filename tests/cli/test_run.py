@@ -18,7 +18,10 @@ from focalbench.config.load import load_config
 from focalbench.data.synthetic import synthesize
 from focalbench.errors import InterruptedTrial
 from focalbench.experiment.trial import run_trial
+from focalbench.records.state import TrialState
+from focalbench.records.trial import TrialFolder
 from focalbench.runtime import StopFlag
+from focalbench.storage import write_json
 
 pytestmark = pytest.mark.slow
 
@@ -246,3 +249,44 @@ def test_a_folder_of_an_older_version_is_refused_in_one_line(
     assert "another version of focalbench" in line
     assert "--fresh" in line
     assert [path.name for path in (tmp_path / "old").iterdir()] == ["sweep.json"]
+
+
+def _pretend(config: Path, out: Path) -> None:
+    """Leaves what trainings would: what a look finds needs no network."""
+    for trial in load_config(config).trials:
+        value = 0.5 + trial.seed / 1000 + (0.1 + trial.seed / 5000) * (trial.arm == "gamma=2")
+        result = {
+            "arm": trial.arm,
+            "seed": trial.seed,
+            "config_hash": trial.hash,
+            "val/mAP": value,
+            "AP": {},
+            "step": 6,
+        }
+        TrialFolder(out / trial.name).write_status(trial, TrialState.DONE, step=6, steps=6)
+        write_json(out / trial.name / "result.json", result)
+
+
+def test_a_sweep_that_ends_by_itself_says_how_it_ended_and_keeps_what_it_declared(
+    focalbench: Call, write_config: Write, tmp_path: Path
+) -> None:
+    sweep = "sweep: {{until: decided, seeds: 6, max_seeds: 6, margin: {margin}, grid: {{loss.gamma: [0, 2]}}}}"
+    config, out = write_config(sweep.format(margin=0.01)), tmp_path / "out"
+    dry = focalbench("run", config, "--out", out, "--dry-run")
+    assert "sweep.until: 12 trainings at least, 12 at most; about 12 where no arm differs" in dry.out
+    _pretend(config, out)
+    done = focalbench("run", config, "--out", out)
+    assert done.code == 0
+    assert re.search(r"(every arm has its word|undecided after all 6 seeds: \S+): 12 trainings of 12 at most", done.out)
+    document = json.loads(focalbench("run", config, "--out", out, "--json").out)
+    assert document["verdicts"].keys() == {"gamma=2"}
+    assert document["added_seeds"] == []
+    assert document["ending"].endswith("12 trainings of 12 at most")
+    other = focalbench("run", write_config(sweep.format(margin=0.02)), "--out", out)
+    assert other.code == 2
+    assert "sweep.margin: 0.02: " in other.err
+    grown = write_config("sweep: {seeds: 7, grid: {loss.gamma: [0, 2]}}")
+    _pretend(grown, out)
+    by_hand = focalbench("run", grown, "--out", out, "--json")
+    assert json.loads(by_hand.out)["added_seeds"] == [6]
+    assert "seed 6: added by hand to a sweep that declared 6 seeds at most" in focalbench("compare", out).err

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from focalbench.cli import status
+from focalbench.records.plan import Look, SweepPlan
+from focalbench.records.sweep import SweepFolder
 from focalbench.records.sweep_lock import hold_sweep
 from focalbench.records.trial import TrialFolder
 
@@ -69,7 +71,7 @@ def test_a_running_trial_has_its_figures_and_nothing_is_written(focalbench: Call
     assert "runs/test: 4 of 5 trials done, 1 running; about 1 min " in shown.out
     row = next(line for line in shown.out.splitlines() if line.startswith("ce-s2 "))
     name, step, speed, _, *rest = row.split()
-    assert [name, step, speed, *rest] == ["ce-s2", "20/100", "40.0", "1:20", "0.250", "2"]
+    assert [name, step, speed, *rest] == ["ce-s2", "20/100", "40.0", "1:20", "25.0", "2"]
 
 
 def test_arms_come_with_the_best_mean_first_and_their_verdict(focalbench: Call, sweep: Path) -> None:
@@ -150,7 +152,7 @@ def test_the_lists_of_sweeps(focalbench: Call, sweep: Path, write_trial: Callabl
     assert documents[0]["trials"]["running"] == 1
     assert documents[0]["trials"]["all"] == 5
     assert lines[0].split()[:6] == ["sweep", "done", "running", "failed", "all", "arms"]
-    assert lines[2].split()[:9] == ["test", "4", "1", "0", "5", "2", "γ=2-fokal", "0.7500", "2"]
+    assert lines[2].split()[:9] == ["test", "4", "1", "0", "5", "2", "γ=2-fokal", "75.00", "2"]
     assert lines[3].split() == ["old", "1", "0", "0", "1", "1", "-", "-", "0", "2", "h", "0", "min", "ago"]
     assert json.loads(focalbench("ls", "runs/test", "--json").out)[0]["folder"] == "runs/test"
 
@@ -286,3 +288,20 @@ def test_torch_is_not_loaded(sweep: Path, tmp_path: Path, command: str) -> None:
     )
     assert "test" in done.stdout
     assert done.stderr == "set()\n"
+
+
+def test_a_sweep_that_ends_by_itself_says_how_far_its_arms_are_from_a_word(
+    focalbench: Call, write_arms: Callable[..., Path], tmp_path: Path
+) -> None:
+    ce = [0.70, 0.71, 0.69, 0.70, 0.72, 0.68, 0.70]
+    run = write_arms({"ce": ce, "near": [v + d for v, d in zip(ce, (0.01, -0.01, 0.02, 0, 0.01, 0, 0), strict=True)]})
+    seeds = tuple(range(10))
+    plan = SweepPlan(seeds=seeds, until="decided", looks=(6, 8, 10), margin=0.01, baseline="ce")
+    sweep = SweepFolder(run)
+    sweep.open("test", ())
+    sweep.declare(plan)
+    assert "next look" not in focalbench("status", run).out
+    sweep.record_look(Look(seeds=seeds[:6], words={"near": "undecided"}))
+    shown = focalbench("status", run).out.splitlines()
+    place = shown.index("after 6 seeds, the next look is at 8:")
+    assert shown[place + 1].startswith("near: +0.50; different from ")

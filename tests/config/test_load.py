@@ -89,7 +89,20 @@ def test_unknown_key_has_place_suggestion_and_line(write):
         ("sweep: {random: {num: 3}}", "sweep.random.params: is missing"),
         ("sweep: {gird: {}}", "sweep.gird: unknown key; did you mean 'grid'?"),
         ("sweep: {grid: {}}", "sweep.grid"),
-        ("sweep: {seeds: []}", "sweep.seeds: should be a list of at least 1"),
+        ("sweep: {seeds: []}", "sweep.seeds: should be a whole number or a list of at least 1"),
+        ("sweep: {seeds: 0}", "sweep.seeds: should be at least 1 or a list, not 0"),
+        ("sweep: {seeds: true}", "sweep.seeds: should be a whole number or a list, not true"),
+        ("sweep: {margin: 0}", "sweep.margin: should be above 0, not 0"),
+        ("sweep: {margin: 1}", "sweep.margin: should be below 1, not 1"),
+        ("sweep: {until: always}", "sweep.until: should be 'decided', not 'always'"),
+        ("sweep: {until: decided, max_seeds: 5}", "sweep.max_seeds: should be at least 6, not 5"),
+        ("sweep: {until: decided, seeds: 7, max_seeds: 6}", "sweep.max_seeds: should be at least the 7 seeds listed"),
+        ("sweep: {until: decided, seeds: [0, 0]}", "sweep.seeds: should name each seed once"),
+        ("sweep: {until: decided}", "sweep.until: needs at least two arms"),
+        (
+            "sweep: {until: decided, search: {num: 2, params: {loss.gamma: {uniform: [0, 1]}}}}",
+            "sweep.until: cannot stand beside sweep.search",
+        ),
     ],
 )
 def test_every_fault_names_its_key_and_reason(write, text, expected):

@@ -362,3 +362,7 @@ def test_stopping_early_needs_an_evaluation_before_the_end():
     search = {"num": 4, "stop_at": 0.5, "params": {"loss.gamma": {"uniform": [0, 5]}}}
     assert trials_of({"search": search}) == ()
     assert "set eval.every" in faults({"search": search}, eval={"every": None})
+
+
+def test_a_number_of_seeds_counts_from_zero():
+    assert [trial.seed for trial in trials_of({"seeds": 3, "grid": {"loss.gamma": [2]}})] == [0, 1, 2]

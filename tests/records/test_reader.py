@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from focalbench.errors import DataError
-from focalbench.records.reader import read_trials
+from focalbench.records.reader import read_trial, read_trials
 
 Write = Callable[..., Path]
 
@@ -193,3 +193,25 @@ def test_a_damaged_log_leaves_the_result_usable(write_trial: Write) -> None:
     (trial,) = read_trials([path])
     assert trial.value("val/mAP") == 0.7
     assert trial.value("train/loss") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("name: a\nseed: 7\nloss: {gamma: 2.0}\n", {"name": "a", "seed": 7, "loss": {"gamma": 2.0}}),
+        ("seed: 0\nname: a\n", {"seed": 0, "name": "a"}),
+        ("name: |\n  a\n  seed: 3\nseed: 4\n", {"name": "a\nseed: 3\n", "seed": 4}),
+        ("name: 'a\n\n  seed: 3'\n", {"name": "a\nseed: 3"}),
+        ("name: a\nseed: 0x10\n", {"name": "a", "seed": 16}),
+        ("data:\n  seed: 3\n", {"data": {"seed": 3}}),
+    ],
+)
+def test_a_seed_is_read_where_it_stands_and_the_rest_is_shared(
+    write_trial: Callable[..., Path], text: str, expected: dict
+) -> None:
+    for number in range(2):
+        trial = write_trial(f"runs/a/{number}")
+        (trial / "config.yaml").write_text(text)
+        found = read_trial(trial).config
+        assert found == expected
+        assert list(found) == list(expected)

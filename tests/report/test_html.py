@@ -71,13 +71,14 @@ def grid_page(new_writer: Callable[[Path], WriteRun], tmp_path_factory: pytest.T
 
 def test_page_says_what_the_sweep_showed(grid_page: Reader) -> None:
     for words in (
-        "gamma=2,alpha=0.25 (+0.0413)",  # the lead: better, with the difference
+        "gamma=2,alpha=0.25 (+4.13 points)",  # the lead: better, with the difference
         "42 finished of 42; 7 arms, seeds 0, 1, 2, 3, 4, 5",
         "2007/train, 6 images",
         "2007/val, 8 images",
         "What these seeds can resolve",
         "loss.gamma",
-        "focal loss by gamma, best alpha each: agrees",
+        "focal loss by gamma, best alpha each: underpowered",  # three values, whatever their order
+        "p over values .1667. 3 values are too few for a claim",
         "Holm-corrected",
         "torch 2.15.0",
         "focalbench run",
@@ -88,17 +89,17 @@ def test_page_says_what_the_sweep_showed(grid_page: Reader) -> None:
     assert "Better: gamma=0.5,alpha=0.25" in grid_page.text
 
 
-def test_heat_map_has_a_cell_for_each_arm_and_the_interval_of_the_mean(grid_page: Reader) -> None:
-    cells = re.findall(r"(0\.\d{4}) ± (0\.\d{4}), n 6", grid_page.text)
-    values = np.array(GRID["gamma=2,alpha=0.25"][1])
-    half = 2.5706 * values.std(ddof=1) / np.sqrt(6)  # t quantile for 5 degrees of freedom
+def test_heat_map_has_a_cell_for_each_arm_and_the_sd_over_the_seeds(grid_page: Reader) -> None:
+    cells = re.findall(r"(\d\d\.\d\d) ± (\d\.\d\d), n 6", grid_page.text)
+    values = 100 * np.array(GRID["gamma=2,alpha=0.25"][1])
     assert len(cells) == 6
-    assert (f"{values.mean():.4f}", f"{half:.4f}") in cells
+    assert (f"{values.mean():.2f}", f"{values.std(ddof=1):.2f}") in cells
+    assert grid_page.text.count("±: standard deviation over seeds") == 2  # of the map, and of the classes
 
 
 def test_interval_is_drawn_where_the_figures_are(grid_page: Reader) -> None:
     lines = [tag for name, tag in grid_page.tags if name in ("svg", "line", "ellipse")]
-    start = next(n for n, tag in enumerate(lines) if (tag.get("aria-label") or "").startswith("+0.0413"))
+    start = next(n for n, tag in enumerate(lines) if (tag.get("aria-label") or "").startswith("+4.13"))
     zero, interval, dot = lines[start + 1 : start + 4]
     low, high, point = (float(tag[key] or "nan") for tag, key in ((interval, "x1"), (interval, "x2"), (dot, "cx")))
     assert float(zero["x1"] or "nan") < low < point < high <= 200
@@ -245,7 +246,7 @@ def test_a_number_logged_once_is_no_curve(write_run: WriteRun) -> None:
     log.write_text("".join(lines))
     page = report(run)
     alts = [picture["alt"] or "" for picture in page.named("img")]
-    assert not any(alt.startswith("mAP on the evaluation set") for alt in alts)
+    assert not any(alt.startswith("evaluated mAP in points") for alt in alts)
     assert any(alt.startswith("training loss") for alt in alts)
     log.write_text(lines[0])
     assert "no trial's metrics.jsonl has more than one step" in report(run).text
@@ -256,8 +257,8 @@ def test_two_keys_changed_together_are_drawn_as_a_line(write_run: WriteRun) -> N
     arms = {f"gamma={g:g}": ({"name": "focal", "gamma": g, "alpha": a}, [0.5 + g / 10]) for g, a in cells}
     page = report(write_run(arms, detections=False))
     alts = [picture["alt"] or "" for picture in page.named("img")]
-    line = next(alt for alt in alts if alt.startswith("val/mAP against loss.gamma with loss.alpha"))
-    assert "0.5, 0.5: 0.5500; 1, 0.25: 0.6000" in line
+    line = next(alt for alt in alts if alt.startswith("val/mAP in points against loss.gamma with loss.alpha"))
+    assert "0.5, 0.5: 55.00; 1, 0.25: 60.00" in line
     assert "fewer than half" not in page.text
 
 
@@ -343,7 +344,7 @@ def test_loss_figures_of_analyze_are_taken_over(write_run: WriteRun) -> None:
 
 def test_baseline_can_be_chosen(write_run: WriteRun) -> None:
     run = write_run({"ce": ({"name": "ce"}, CE), "focal": ({"name": "focal"}, [v + 0.05 for v in CE])})
-    assert "val/mAP against focal, paired by seed. Worse: ce (-0.0500)." in report(run, baseline="focal").text
+    assert "val/mAP against focal, paired by seed. Worse: ce (-5.00 points)." in report(run, baseline="focal").text
     with pytest.raises(ConfigError, match="no such arm; did you mean 'focal'"):
         report(run, baseline="focl")
 

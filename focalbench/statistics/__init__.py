@@ -1,0 +1,1 @@
+"""Statistics of paired runs: numbers in, numbers and words out; no files, no configuration."""
