@@ -153,6 +153,34 @@ def resolution_sentences(comparison: Comparison) -> list[str]:
     return words + ([] if over is None else [exaggeration_words(over, comparison.metric)])
 
 
+WORDS = (
+    (
+        "better, worse",
+        "So large a difference would rarely come by luck alone: in a sweep without any, an arm is called better or "
+        "worse in about 1 of 20. The interval says how large the difference may really be.",
+    ),
+    (
+        "no practical difference",
+        "Not different, and shown to be smaller than the margin, either way: take whichever arm is simpler.",
+    ),
+    (
+        "undecided",
+        "The seeds show neither. The difference may lie anywhere in the interval, 0 included; that is no sign that the "
+        "arms are alike.",
+    ),
+    (
+        "unstable",
+        "The arm failed or diverged in more seeds than luck explains beside the baseline, or in all: look at that before "
+        "its mean.",
+    ),
+    ("not enough seeds", "Fewer than six pairs: the figures are there, no claim is made."),
+    (
+        "not comparable",
+        "The arms differ in something that they must share, such as data or length of the training; it is named.",
+    ),
+)
+"""What the words of a verdict mean, for somebody who knows a t test."""
+
 RESOLUTION = ("arm", "wins", "corr.", "sd of pairs", "exact p", "detectable")
 """Headings of :func:`resolution_cells`."""
 RESOLUTION_OF_IMAGES = ("95 %, new images too", "test-set sd")

@@ -111,6 +111,7 @@ class Page:
     setting_rows: list[tuple[str, list[str]]]
     comparison: Comparison
     rule: str
+    words: Sequence[tuple[str, str]]
     verdicts: list[VerdictRow]
     resolution_columns: list[str]
     resolution: list[list[str]]
@@ -153,6 +154,7 @@ def build_page(
         ],
         comparison=comparison,
         rule=comparison.rule,
+        words=formats.WORDS,
         verdicts=_verdict_rows(comparison),
         resolution_columns=[*formats.RESOLUTION, *(formats.RESOLUTION_OF_IMAGES if with_images else ())],
         resolution=[formats.resolution_cells(entry, metric, with_images=with_images) for entry in paired],

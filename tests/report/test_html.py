@@ -7,7 +7,7 @@ from base64 import b64decode
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import defusedxml.ElementTree
 import numpy as np
@@ -15,8 +15,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from focalbench.analysis.formats import WORDS
+from focalbench.analysis.judged_arms import NOT_COMPARABLE
 from focalbench.errors import ConfigError, DataError, StorageError
 from focalbench.report.html import breakable, write_report
+from focalbench.statistics.verdict import Word
 
 CE = [0.600, 0.605, 0.595, 0.602, 0.598, 0.601]
 GRID = {"ce": ({"name": "ce"}, CE)} | {
@@ -298,6 +301,14 @@ def test_trials_to_come_are_no_list_of_reasons(write_run: WriteRun) -> None:
     assert "Not counted (3), and why. Not started, and in the next table only: 2." in page.text
     assert page.text.count("t-aaaaaaaa") == 1
     assert "no folder yet" not in page.text
+
+
+def test_every_word_of_a_verdict_is_explained(write_run: WriteRun) -> None:
+    explained = ", ".join(word for word, _ in WORDS)
+    unexplained = {word for word in (*get_args(Word), NOT_COMPARABLE) if word not in explained}
+    assert unexplained == {"higher", "lower", "one seed: no claim"}  # they say it themselves
+    page = report(write_run({"ce": ({"name": "ce"}, CE), "focal": ({"name": "focal"}, CE)}))
+    assert all(meaning in page.text for _, meaning in WORDS)
 
 
 def test_arms_that_a_search_stopped_are_marked(write_run: WriteRun) -> None:
