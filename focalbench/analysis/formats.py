@@ -170,8 +170,8 @@ WORDS = (
     ),
     (
         "unstable",
-        "The arm failed or diverged in more seeds than luck explains beside the baseline, or in all: look at that before "
-        "its mean.",
+        "The arm failed or diverged in more seeds than luck explains beside the baseline, or in all: look at that "
+        "before its mean.",
     ),
     ("not enough seeds", "Fewer than six pairs: the figures are there, no claim is made."),
     (

@@ -1,7 +1,8 @@
 """``sweep.until: decided``, look by look: seeds are added for the arms of which nothing can be said yet.
 
 Everything is decided again from the sweep's list and the trials' own files, so that such a sweep goes on after a kill,
-and several processes that share it come to the same words.
+and several processes that share it come to the same words. What loads scipy is imported where a look needs it: most
+sweeps take none.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import TYPE_CHECKING
 
 from focalbench.analysis.arms import default_baseline
-from focalbench.analysis.comparison import Comparison, compare_trials
 from focalbench.analysis.formats import decision_words, distance_words
 from focalbench.config.load import Experiment
 from focalbench.config.schema import ExperimentConfig
@@ -21,8 +22,9 @@ from focalbench.launchers.job_queue import Watcher
 from focalbench.records.plan import Look, SweepPlan
 from focalbench.records.reader import read_trials
 from focalbench.records.sweep import SweepFolder
-from focalbench.statistics.expected import expected_trainings
-from focalbench.statistics.verdict import FINAL
+
+if TYPE_CHECKING:
+    from focalbench.analysis.comparison import Comparison
 
 
 def ends_by_itself(config: ExperimentConfig) -> bool:
@@ -67,6 +69,8 @@ class Trainings:
 
 def forecast_until_decided(experiment: Experiment, sweep: SweepFolder) -> Trainings | None:
     """Returns how many trainings the sweep takes; None for one with a list of seeds."""
+    from focalbench.statistics.expected import expected_trainings
+
     plan = declared_plan(experiment)
     if plan is None or plan.until is None:
         return None
@@ -83,6 +87,8 @@ def forecast_until_decided(experiment: Experiment, sweep: SweepFolder) -> Traini
 
 def _measured_sd(sweep: SweepFolder) -> float | None:
     """The typical sd of a paired difference at the last look; None before the first."""
+    from focalbench.analysis.comparison import compare_trials
+
     try:
         found = compare_trials(read_trials([sweep.path]), with_test_set_noise=False, with_exact=False)
     except FocalbenchError:
@@ -165,6 +171,8 @@ def _all_came(trials: Sequence[Trial], sweep: SweepFolder, watcher: Watcher) -> 
 
 def _look(sweep: SweepFolder, number: int, plan: SweepPlan, watcher: Watcher) -> Comparison | None:
     """How the arms stand; None where there is nothing to compare with."""
+    from focalbench.analysis.comparison import compare_trials
+
     try:
         found = compare_trials(read_trials([sweep.path]), with_test_set_noise=False, with_exact=False, num_looks=number)
     except DataError as fault:  # nothing has finished, or mAP is undefined
@@ -178,6 +186,8 @@ def _look(sweep: SweepFolder, number: int, plan: SweepPlan, watcher: Watcher) ->
 
 def _tell(comparison: Comparison, undecided: set[str], seeds: Sequence[int], plan: SweepPlan, watcher: Watcher) -> None:
     """Says which arms this look has decided, and how far the others are from it."""
+    from focalbench.statistics.verdict import FINAL
+
     entries = [entry for entry in comparison.comparisons if entry.arm in undecided]
     for entry in entries:
         if entry.verdict in FINAL:
