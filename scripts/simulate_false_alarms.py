@@ -14,6 +14,8 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from focalbench.analysis.published import PUBLISHED_CURVES, agreement
+from focalbench.statistics.expected import num_trainings
 from focalbench.statistics.looks import look_sizes
 from focalbench.statistics.sequential import nominal_levels
 from focalbench.statistics.verdict import (
@@ -96,8 +98,7 @@ def judged(differences: Floats, plan: Plan = ONE_LOOK, **options: float | bool |
 
 def plan_of_looks(num_arms: int, sizes: Sequence[int] = LOOKS) -> Plan:
     """The looks of ``sweep.until: decided`` with all seeds there."""
-    seeds = tuple(frozenset(range(size)) for size in sizes)
-    return Plan(seeds, tuple(size / sizes[-1] for size in sizes), num_arms)
+    return Plan.declared(range(sizes[-1]), sizes, num_arms)
 
 
 @dataclass(frozen=True)
@@ -131,16 +132,9 @@ def rates(differences: Floats, plan: Plan = ONE_LOOK, *, truth: float = 0.0, mar
             arms[0].word in DIFFERENT,
             np.mean([arm.word == "no practical difference" for arm in arms]),
             all(arm.ci[0] <= value <= arm.ci[1] for arm, value in zip(arms, true, strict=True)),
-            sum(arm.n for arm in arms) + max(_end(arm.word, arm.look, plan, sweep.shape[1]) for arm in arms),
+            num_trainings(arms, (sweep.shape[1],) if plan is ONE_LOOK else LOOKS),
         )
     return Rates(*(sums / len(differences)).tolist())
-
-
-def _end(word: str, look: int, plan: Plan, seeds: int) -> int:
-    """Seeds after which an arm needs no more."""
-    if plan is ONE_LOOK or word not in FINAL:
-        return seeds
-    return len(plan.looks[look - 1] or ())
 
 
 def looked_at_until_a_word_comes(differences: Floats, sizes: Sequence[int]) -> float:
@@ -275,8 +269,40 @@ def trainings(sweeps: int) -> Iterator[Row]:
                 plan = ONE_LOOK if seeds else plan_of_looks(len(sds))
                 arms = list(judged(values, plan, margin=margin).arms.values())
                 words += sum(arm.word in FINAL for arm in arms)
-                used += sum(arm.n for arm in arms) + max(_end(a.word, a.look, plan, values.shape[1]) for a in arms)
+                used += num_trainings(arms, (seeds,) if seeds else LOOKS)
             row[name] = f"{used / sweeps:.0f} ({100 * words / sweeps / len(sds):.0f} %)"
+        yield row
+
+
+def _smooth(rng: np.random.Generator, values: int) -> Floats:
+    """A line and a parabola of random slopes."""
+    x = np.linspace(-1, 1, values)
+    return rng.normal() * x + rng.normal() * (3 * x**2 - 1) / 2
+
+
+CURVES: dict[str, Callable[[np.random.Generator, int], Floats]] = {
+    "each value drawn on its own": lambda rng, values: rng.normal(size=values),
+    "a random walk": lambda rng, values: np.cumsum(rng.normal(size=values)),
+    "a random line and a random parabola": _smooth,
+}
+"""Curves over the values of a key that have nothing to do with a published one."""
+
+
+def card(sweeps: int) -> Iterator[Row]:
+    """What the reproduction card says of six seeds that share an unrelated curve, beside the gammas of table 1b."""
+    published = list(next(curve for curve in PUBLISHED_CURVES if curve.key == "loss.gamma").points.values())
+    for curve, draw in CURVES.items():
+        row: dict[str, object] = {"unrelated curve": curve}
+        for values in (3, 4, 5, 7):
+            rng = np.random.default_rng(values)
+            theirs = published[-values:]
+            words = []
+            for _ in range(sweeps):
+                shared = draw(rng, values)
+                ours = shared / shared.std() + 0.1 * rng.normal(size=(6, values))
+                words.append(agreement(ours, theirs).verdict)
+            agrees, disagrees = (words.count(word) / sweeps for word in ("agrees", "disagrees"))
+            row[f"{values} values"] = f"{_percent(agrees)} / {_percent(disagrees)}"
         yield row
 
 
@@ -305,6 +331,7 @@ def main() -> None:
     print_table("Called practically alike: arms that are, and arms as far away as the margin", equivalence(sweeps // 2))
     print_table("The intervals of all arms hold the truth", coverage(sweeps // 2))
     print_table("Trainings, and the share of arms that get a word", trainings(sweeps // 4))
+    print_table("The reproduction card: agrees / disagrees, by how many values are shared", card(sweeps // 4))
     values = same_noise(np.random.default_rng(3), "normal", sweeps // 2, 4, LOOKS[-1])
     print(
         "\nLooked at with the rule for one look until a word comes, four arms: "

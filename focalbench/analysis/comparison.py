@@ -29,6 +29,7 @@ from focalbench.errors import ConfigError, DataError
 from focalbench.records.reader import TrialRecord
 from focalbench.records.result import metric_name
 from focalbench.records.state import TrialState
+from focalbench.statistics.paired_tests import MIN_POOLED
 from focalbench.statistics.power import WANTED_POWER, SeedsNeeded, mean_when_found, power, seeds_needed
 from focalbench.statistics.summary import summarise
 from focalbench.statistics.verdict import DIFFERENT, FINAL, LEVEL, MIN_SEEDS, ONE_LOOK, Direction, Plan
@@ -113,14 +114,15 @@ class Comparison:
     @property
     def rule(self) -> str:
         """The rule of the verdicts in words, for a reader of its table."""
-        arms = f"Holm-corrected over {self.num_arms} arms" if self.num_arms > 1 else "of one arm"
+        parts = ["paired t test over seeds"]
+        parts += ["variances drawn towards the sweep's typical one"] if self.num_arms >= MIN_POOLED else []
+        parts += [f"Holm-corrected over {self.num_arms} arms"] if self.num_arms > 1 else []
         when = f"p < {LEVEL:g}, from {MIN_SEEDS} paired seeds on"
         if self.plan is not ONE_LOOK:
             when = f"with a level for each look at the seeds, which together keep {LEVEL:g}"
         return (
-            "better / worse: paired t test over seeds, variances drawn towards the sweep's typical one, "
-            f"{arms}, {when}. no practical difference: within the margin by two one-sided tests. How often such words "
-            "are wrong: docs/statistics.md."
+            f"better / worse: {', '.join([*parts, when])}. no practical difference: within the margin by two one-sided "
+            "tests. How often such words are wrong: docs/statistics.md."
         )
 
 

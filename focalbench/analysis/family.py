@@ -44,10 +44,9 @@ class Family:
         Only for a sweep that goes on until it is decided.
         """
         assert self.plan is not None
-        sizes = self.plan.looks[: len(self.looks) if num_looks is None else num_looks]
-        seeds = tuple(frozenset(self.plan.seeds[:size]) for size in sizes)
-        shares = tuple(size / self.plan.looks[-1] for size in sizes)
-        return Plan(seeds, shares, max(1, len(set(self.arms) - {self.plan.baseline})))
+        taken = len(self.looks) if num_looks is None else num_looks
+        num_arms = max(1, len(set(self.arms) - {self.plan.baseline}))
+        return Plan.declared(self.plan.seeds, self.plan.looks, num_arms, taken=taken)
 
     def added_seeds(self, seeds: set[int]) -> tuple[int, ...]:
         """Returns those of ``seeds`` that nobody had declared when the arms were looked at for the first time."""

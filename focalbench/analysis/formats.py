@@ -6,6 +6,7 @@ Average precisions, and what is made of them, are written in points: people spea
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from focalbench.console import points
@@ -122,6 +123,19 @@ def distance_words(entry: ArmComparison, comparison: Comparison) -> str:
     if found.alike_within <= 0:
         return f"{words}, alike at no difference yet: the seeds scatter too much"
     return f"{words}, alike within {value(found.alike_within, metric)}"
+
+
+def standing_lines(
+    comparison: Comparison, undecided: Sequence[ArmComparison], num_seeds: int, looks: Sequence[int]
+) -> list[str]:
+    """Writes how far the arms are from a word after the look at ``num_seeds``, a line each; none where all have
+    one.
+    """
+    if not undecided:
+        return []
+    following = next((size for size in looks if size > num_seeds), None)
+    what = f"the next look is at {following}" if following is not None else "there are no more"
+    return [f"after {num_seeds} seeds, {what}:", *(distance_words(entry, comparison) for entry in undecided)]
 
 
 def seeds_words(needed: SeedsNeeded) -> str:

@@ -17,9 +17,11 @@ from focalbench.errors import ConfigError, DataError
 from focalbench.records.state import TrialState
 
 if TYPE_CHECKING:
+    from focalbench.analysis.comparison import Comparison
     from focalbench.analysis.judged_arms import ArmComparison, ArmResult
     from focalbench.analysis.sweep_progress import SweepProgress, SweepSummary, TrialProgress
     from focalbench.progress import Row
+    from focalbench.records.plan import SweepPlan
 
 _RUNS = Path("runs")
 _WATCH_S = 2.0
@@ -153,23 +155,16 @@ def _parts(progress: SweepProgress) -> Iterator[str]:
         compared = {trial.arm for arm in progress.comparison.arms for trial in arm.arm.trials.values()}
         rest = [arm for arm in dict.fromkeys(trial.arm for trial in progress.trials) if arm not in compared]
         yield verdict_table(progress.comparison, f"no seed finished yet: {', '.join(rest)}" if rest else None)
-        yield "\n".join(_distances(progress))
+        yield "\n".join(_standing(progress.comparison, progress.plan))
 
 
-def _distances(progress: SweepProgress) -> Iterator[str]:
+def _standing(comparison: Comparison, plan: SweepPlan | None) -> list[str]:
     """How far the arms are from a word, of a sweep that adds seeds until each has one."""
-    from focalbench.analysis.formats import distance_words
+    from focalbench.analysis.formats import standing_lines
 
-    comparison, plan = progress.comparison, progress.plan
-    if comparison is None or plan is None or plan.until is None or not comparison.plan.looks:
-        return
-    seeds = len(comparison.plan.looks[-1] or ())
-    following = next((size for size in plan.looks if size > seeds), None)
-    what = f"the next look is at {following}" if following else "there are no more"
-    if comparison.undecided:
-        yield f"after {seeds} seeds, {what}:"
-    for entry in comparison.undecided:
-        yield distance_words(entry, comparison)
+    if plan is None or plan.until is None or not comparison.plan.looks:
+        return []
+    return standing_lines(comparison, comparison.undecided, len(comparison.plan.looks[-1] or ()), plan.looks)
 
 
 def _went_wrong(trial: TrialProgress) -> bool:

@@ -13,7 +13,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from focalbench.analysis.arms import default_baseline
-from focalbench.analysis.formats import decision_words, distance_words
+from focalbench.analysis.formats import decision_words, standing_lines
 from focalbench.config.load import Experiment
 from focalbench.config.schema import ExperimentConfig
 from focalbench.config.sweep import Trial, expand, first_seeds, seeds_of_looks
@@ -69,11 +69,11 @@ class Trainings:
 
 def forecast_until_decided(experiment: Experiment, sweep: SweepFolder) -> Trainings | None:
     """Returns how many trainings the sweep takes; None for one with a list of seeds."""
-    from focalbench.statistics.expected import expected_trainings
-
     plan = declared_plan(experiment)
     if plan is None or plan.until is None:
         return None
+    from focalbench.statistics.expected import expected_trainings
+
     num_arms = len({trial.arm for trial in experiment.trials} - {plan.baseline})
     sd = _measured_sd(sweep)
     return Trainings(
@@ -193,10 +193,4 @@ def _tell(comparison: Comparison, undecided: set[str], seeds: Sequence[int], pla
         if entry.verdict in FINAL:
             watcher.message(decision_words(entry, comparison))
     left = [entry for entry in entries if entry.verdict not in FINAL]
-    last = len(seeds) == plan.looks[-1]
-    if left:
-        following = plan.looks[plan.looks.index(len(seeds)) + 1] if not last else 0
-        what = f"the next look is at {following}" if following else "there are no more"
-        watcher.standing([f"after {len(seeds)} seeds, {what}:", *(distance_words(entry, comparison) for entry in left)])
-    else:
-        watcher.standing([])
+    watcher.standing(standing_lines(comparison, left, len(seeds), plan.looks))

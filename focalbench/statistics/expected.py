@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from focalbench.statistics.verdict import FINAL, Plan, Runs, judge
+from focalbench.statistics.verdict import FINAL, Judgement, Plan, Runs, judge
 
 _MOST_ARMS = 2000  # played through in all, in about a second
 _NUM_PLAYED = 200
@@ -22,14 +23,20 @@ def expected_trainings(num_arms: int, sizes: tuple[int, ...], *, margin: float, 
         sd: of a paired difference, alike for all arms.
     """
     rng = np.random.default_rng(0)
-    looks = tuple(frozenset(range(size)) for size in sizes)
-    plan = Plan(looks, tuple(size / sizes[-1] for size in sizes), num_arms)
+    plan = Plan.declared(range(sizes[-1]), sizes, num_arms)
     num_played = max(20, min(_NUM_PLAYED, _MOST_ARMS // num_arms))
     total = 0
     for _ in range(num_played):
         base, *arms = (rng.normal(size=(num_arms + 1, sizes[-1])) * sd / math.sqrt(2)).tolist()
         runs = {str(number): Runs(dict(enumerate(arm))) for number, arm in enumerate(arms)}
-        found = judge(Runs(dict(enumerate(base))), runs, plan, margin=margin, with_exact=False).arms.values()
-        total += sum(arm.n for arm in found)
-        total += max(sizes[arm.look - 1] if arm.word in FINAL else sizes[-1] for arm in found)
+        found = judge(Runs(dict(enumerate(base))), runs, plan, margin=margin, with_exact=False)
+        total += num_trainings(found.arms.values(), sizes)
     return total / num_played
+
+
+def num_trainings(arms: Iterable[Judgement], sizes: Sequence[int]) -> int:
+    """Counts the trainings of arms that were looked at with ``sizes`` seeds, and of their baseline, which goes on until
+    the last of them is decided.
+    """
+    seeds = [sizes[arm.look - 1] if arm.word in FINAL else sizes[-1] for arm in arms]
+    return sum(seeds) + max(seeds)

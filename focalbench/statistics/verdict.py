@@ -81,6 +81,15 @@ class Plan:
     shares: tuple[float, ...] = (1.0,)
     num_arms: int | None = None
 
+    @classmethod
+    def declared(cls, seeds: Sequence[int], sizes: Sequence[int], num_arms: int, *, taken: int | None = None) -> Plan:
+        """Returns looks at the first ``sizes`` of ``seeds``, of which ``taken`` were taken (None: all); the level is
+        spent in proportion to the seeds.
+        """
+        reached = sizes[:taken]
+        looks = tuple(frozenset(seeds[:size]) for size in reached)
+        return cls(looks, tuple(size / sizes[-1] for size in reached), num_arms)
+
 
 ONE_LOOK = Plan()
 """At all seeds there are, at the whole level."""

@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pretended import finish
 
 from focalbench.cli.run import _unfinished_lines
 from focalbench.config.load import load_config
 from focalbench.data.synthetic import synthesize
 from focalbench.errors import InterruptedTrial
 from focalbench.experiment.trial import run_trial
-from focalbench.records.state import TrialState
-from focalbench.records.trial import TrialFolder
 from focalbench.runtime import StopFlag
-from focalbench.storage import write_json
 
 pytestmark = pytest.mark.slow
 
@@ -255,16 +253,7 @@ def _pretend(config: Path, out: Path) -> None:
     """Leaves what trainings would: what a look finds needs no network."""
     for trial in load_config(config).trials:
         value = 0.5 + trial.seed / 1000 + (0.1 + trial.seed / 5000) * (trial.arm == "gamma=2")
-        result = {
-            "arm": trial.arm,
-            "seed": trial.seed,
-            "config_hash": trial.hash,
-            "val/mAP": value,
-            "AP": {},
-            "step": 6,
-        }
-        TrialFolder(out / trial.name).write_status(trial, TrialState.DONE, step=6, steps=6)
-        write_json(out / trial.name / "result.json", result)
+        finish(out, trial, value)
 
 
 def test_a_sweep_that_ends_by_itself_says_how_it_ended_and_keeps_what_it_declared(

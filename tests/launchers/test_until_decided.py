@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pretended import finish
 
 from focalbench.analysis.comparison import compare_trials
 from focalbench.config.load import Experiment, load_config
@@ -21,7 +22,6 @@ from focalbench.records.reader import read_trials
 from focalbench.records.state import TrialState
 from focalbench.records.sweep import SweepFolder
 from focalbench.records.trial import TrialFolder
-from focalbench.storage import write_json
 
 Write = Callable[..., Path]
 _SWEEP = """\
@@ -92,17 +92,7 @@ class _Training:
             folder.write_status(trial, TrialState.FAILED, error="diverged")
             return
         luck = np.random.default_rng([trial.seed, *trial.arm.encode()]).normal()
-        folder.write_status(trial, TrialState.DONE, step=10, steps=10)
-        value = _MEANS[trial.arm] + self.sd * luck
-        result = {
-            "arm": trial.arm,
-            "seed": trial.seed,
-            "config_hash": trial.hash,
-            "val/mAP": value,
-            "AP": {},
-            "step": 10,
-        }
-        write_json(self.out / trial.name / "result.json", result)
+        finish(self.out, trial, _MEANS[trial.arm] + self.sd * luck)
 
 
 def _experiment(write_config: Write, seeds: str = "6", most: int = 20) -> Experiment:
