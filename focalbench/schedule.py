@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Real
 from typing import Any, Literal, get_args
 
 Kind = Literal["constant", "step", "linear", "cosine"]
@@ -32,10 +33,13 @@ class Schedule:
         """Check the parts against each other.
 
         Raises:
-            ValueError: unknown kind, numbers of values and fractions that do not fit, fractions that do not rise.
+            ValueError: unknown kind, a value that is no number, numbers of values and fractions that do not fit,
+                fractions that do not rise.
         """
         if self.schedule not in get_args(Kind):
             raise ValueError(f"schedule is one of {', '.join(get_args(Kind))}, got {self.schedule!r}")
+        if not all(isinstance(value, Real) for value in self.values):
+            raise ValueError(f"a schedule's values are numbers, got {list(self.values)}")
         object.__setattr__(self, "values", tuple(float(value) for value in self.values))
         object.__setattr__(self, "at", place_knots(self.schedule, len(self.values), self.at))
 

@@ -18,7 +18,7 @@ from focalbench.config.loss import AlphaSchedule, GammaSchedule
 from focalbench.config.schema import ExperimentConfig, RandomConfig, SearchConfig
 
 PAGE = Path(__file__).parent.parent / "docs" / "configuration.md"
-_FREE = ", ".join(f"`{key}`" for key in filter(keeps_trial, EFFECTS))
+_FREE = ", ".join(f"`{key}`" for key in filter(keeps_trial, EFFECTS) if not key.startswith("run."))
 _INTRODUCTION = f"""\
 # Configuration
 
@@ -36,9 +36,12 @@ with every default spelled out.
 - YAML is read as version 1.2: `no` is text, `1e-3` is a number. Repeated keys and tags are errors.
 - Paths are relative to the current folder.
 - A trial's identity, the 8 hex digits of its name, comes from everything but
-  {_FREE}.
+  {_FREE}, and of `run` all but `run.threads`.
   So data that moved to another folder are the same data. A sweep over several `data.root` has a trial for each all the
   same; there too, another spelling of one folder is the same trial.
+- Same trial, same bits: on one kind of processor and one version of torch a trial ends with the same weights, alone or
+  in a sweep, on two cores or sixty-four, killed or not, because it has `run.threads` threads wherever it runs.
+  `result.json` repeats the number under `environment`. (Several `run.devices` agree with one within rounding.)
 """
 _SWEEP_EXAMPLE = """\
 ```yaml

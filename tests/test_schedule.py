@@ -1,6 +1,7 @@
 import math
 
 import pytest
+import torch
 
 from focalbench.schedule import Schedule, as_schedule
 
@@ -45,6 +46,7 @@ def test_fractions_beyond_training_are_clamped():
         ("constant", (1, 2), None),
         ("constant", (1,), (0.5,)),
         ("step", (1,), None),
+        ("step", (1, torch.ones(())), None),
         ("step", (1, 2, 3), (0.5,)),
         ("step", (1, 2, 3), (0.5, 0.5)),
         ("linear", (1, 2), (0.5,)),

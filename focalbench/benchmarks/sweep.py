@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,11 +17,11 @@ from typing import Any
 
 from PIL import Image
 
+from focalbench.benchmarks.process import call_module
 from focalbench.config.dump import dump_yaml, resolved
 from focalbench.config.schema import ExperimentConfig
 from focalbench.config.sweep import expand
 from focalbench.data.synthetic import CLASSES, synthesize
-from focalbench.errors import FocalbenchError
 from focalbench.launchers.local import plan_slots
 from focalbench.records.reader import read_trials
 from focalbench.runtime import resolve_device, resolve_precision
@@ -133,7 +131,7 @@ def time_separate(trials: list[ExperimentConfig], device: str, num_loaders: int)
             "num_loaders": num_loaders,
             "device": device,
         }
-        output = _call(["focalbench.benchmarks.plain_run"], environment, json.dumps(request))
+        output = call_module(["focalbench.benchmarks.plain_run"], environment, json.dumps(request))
         in_steps += json.loads(output.splitlines()[-1])["step_s"]
     return time.perf_counter() - began, in_steps
 
@@ -147,23 +145,9 @@ def time_sweep(config: ExperimentConfig, folder: Path, device: str, side_by_side
     path.write_text(dump_yaml(config), encoding="utf-8")
     environment = {**os.environ, "FOCALBENCH_CACHE": str(folder / "cache")}
     began = time.perf_counter()
-    _call(["focalbench", "run", str(path), "--out", str(out), "--device", device, "--json"], environment)
+    call_module(["focalbench", "run", str(path), "--out", str(out), "--device", device, "--json"], environment)
     seconds = time.perf_counter() - began
     return seconds, sum(trial.result.train_s or 0.0 for trial in read_trials([out])) / side_by_side
-
-
-def _call(module: list[str], environment: dict[str, str], stdin: str = "") -> str:
-    """The output of ``python -m module``.
-
-    Raises:
-        FocalbenchError: when it fails, with its last words.
-    """
-    command = [sys.executable, "-m", *module]
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, env=environment)
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise FocalbenchError(f"bench sweep: {' '.join(module[:2])} ended with {done.returncode}: {last}")
-    return done.stdout
 
 
 def sweep_config(root: Path, num_trials: int, steps: int, trials_per_device: int = 1) -> ExperimentConfig:

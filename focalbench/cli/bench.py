@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -173,9 +174,10 @@ def _print_step(result: dict[str, Any]) -> None:
     ]
     console.print_table(["case", "", "ms a step", "images/s"], rows)
     for case in result["cases"]:
-        if case["speedup"] is not None:
+        for name, ratio in case["speedup"].items():
+            wanted = case["wanted_speedup"].get(name)
             console.print_text(
-                f"{case['size']} px: {case['speedup']:.2f}x torchvision (wanted {case['wanted_speedup']:g})"
+                f"{case['size']} px: {ratio:.2f}x {name}" + ("" if wanted is None else f" (wanted {wanted:g})")
             )
         console.print_text(
             f"{case['size']} px: end to end {case['end_to_end']:.2f} of the static step "
@@ -238,3 +240,95 @@ def _print_sweep(result: dict[str, Any]) -> None:
         note="wall clock of whole runs: processes start, torch is imported, images are read; the sweep also checks the "
         "data set, fills an empty cache, evaluates and writes checkpoints",
     )
+
+
+@bench_app.command("quality")
+def quality(
+    root: Annotated[
+        Path | None,
+        typer.Argument(metavar="[ROOT]", help="Folder that holds VOC2007, ...; without it a generated set."),
+    ] = None,
+    train: Annotated[
+        list[str] | None, typer.Option("--train", metavar="YEAR/SPLIT", help="Training split; may be repeated.")
+    ] = None,
+    val: Annotated[
+        list[str] | None, typer.Option("--val", metavar="YEAR/SPLIT", help="Split to evaluate on; may be repeated.")
+    ] = None,
+    levels: Annotated[
+        str, typer.Option("--map", metavar="A,B,...", help="What to reach, each above 0 and up to 1.")
+    ] = "0.5,0.7,0.8",
+    budget: Annotated[
+        float, typer.Option(min=1, help="Seconds that the longest training of a contestant may take.")
+    ] = 300,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Time from nothing to a detector of a given mAP: against torchvision's RetinaNet, tuned, and Ultralytics if there.
+
+    Without --train and --val: trainval and test, else train and test or train and val, as `focalbench init` finds them.
+    """
+    from focalbench.benchmarks.quality import bench_quality
+
+    result = bench_quality(
+        root,
+        train=tuple(train or ()),
+        val=tuple(val or ()),
+        levels=_levels(levels),
+        budget=budget,
+        device=device,
+        say=console.info,
+    )
+    _show(result, _print_quality, as_json)
+
+
+def _levels(text: str) -> tuple[float, ...]:
+    """The numbers in a list with commas.
+
+    Raises:
+        ConfigError: when one is not in (0, 1].
+    """
+    try:
+        levels = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        levels = ()
+    if not levels or not all(0 < level <= 1 for level in levels):
+        raise ConfigError(f"--map is a list such as 0.5,0.7 of mAP above 0 and up to 1, got {text!r}")
+    return levels
+
+
+def _print_quality(result: dict[str, Any]) -> None:
+    data, levels, contestants = result["data"], result["levels"], result["contestants"]
+    console.print_text(
+        f"{result['device']}, {result['precision']}, {result['threads']} threads, load {result['load_average']:.1f}"
+    )
+    trainings = [
+        (entry["name"], f"{one['steps']}", f"{one['seconds']:.0f}", f"{100 * one['mean_ap']:.1f}")
+        for entry in contestants
+        for one in entry["trainings"]
+    ]
+    console.print_table(["", "steps", "seconds", "mAP"], trainings, title="whole trainings, each by itself")
+    console.print_table(
+        ["", *(f"mAP {100 * level:g}" for level in levels)],
+        [(entry["name"], *_times(entry, result["budget"])) for entry in contestants],
+        title=(
+            f"seconds from nothing to an mAP ({data['protocol']}) on {data['val_images']} images; "
+            f"{data['train_images']} to train on, {data['classes']} classes, "
+            f"{data['canvas'][1]} x {data['canvas'][0]} px"
+        ),
+        note="of the shortest training on the ladder that reached it, from the start of its process to the end of "
+        "training; only focalbench's holds its evaluation too",
+    )
+    for level, found in zip(levels, result["ratios"], strict=True):
+        if found is not None:
+            console.print_text(f"mAP {100 * level:g}: {found['ratio']:.1f}x the speed of the next, {found['peer']}")
+    for entry in contestants:
+        if entry["failed"]:
+            console.print_text(f"{entry['name']}: {entry['failed']}")
+
+
+def _times(entry: dict[str, Any], budget: float) -> list[str]:
+    """A contestant's seconds to each level, or what there is instead."""
+    best = max(entry["trainings"], key=lambda one: one["mean_ap"], default=None)
+    tried = "" if best is None else f" (best {100 * best['mean_ap']:.1f} after {best['seconds']:.0f} s)"
+    missed = f"not within {budget:g} s{tried}"
+    return [missed if seconds is None else f"{seconds:.0f}" for seconds in entry["seconds_to"]]

@@ -153,6 +153,7 @@ def configuration(fit: _Fit) -> str:
     return _TEMPLATE.format(
         name=_quoted(fit.name),
         root=_quoted(fit.root),
+        all_cores="" if fit.has_gpu or cores == 1 else f" -s run.threads={cores}",
         counts=_class_table(fit.train_records, fit.classes),
         num_train=len(widths),
         num_val=fit.num_val,
@@ -230,7 +231,7 @@ _TEMPLATE = """\
 {counts}
 #
 #   focalbench run FILE               trains all arms; again: resumes, or skips what is finished
-#   focalbench run FILE -s sweep=null trains one detector only
+#   focalbench run FILE -s sweep=null{all_cores} trains one detector only
 #   focalbench compare runs/{name}
 
 name: {name}

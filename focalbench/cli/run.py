@@ -228,7 +228,7 @@ def _list_trials(experiment: Experiment, folder: Path, *, retry_failed: bool, fr
     from dataclasses import asdict
 
     from focalbench.launchers.forecast import forecast
-    from focalbench.launchers.local import plan_slots
+    from focalbench.launchers.local import slots_of
     from focalbench.launchers.search import leaves_stopped, num_search_trials
     from focalbench.launchers.session import known_trials
     from focalbench.launchers.until_decided import declared_plan, forecast_until_decided
@@ -243,7 +243,7 @@ def _list_trials(experiment: Experiment, folder: Path, *, retry_failed: bool, fr
     num_slots, place = 1, None  # how many trials a cluster takes at once is not known before it is asked
     if config.run.launcher == "local":
         most = len(trials) + num_search_trials(config)
-        slots = plan_slots(most, config.run.device, config.run.trials_per_device, config.run.devices).devices
+        slots = slots_of(config, config.run.device, most).devices
         num_slots, place = len(slots), slots[0][0]
     left = forecast(
         trials,

@@ -10,12 +10,13 @@ from enum import Flag, auto
 from typing import Any
 
 from focalbench.config.paths import data_root
-from focalbench.config.schema import ExperimentConfig
+from focalbench.config.schema import ExperimentConfig, RunConfig
 from focalbench.errors import ConfigError
 
-IDENTITY_VERSION = 2
+IDENTITY_VERSION = 3
 """Number of the rule by which trials get their hash. Hashes of another rule say nothing about those of this one. Up to
-version 1, which wrote no number down, ``eval.every`` and the spelling of ``data.root`` were part of the hash."""
+version 1, which wrote no number down, ``eval.every`` and the spelling of ``data.root`` were part of the hash; up to
+version 2 ``run.threads`` was not, nor ``optim.warmup_power``."""
 
 
 class Effect(Flag):
@@ -61,6 +62,7 @@ EFFECTS: dict[str, Effect] = {
     "optim.weight_decay": _RESULT,
     "optim.schedule": _RESULT,
     "optim.warmup_steps": _RESULT,
+    "optim.warmup_power": _RESULT,
     "optim.milestones": _RESULT,
     "optim.factor": _RESULT,
     "optim.steps": _RESULT,
@@ -78,7 +80,11 @@ EFFECTS: dict[str, Effect] = {
     "eval.top_k": _EVALUATION | _TIME,
     "eval.max_detections": _EVALUATION | _TIME,
     "eval.batch_size": _TIME,
-    "run": _TIME,
+    "run.threads": _RESULT | _TIME,
+    **dict.fromkeys(
+        (f"run.{key}" for key in RunConfig.model_fields if key != "threads"),
+        _TIME,
+    ),
     "sweep": Effect.NOTHING,
 }
 """Dotted key -> what it changes. A section that stands here stands for all keys in it."""
@@ -102,8 +108,11 @@ def keeps_network(key: str) -> bool:
 
 
 def can_be_swept(key: str) -> bool:
-    """Tells whether trials of one sweep may differ in ``key``: it changes their results, or may do so."""
-    return not keeps_trial(key) or _PLACE in effect_of(key)
+    """Tells whether trials of one sweep may differ in ``key``: it changes their results, or may do so, and is not said
+    of all of them at once, as how they run is.
+    """
+    section = key.partition(".")[0]
+    return section != "run" and (not keeps_trial(key) or _PLACE in effect_of(key))
 
 
 def _left_out() -> dict[str, Any]:

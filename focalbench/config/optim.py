@@ -15,6 +15,10 @@ class _OptimSection(Section):
     weight_decay: Annotated[float, Field(ge=0, le=10)]
     schedule: Literal["constant", "step", "cosine", "one_cycle"]
     warmup_steps: Annotated[int, Field(ge=0, le=10_000_000)] | OpenFraction
+    warmup_power: Annotated[float, Field(gt=0, le=10)] | None = None
+    """Shape of the warm-up: its step k of n, counted from 1, has (k / n)^`warmup_power` of `lr`, as in darknet, whose
+    burn-in has power 4. null: a straight line from a thousandth of `lr`. `one_cycle` has a rise of its own and takes
+    null only."""
     milestones: tuple[OpenFraction, ...] = (2 / 3, 11 / 12)
     """Fractions of the training at which schedule `step` multiplies the learning rate by `factor`."""
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
@@ -44,6 +48,8 @@ class _OptimSection(Section):
             raise key_error("epochs", "or steps should be given: the training has no length")
         if self.steps is not None and self.warmup_steps >= self.steps and self.warmup_steps > 0:
             raise key_error("warmup_steps", f"{self.warmup_steps:g} should be below steps ({self.steps})")
+        if self.warmup_power is not None and self.schedule == "one_cycle":
+            raise key_error("warmup_power", "should be null with schedule one_cycle, which rises in half a cosine wave")
         if any(later <= earlier for earlier, later in pairwise(self.milestones)):
             raise key_error("milestones", f"should rise, not {list(self.milestones)}")
         return self

@@ -37,7 +37,7 @@ class EvalConfig(Section):
 
 
 class RunConfig(Section):
-    """Where and how trials run. Nothing here belongs to a trial's identity."""
+    """Where and how trials run. Nothing here but `threads` belongs to a trial's identity."""
 
     launcher: Literal["local", "ray"] = "local"
     """What starts the trials: `local`, processes on this machine; `ray`, a Ray cluster (needs the extra `ray`)."""
@@ -50,7 +50,12 @@ class RunConfig(Section):
     devices: Annotated[int, Field(ge=1, le=1024)] = 1
     """GPUs (on a CPU: processes) of one machine that train a trial together, each on its share of every batch."""
     trials_per_device: Annotated[int, Field(ge=1, le=64)] = 1
-    """Trials that share one GPU. On a CPU there is always one trial a core (`run.devices` cores)."""
+    """Trials that share one GPU. On a CPU the cores decide: see `threads`."""
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Threads of a process that trains on a CPU, alone or in a sweep, on few cores or many: with another number sums
+    are rounded in another order, so that it is another trial. As many trials run side by side as there are cores for
+    (`devices` x `threads` each); more than 1 pays where a sweep has fewer trials than the machine has cores. On a GPU
+    all cores are shared out, and no result depends on it."""
     retries: Annotated[int, Field(ge=0, le=100)] = 2
     """How often a trial whose process died is started again, from its checkpoint."""
     keep_checkpoints: Annotated[int, Field(ge=1, le=1000)] = 2

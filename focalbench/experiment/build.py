@@ -213,6 +213,7 @@ def build_plan(config: ExperimentConfig, num_train: int) -> Plan:
             total,
             schedule=optim.schedule,
             warmup_steps=warmup,
+            warmup_power=optim.warmup_power,
             milestones=optim.milestones,
             factor=optim.factor,
         )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
+from focalbench.config.schema import ExperimentConfig
 from focalbench.errors import ConfigError
 from focalbench.launchers.job import Job
 from focalbench.launchers.job_queue import POLL_S, JobQueue, Watcher, Workplace
@@ -29,26 +31,44 @@ class Slots:
     threads: int
 
 
-def plan_slots(num_trials: int, device: str, trials_per_device: int, devices_per_trial: int = 1) -> Slots:
-    """Plans one slot a core on a CPU, ``trials_per_device`` on each GPU; the cores are shared out evenly as threads.
-
-    It depends on the size of the sweep and not on what is left of it, so that a trial that goes on later has the same
-    threads.
+def plan_slots(
+    num_trials: int, device: str, trials_per_device: int, devices_per_trial: int = 1, threads: int = 1
+) -> Slots:
+    """Plans, on a CPU, as many slots of ``threads`` threads a device as there are cores for, one at least; on GPUs
+    ``trials_per_device`` on each, with the cores shared out evenly as threads.
 
     Raises:
         ConfigError: when a trial asks for more devices than there are.
     """
-    cores = num_cores()
-    gpus = _gpus(device)
+    cores, gpus = num_cores(), _gpus(device)
     found = gpus or ["cpu"] * cores
     if devices_per_trial > len(found):
         kind = "GPU" if gpus else "core"
         there = f"run.device {device} is {len(found)} {kind}{'s'[: len(found) > 1]} on this machine"
         raise ConfigError(f"run.devices: {devices_per_trial}: {there}; use at most {len(found)}")
+    if not gpus:  # fewer cores than threads train the same trial more slowly
+        found = found[: max(devices_per_trial, cores // threads)]
     starts = range(0, len(found) - devices_per_trial + 1, devices_per_trial)
     groups = [tuple(found[start : start + devices_per_trial]) for start in starts]
     slots = (groups * trials_per_device if gpus else groups)[: max(1, num_trials)]
-    return Slots(tuple(slots), max(1, cores // sum(map(len, slots))))
+    return Slots(tuple(slots), max(1, cores // sum(map(len, slots))) if gpus else threads)
+
+
+def slots_of(config: ExperimentConfig, device: str, num_trials: int) -> Slots:
+    """Returns the slots of a sweep with this configuration: see :func:`plan_slots`."""
+    run = config.run
+    return plan_slots(num_trials, device, run.trials_per_device, run.devices, run.threads)
+
+
+def report_idle_cores(slots: Slots, report: Callable[[str], None]) -> None:
+    """Says how to use the cores of a CPU where half of them or more have nothing to do."""
+    processes, cores = sum(map(len, slots.devices)), num_cores()
+    if slots.devices[0][0] == "cpu" and cores >= 2 * processes * slots.threads:
+        trials = f"{len(slots.devices)} trial{'s'[: len(slots.devices) > 1]}"
+        report(
+            f"{trials} on {processes * slots.threads} of {cores} cores: -s run.threads={cores // processes} is faster, "
+            "and trains other trials, for another number of threads rounds in another way"
+        )
 
 
 def _gpus(device: str) -> list[str]:

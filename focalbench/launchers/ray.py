@@ -100,18 +100,15 @@ class Share:
     Attributes:
         devices: as the trial sees them: Ray shows it no other GPUs than its own.
         num_gpus: below 1 where several trials share a GPU.
+        num_cpus: a core for each thread.
     """
 
     devices: tuple[str, ...]
     num_gpus: float
-
-    @property
-    def num_cpus(self) -> int:
-        """A core for each device, which is all that a process uses."""
-        return len(self.devices)
+    num_cpus: int
 
 
-def plan_share(device: str, trials_per_device: int, devices_per_trial: int) -> Share:
+def plan_share(device: str, trials_per_device: int, devices_per_trial: int, threads: int = 1) -> Share:
     """Returns the share of each trial, of the cluster that this process is connected to.
 
     Raises:
@@ -129,14 +126,14 @@ def plan_share(device: str, trials_per_device: int, devices_per_trial: int) -> S
             f"run.devices: {devices_per_trial}: a trial stays on one node, and the largest of the Ray cluster has "
             f"{most[kind]} {kind}s"
         )
-    if kind == "CPU":
-        return Share(("cpu",) * devices_per_trial, 0)
+    if kind == "CPU":  # on nodes with fewer cores than threads the trial is slower, and the same
+        return Share(("cpu",) * devices_per_trial, 0, min(devices_per_trial * threads, most[kind]))
     if devices_per_trial > 1 and trials_per_device > 1:
         raise ConfigError(
             f"run.trials_per_device: {trials_per_device}: with run.devices above 1 Ray gives whole GPUs; use 1"
         )
     devices = tuple(f"cuda:{index}" for index in range(devices_per_trial))
-    return Share(devices, devices_per_trial if devices_per_trial > 1 else 1 / trials_per_device)
+    return Share(devices, devices_per_trial if devices_per_trial > 1 else 1 / trials_per_device, devices_per_trial)
 
 
 class Trainer:

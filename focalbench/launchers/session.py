@@ -20,7 +20,7 @@ from focalbench.experiment.search import require_optuna
 from focalbench.launchers.hardware import require_hardware
 from focalbench.launchers.job import Job, Outcome
 from focalbench.launchers.job_queue import JobQueue, Watcher
-from focalbench.launchers.local import LocalRun, plan_slots
+from focalbench.launchers.local import LocalRun, report_idle_cores, slots_of
 from focalbench.launchers.search import (
     leaves_stopped,
     num_search_trials,
@@ -90,7 +90,7 @@ def open_launcher(
     """
     run = config.run
     if run.launcher == "local":
-        slots = plan_slots(num_trials, device, run.trials_per_device, run.devices)
+        slots = slots_of(config, device, num_trials)
         yield lambda jobs, watcher: LocalRun(jobs, slots, watcher=watcher, log_folder=out).run(stop)
         return
     try:
@@ -102,7 +102,7 @@ def open_launcher(
             "run.launcher: ray: Ray is not installed: pip install 'focalbench[ray]', or use local"
         ) from fault
     with ray.connected(run.ray_address), stop_on_signals(stop):  # Ray has put its own handlers in place
-        share = ray.plan_share(device, run.trials_per_device, run.devices)
+        share = ray.plan_share(device, run.trials_per_device, run.devices, run.threads)
         yield lambda jobs, watcher: ray.RayRun(jobs, share, watcher=watcher, log_folder=out).run(stop)
 
 
@@ -213,6 +213,8 @@ def run_session(
                 sweep.declare(plan)
             lock.share()
             report_stale_results(trials, fingerprints, sweep, report)
+            if config.run.launcher == "local":
+                report_idle_cores(slots_of(config, options.device, num_trials), report)
             later = len(known_trials(experiment, sweep)) - len(trials) if ends_by_itself(config) else 0
             watcher = make_watcher(num_trials + later, *_count_final(experiment, sweep, options.retry_failed))
             # A worker that a killed launcher left behind stops by itself.
@@ -281,7 +283,8 @@ class _Rounds:
 
     def _job(self, trial: Trial, pause_at: float | None) -> Job:
         folder = self.sweep.trial(trial.name).path
-        return Job(trial=trial, folder=folder, devices=(self.options.device,), threads=1, pause_at=pause_at)
+        threads = trial.config.run.threads
+        return Job(trial=trial, folder=folder, devices=(self.options.device,), threads=threads, pause_at=pause_at)
 
     def _is_left(self, trial: Trial, with_stopped: bool) -> bool:
         state = self.sweep.trial(trial.name).state()

@@ -68,6 +68,16 @@ class Criterion(nn.Module, ABC):
         """Returns the criterion with its losses under test made by ``make_loss``, which takes a number of classes."""
         return cls(make_loss(num_classes), num_classes=num_classes, **options)
 
+    def match(self, anchors: Tensor, targets: Targets) -> Tensor | None:
+        """Returns the (N, R) object of each anchor, where the network's outputs have no part in it, to be known before
+        they are: ``forward`` then takes it as a third argument. None, as here, where they have.
+        """
+        return None
+
+    def boxes_at(self, matched: Tensor) -> Tensor | None:
+        """Returns the (N, R) anchors whose box a step looks at, by what :meth:`match` said; None, as here, for all."""
+        return None
+
     @abstractmethod
     def forward(self, outputs: HeadOutputs, targets: Targets) -> dict[str, Tensor]:
         """Returns scalars: ``cls``, ``box`` and any others, whose sum is minimised, and ``num_pos``, the positives."""

@@ -42,9 +42,18 @@ class DetectionLoss(Criterion):
         self.pos_iou, self.neg_iou = pos_iou, neg_iou
         self.box_weight, self.box_beta = box_weight, box_beta
 
-    def forward(self, outputs: HeadOutputs, targets: Targets) -> dict[str, Tensor]:
+    def match(self, anchors: Tensor, targets: Targets) -> Tensor:
+        """See ``Criterion``: index of the object, or BACKGROUND / IGNORE."""
+        return match_anchors(anchors, targets.boxes, targets.labels, pos_iou=self.pos_iou, neg_iou=self.neg_iou)
+
+    def boxes_at(self, matched: Tensor) -> Tensor | None:
+        """See ``Criterion``: the positives; all where the loss under test looks at boxes itself."""
+        return None if self.classification.needs_boxes else matched >= 0
+
+    def forward(self, outputs: HeadOutputs, targets: Targets, matched: Tensor | None = None) -> dict[str, Tensor]:
         """See ``Criterion``."""
-        matched = self._match(outputs.anchors, targets)
+        if matched is None:
+            matched = self.match(outputs.anchors, targets)
         problem = self.class_problem(outputs, targets, matched)
         box = self.box_weight * self._box_loss(outputs, targets, matched) / problem.avg_factor
         return {
@@ -56,7 +65,7 @@ class DetectionLoss(Criterion):
     def class_problem(self, outputs: HeadOutputs, targets: Targets, matched: Tensor | None = None) -> ClassProblem:
         """See ``Criterion``; ``matched`` where it is known already."""
         if matched is None:
-            matched = self._match(outputs.anchors, targets)
+            matched = self.match(outputs.anchors, targets)
         labels = anchor_labels(matched, targets, self.num_classes)
         needs = self.classification
         boxes = quality = None
@@ -68,12 +77,9 @@ class DetectionLoss(Criterion):
 
     def count(self, anchors: Tensor, targets: Targets) -> dict[str, Counts]:
         """See ``Criterion``: positives of each class and background after matching."""
-        labels = anchor_labels(self._match(anchors, targets), targets, self.num_classes).flatten()
+        labels = anchor_labels(self.match(anchors, targets), targets, self.num_classes).flatten()
         counts = torch.bincount(labels[labels >= 0], minlength=self.num_classes + 1).tolist()
         return {"classification": Counts(positives_per_class=tuple(counts[:-1]), negatives=counts[-1])}
-
-    def _match(self, anchors: Tensor, targets: Targets) -> Tensor:
-        return match_anchors(anchors, targets.boxes, targets.labels, pos_iou=self.pos_iou, neg_iou=self.neg_iou)
 
     def _box_loss(self, outputs: HeadOutputs, targets: Targets, matched: Tensor) -> Tensor:
         """Sum over positives. By index on a CPU; by mask on a GPU, where an index list would wait for the device."""

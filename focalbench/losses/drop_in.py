@@ -20,13 +20,13 @@ class FocalLoss(nn.Module):
     """Sigmoid focal loss with MMDetection's arguments and conventions.
 
     Unlike there, labels out of range are an error on every device, -1 is ignored, and the gradient is finite for every
-    gamma and logit.
+    gamma and logit. Dense targets of any shape are taken as there; class ids go with (N, K) predictions only.
 
     Args:
         use_sigmoid: must be true, as in MMDetection; the softmax form is ``softmax_focal_loss``.
         gamma: focusing exponent, >= 0.
         alpha: weight of positives in [0, 1], negatives get 1 - alpha.
-        reduction: ``none``, ``mean`` (over N * K elements, or over ``avg_factor``) or ``sum``.
+        reduction: ``none``, ``mean`` (over all elements, or over ``avg_factor``) or ``sum``.
         loss_weight: factor on the result.
         activated: whether the input is a probability instead of a logit.
 
@@ -70,14 +70,14 @@ class FocalLoss(nn.Module):
         """Returns the loss.
 
         Args:
-            pred: (N, K) logits, or probabilities if ``activated``.
-            target: (N,) class ids 0..K-1, K background, -1 ignored; or (N, K) targets in [0, 1].
-            weight: (N,), (N, K) or (N * K,); never changes the divisor.
-            avg_factor: divisor of ``mean``.
+            pred: logits, or probabilities if ``activated``; (N, K) with class ids, any shape with targets.
+            target: (N,) class ids 0..K-1, K background, -1 ignored; or targets in [0, 1] of the prediction's shape.
+            weight: of the prediction's shape, for (N, K) also (N,) or (N * K,); never changes the divisor.
+            avg_factor: divisor of ``mean``. It, ``weight`` and targets get a gradient where they require one.
             reduction_override: instead of ``reduction``.
 
         Returns:
-            (N, K) for ``none``, else ().
+            The prediction's shape for ``none``, else ().
 
         Raises:
             FocalLossError: a fault in the arguments, among them ``sum`` with ``avg_factor``.
@@ -125,7 +125,8 @@ class FocalLoss(nn.Module):
 def focal_loss_of_probabilities(p: Tensor, target: Tensor, *, gamma: float, alpha: float | None) -> Tensor:
     """Returns the elementwise sigmoid focal loss of probabilities, finite in value and gradient at 0 and 1.
 
-    As in torch's binary cross entropy a logarithm is at least -100; there its gradient is taken as 0.
+    As in torch's binary cross entropy a logarithm is at least -100; there, and where 1 / p overflows, its gradient
+    is taken as 0.
 
     Args:
         p: any shape, in [0, 1].
@@ -137,15 +138,16 @@ def focal_loss_of_probabilities(p: Tensor, target: Tensor, *, gamma: float, alph
     target = target.to(p.dtype)
     distance = p * (1 - target) + (1 - p) * target
     # where the distance is 0 the loss is 0, and a power below 1 would have an infinite gradient
-    modulator = distance.clamp(min=torch.finfo(p.dtype).tiny).pow(gamma)
+    tiny = torch.finfo(p.dtype).tiny
+    modulator = torch.where(distance < tiny, 0.0**gamma, distance.clamp(min=tiny).pow(gamma))
     loss = -modulator * (target * _bounded_log(p) + (1 - target) * _bounded_log_of_rest(p))
     return loss if alpha is None else loss * (alpha * target + (1 - alpha) * (1 - target))
 
 
 def _bounded_log(p: Tensor) -> Tensor:
-    """log p, but -100 with gradient 0 where p is 0."""
-    inside = p > 0
-    return torch.where(inside, torch.log(torch.where(inside, p, 1.0)).clamp(min=-100.0), -100.0)
+    """log p, but at least -100, and with gradient 0 there and where 1 / p overflows."""
+    inside = p >= torch.finfo(p.dtype).tiny
+    return torch.where(inside, torch.log(torch.where(inside, p, 1.0)), torch.log(p.detach())).clamp(min=-100.0)
 
 
 def _bounded_log_of_rest(p: Tensor) -> Tensor:

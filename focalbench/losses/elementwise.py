@@ -28,6 +28,7 @@ from focalbench.losses.base import check_class_weights, check_number
 _CHUNK = 32_000
 _CHUNK_OF_ROWS = 65536  # elements; as few as leave a chunk and its temporaries in a core's second-level cache
 _MAX_THREADS = 8  # beyond it they wait for Python's lock
+_FLAT_CLASSES = "the class axis last and the others flattened: x.movedim(1, -1).flatten(0, -2) for (N, K, H, W)"
 
 
 class Terms(Protocol):
@@ -194,12 +195,12 @@ def check_parameter(name: str, value: Tensor, *, high: float = math.inf) -> None
 def as_parameters(
     gamma: float | Tensor, alpha: float | Sequence[float] | Tensor | None, logits: Tensor, *, high: float
 ) -> tuple[Tensor, Tensor | None]:
-    """Returns gamma, in the dtype of the computation, and alpha, as float64, on the device of ``logits`` (N, C).
+    """Returns gamma, in the dtype of the computation, and alpha, as float64, on the device of ``logits``.
 
     float64, because 1 - alpha of an alpha near 1 is not exact in float32.
 
     Args:
-        alpha: one number in [0, 1], C weights in [0, ``high``], or None.
+        alpha: one number in [0, 1], None, or, for logits (N, C), C weights in [0, ``high``].
 
     Raises:
         ValueError: as ``check_parameter``, for numbers too, or another number of weights than C.
@@ -211,6 +212,11 @@ def as_parameters(
     gamma = torch.as_tensor(gamma, dtype=compute_dtype(logits.dtype), device=logits.device)
     if alpha is None:
         return gamma, None
+    if logits.ndim != 2 and (isinstance(alpha, Sequence) or (isinstance(alpha, Tensor) and alpha.ndim)):
+        raise ValueError(
+            f"one alpha per class needs (N, K) logits, got {tuple(logits.shape)}: pass one number, "
+            f"or logits and targets with {_FLAT_CLASSES}"
+        )
     if isinstance(alpha, Sequence):
         check_class_weights("alpha", alpha, logits.shape[1], high=high)
     elif not isinstance(alpha, Tensor):
@@ -233,21 +239,30 @@ def row_slices(logits: Tensor) -> Iterator[slice]:
 def is_soft(logits: Tensor, labels: Tensor) -> bool:
     """Returns whether ``labels`` are targets for every element, after a check of shapes and dtypes.
 
+    What has the logits' shape, whichever that is, are targets; class ids are (N,), for logits (N, K).
+
     Raises:
         ValueError: shapes or dtypes that do not fit, a target outside [0, 1].
     """
-    if logits.ndim != 2 or not logits.is_floating_point():
-        raise ValueError(f"logits must be (N, K) of a floating dtype, got {tuple(logits.shape)} {logits.dtype}")
+    if not logits.is_floating_point():
+        raise ValueError(f"logits must be of a floating dtype, got {logits.dtype}")
+    if labels.is_complex():
+        raise ValueError(f"labels must be class ids or real targets, got {labels.dtype}")
     if labels.shape == logits.shape:
         check_interval("targets of the logits' shape", labels)
         return True
+    if logits.ndim != 2:
+        raise ValueError(
+            f"for logits {tuple(logits.shape)} labels must be targets of that shape, got {tuple(labels.shape)}; "
+            f"class ids (N,) need (N, K) logits, {_FLAT_CLASSES}"
+        )
     if labels.shape != logits.shape[:1]:
         raise ValueError(
             f"labels must be (N,) class ids or (N, K) targets for logits {tuple(logits.shape)}, "
             f"got {tuple(labels.shape)}"
         )
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ValueError(f"class ids must be integers, got {labels.dtype}")
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(f"class ids must be integers, got {labels.dtype}: pass labels.long()")
     return False
 
 

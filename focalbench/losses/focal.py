@@ -12,7 +12,7 @@ from focalbench.losses.base import Counts
 from focalbench.losses.cross_entropy import Alpha, SigmoidFamily
 from focalbench.losses.elementwise import as_parameters, check_labels, compute_dtype, is_soft
 from focalbench.losses.focal_op import focal_sum
-from focalbench.losses.focal_terms import soft_target, wrong_side
+from focalbench.losses.focal_terms import soft_target, soft_target_slope, wrong_side
 from focalbench.losses.reduction import Reduction, check_reduction, divisor, fit_weight, reduce_loss
 
 
@@ -41,17 +41,20 @@ def sigmoid_focal_loss(
     (float64 for float64 logits) whatever the logits are.
 
     Args:
-        logits: (N, K), any floating dtype.
-        labels: (N,) integers: class 0..K-1, K background, -1 ignored (loss 0); or (N, K) targets in [0, 1].
+        logits: any floating dtype; (N, K) with class ids, any shape with targets.
+        labels: (N,) integers: class 0..K-1, K background, -1 ignored (loss 0). Or targets t in [0, 1] of the logits'
+            shape, for which the loss is ``focal_terms.soft_target``'s; they get a gradient where they require one.
         gamma: focusing exponent, >= 0; 0 is cross entropy. A () tensor keeps torch.compile from recompiling; like alpha
             it gets no gradient.
-        alpha: weight of positives in [0, 1], negatives get 1 - alpha; K numbers, one per class; None for no weights.
-        weight: (N,) per anchor, (N, K) or (N * K,) per element. It never changes what the sum is divided by.
-        reduction: ``none``; ``mean``, over all N * K elements, or the sum over ``avg_factor``; ``sum``.
+        alpha: weight of positives in [0, 1], negatives get 1 - alpha; None for no weights. For logits (N, K) also K
+            numbers, one per class.
+        weight: of the logits' shape; for logits (N, K) also (N,) per anchor or (N * K,) per element. It never changes
+            what the sum is divided by. It and ``avg_factor`` get a gradient where they require one.
+        reduction: ``none``; ``mean``, over all elements, or the sum over ``avg_factor``; ``sum``.
         avg_factor: divisor of ``mean``, usually the number of positives; no effect on ``none``.
 
     Returns:
-        (N, K) for ``none``, else ().
+        The logits' shape for ``none``, else ().
 
     Raises:
         ValueError: shapes that do not fit, a parameter or target out of range, a label outside -1..K (tensors on CUDA
@@ -67,19 +70,22 @@ def sigmoid_focal_loss(
     if reduction == "none" or soft or (fitted is not None and fitted.requires_grad):
         loss = _ElementwiseFocal.apply(logits, labels, gamma, on_positives, on_negatives)
         return reduce_loss(loss, fitted, reduction, avg_factor)
+    by = divisor(reduction, avg_factor, logits.numel())
+    if isinstance(by, Tensor) and by.requires_grad:
+        return focal_sum(logits, labels, gamma, on_positives, on_negatives, fitted) / by
     # dividing the weights instead of the sum spares backward a pass over the gradient
-    scale = 1.0 / divisor(reduction, avg_factor, logits.numel())
+    scale = 1.0 / by
     return focal_sum(logits, labels, gamma, on_positives * scale, on_negatives * scale, fitted)
 
 
 class _ElementwiseFocal(torch.autograd.Function):
-    """(N, K) losses; the derivative is computed with them and is all that is kept."""
+    """Losses of the logits' shape. The derivative in the logits is computed with them, that in targets in backward."""
 
     @staticmethod
     def forward(
         ctx: Any, logits: Tensor, labels: Tensor, gamma: Tensor, alpha_pos: Tensor, alpha_neg: Tensor
     ) -> Tensor:
-        if labels.ndim == 1:
+        if labels.shape != logits.shape:
             check_labels(labels, logits.shape[1])
         value, derivative = _elementwise(logits, labels, gamma, alpha_pos, alpha_neg)
         ctx.save_for_backward(derivative, logits, labels, gamma, alpha_pos, alpha_neg)
@@ -87,10 +93,17 @@ class _ElementwiseFocal(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        derivative, logits, *others = ctx.saved_tensors
-        if torch.is_grad_enabled() and (logits.requires_grad or grad_output.requires_grad):  # create_graph
-            derivative = _elementwise(logits, *others, differentiable=True)[1]
-        return (derivative * grad_output).to(logits.dtype), None, None, None, None
+        derivative, logits, labels, *parameters = ctx.saved_tensors
+        of_logits = of_labels = None
+        if ctx.needs_input_grad[0]:
+            if torch.is_grad_enabled() and any(x.requires_grad for x in (logits, labels, grad_output)):  # create_graph
+                derivative = _elementwise(logits, labels, *parameters, differentiable=True)[1]
+            of_logits = (derivative * grad_output).to(logits.dtype)
+        if ctx.needs_input_grad[1]:
+            dtype = compute_dtype(logits.dtype)
+            slope = soft_target_slope(logits.to(dtype), labels.to(dtype), *parameters)
+            of_labels = (slope * grad_output).to(labels.dtype)
+        return of_logits, of_labels, None, None, None
 
 
 def _elementwise(
@@ -102,9 +115,9 @@ def _elementwise(
     *,
     differentiable: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """(N, K) losses and derivatives for class ids or targets."""
+    """Losses and derivatives in the logits, of their shape, for class ids or targets."""
     x = logits.to(compute_dtype(logits.dtype))
-    if labels.ndim == 2:
+    if labels.shape == logits.shape:
         return soft_target(x, labels.to(x.dtype), gamma, alpha_pos, alpha_neg, differentiable=differentiable)
     is_positive = labels[:, None] == torch.arange(x.shape[1], device=x.device)
     ignored = (labels < 0)[:, None]

@@ -105,16 +105,63 @@ def soft_target(
         gamma: () tensor.
         alpha_pos: () or (C,).
         alpha_neg: () or (C,).
-        differentiable: as in ``wrong_side``.
+        differentiable: as in ``wrong_side``; also in the targets.
     """
     p, q = torch.sigmoid(x), torch.sigmoid(-x)
-    distance = p * (1 - target) + q * target
-    safe = distance.clamp(min=torch.finfo(x.dtype).tiny)  # 0 only where the loss is 0 as well
-    modulator = torch.exp(gamma * torch.log(safe)) if differentiable else torch.pow(distance, gamma)
-    cross_entropy = -(target * F.logsigmoid(x) + (1 - target) * F.logsigmoid(-x))
+    u = _Distance.between(x, target)
+    modulator = torch.exp(gamma * u.log()) if differentiable else torch.pow(u.value, gamma)
+    cross_entropy = _cross_entropy(x, target)
     weight = (alpha_pos * target + alpha_neg * (1 - target)) * modulator
     error = (1 - target) * p - target * q  # p - target, without the rounding of 1 - p where p is near 1
-    return weight * cross_entropy, weight * (error + gamma * (1 - 2 * target) * (p * q / safe) * cross_entropy)
+    return weight * cross_entropy, weight * (error + gamma * (1 - 2 * target) * u.divide(p * q) * cross_entropy)
+
+
+def soft_target_slope(x: Tensor, target: Tensor, gamma: Tensor, alpha_pos: Tensor, alpha_neg: Tensor) -> Tensor:
+    """Returns dL/dt of the loss of ``soft_target``, by the same arguments; finite at targets of 0 and 1 too.
+
+    With c the cross entropy and w = a t + b (1 - t),
+
+        dL/dt = u^gamma ((a - b) c + w (gamma (1 - 2 p) c / u - x)).
+
+    It can be differentiated in ``x`` and in ``target``. Its derivative in the target takes u as a constant where u
+    underflows: at targets of exactly 0 and 1 whose logit is right by more than 87 (708 in float64).
+    """
+    u = _Distance.between(x, target)
+    cross_entropy = _cross_entropy(x, target)
+    weight = alpha_pos * target + alpha_neg * (1 - target)
+    pull = gamma * (torch.sigmoid(-x) - torch.sigmoid(x)) * u.divide(cross_entropy)
+    return torch.exp(gamma * u.log()) * ((alpha_pos - alpha_neg) * cross_entropy + weight * (pull - x))
+
+
+@dataclass(frozen=True)
+class _Distance:
+    """u = p (1 - t) + (1 - p) t, with a logarithm and quotients that stay right and differentiable where u underflows.
+
+    It does only at targets of 0 and 1 with a logit far on the right side: there u, p (1 - p) and the cross entropy are
+    all exp(-|x|).
+    """
+
+    x: Tensor
+    value: Tensor
+    safe: Tensor
+    vanishes: Tensor
+
+    @classmethod
+    def between(cls, x: Tensor, target: Tensor) -> _Distance:
+        value = torch.sigmoid(x) * (1 - target) + torch.sigmoid(-x) * target
+        tiny = torch.finfo(x.dtype).tiny
+        return cls(x, value, value.clamp(min=tiny), value < tiny)
+
+    def log(self) -> Tensor:
+        return torch.where(self.vanishes, -self.x.abs(), torch.log(self.safe))
+
+    def divide(self, numerator: Tensor) -> Tensor:
+        """``numerator`` / u, for p (1 - p) or the cross entropy."""
+        return torch.where(self.vanishes, 1.0, numerator / self.safe)
+
+
+def _cross_entropy(x: Tensor, target: Tensor) -> Tensor:
+    return -(target * F.logsigmoid(x) + (1 - target) * F.logsigmoid(-x))
 
 
 def _kernels() -> ModuleType:

@@ -26,8 +26,9 @@ class OHEM(ClassificationLoss):
         num_classes, counts: see ``ClassificationLoss``.
         num_hardest: B, anchors kept per image.
         nms_thresh: IoU above which the easier of two anchors' predicted boxes is dropped; None for no NMS.
-        negatives_per_positive: at most this many negatives for each kept positive (3 is the 1:3 variant; an image
-            without positives counts as one); None takes the hardest of either kind.
+        negatives_per_positive: r, at most this many negatives for each kept positive (3 is the 1:3 variant; an image
+            without positives counts as one); at most B / (1 + r) positives are kept, the hardest. None takes the
+            hardest of either kind.
     """
 
     waits_for_device = True

@@ -42,14 +42,16 @@ def fit_weight(weight: Tensor, shape: torch.Size) -> Tensor:
     """Returns ``weight`` as something that broadcasts against a loss of ``shape``.
 
     Args:
-        weight: (N,) per anchor, (N, K) per element, or (N * K,) per element in rows.
-        shape: (N, K).
+        weight: per element, of ``shape``; for (N, K) also (N,) per anchor or (N * K,) per element in rows.
+        shape: any.
 
     Raises:
         ValueError: any other shape.
     """
     if weight.shape == shape:
         return weight
+    if len(shape) != 2:
+        raise ValueError(f"weight has the shape {tuple(weight.shape)}; expected that of the logits, {tuple(shape)}")
     if weight.ndim == 1 and len(weight) == shape[0]:
         return weight[:, None]
     if weight.ndim == 1 and weight.numel() == shape.numel():

@@ -2,7 +2,7 @@
 
 Terms, each a sum over cells and priors ("boxes" below) divided by one normaliser, the number of responsible boxes of
 the batch, at least 1. darknet divides by the number of images instead: with VOC's 2.4 objects an image, its learning
-rate of 1e-3 makes the steps of 2.4e-3 here.
+rate of 1e-3 makes the steps of 2.4e-3 here, and its weight decay of 5e-4 that of 5e-4 / 2.4.
 
 - ``box``: half the squared error of sigmoid(t_xy) and t_wh at responsible boxes, times ``coord_scale`` and, as an
   option, 2 - w h. For the first ``anneal_images`` images all other boxes are pulled to their priors with weight 0.01.
@@ -11,11 +11,11 @@ rate of 1e-3 makes the steps of 2.4e-3 here.
   has IoU > ``ignore_iou`` with an object.
 - ``cls``: softmax cross entropy over the K classes at responsible boxes, times ``class_scale``.
 
-These have darknet's gradients. ``apply_to`` puts the loss under test in the place of ``cls`` (``class``, as the
-YOLOv2 note of docs/references.md does: no background there, so alpha cannot balance it against objects), of ``obj``
-(``objectness``), or of both. On objectness it is a binary problem over all boxes, background included, and brings its
-own balance: ``object_scale`` and ``noobject_scale`` have no part in it, and only a loss that asks for ``quality`` sees
-the IoU.
+These have the gradients of darknet's GPU code, with the option 2 - w h; docs/detectors.md says what else differs.
+``apply_to`` puts the loss under test in the place of ``cls`` (``class``, as the YOLOv2 note of docs/references.md does:
+no background there, so alpha cannot balance it against objects), of ``obj`` (``objectness``), or of both. On objectness
+it is a binary problem over all boxes, background included, and brings its own balance: ``object_scale`` and
+``noobject_scale`` have no part in it, and only a loss that asks for ``quality`` sees the IoU.
 """
 
 from __future__ import annotations

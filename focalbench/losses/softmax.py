@@ -165,7 +165,8 @@ def softmax_focal_loss(
     Args:
         logits: (N, C), any floating dtype; in detection C = K + 1 with the background LAST.
         labels: (N,) integers 0..C-1, so that K is the background, -1 ignored (loss 0); or (N, C) targets t in [0, 1],
-            for which the loss is the sum of -t_j alpha_j (1 - p_j)^gamma log p_j over j.
+            for which the loss is the sum of -t_j alpha_j (1 - p_j)^gamma log p_j over j; they get a gradient where
+            they require one, as do ``weight`` and ``avg_factor``.
         gamma: focusing exponent, >= 0; 0 is cross entropy.
         alpha: None; C weights >= 0; or one number in [0, 1] for the side that ``alpha_on`` names.
         alpha_on: where a single alpha goes; ``background`` is the reverse of the paper.
@@ -183,8 +184,11 @@ def softmax_focal_loss(
     """
     check_reduction(reduction, avg_factor)
     soft = is_soft(logits, labels)
-    if logits.shape[1] < 2:
-        raise ValueError(f"a softmax needs at least 2 outputs, the background among them, got {tuple(logits.shape)}")
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        raise ValueError(
+            f"a softmax needs (N, C) logits with at least 2 outputs, the background among them, "
+            f"got {tuple(logits.shape)}"
+        )
     if weight is not None and weight.shape != logits.shape[:1]:
         raise ValueError(f"weight has the shape {tuple(weight.shape)}; expected ({len(logits)},), one per row")
     gamma, alpha = as_parameters(gamma, alpha, logits, high=math.inf)
@@ -196,7 +200,11 @@ def softmax_focal_loss(
         return reduce_loss(_soft_rows(logits, labels, gamma, weights), weight, reduction, avg_factor)
     if reduction == "none" or (weight is not None and weight.requires_grad):
         return reduce_loss(_SoftmaxRows.apply(logits, labels, gamma, weights), weight, reduction, avg_factor)
-    scale = 1.0 / divisor(reduction, avg_factor, len(logits))
+    by = divisor(reduction, avg_factor, len(logits))
+    if isinstance(by, Tensor) and by.requires_grad:
+        total = softmax_sum(logits, labels, gamma, weights, weight if weight is None else weight.to(weights.dtype))
+        return total / by
+    scale = 1.0 / by
     row_weight = weight.to(weights.dtype) * scale if weight is not None else None
     return softmax_sum(logits, labels, gamma, weights if weight is not None else weights * scale, row_weight)
 

@@ -8,9 +8,15 @@ With the foreground threshold .5 and the background threshold .1, a detection th
 - ``background``: overlaps nothing by more than .1;
 - ``both``: the rest, wrong in class and in place;
 
-tested in this order, as TIDE's own code does. ``missed`` are the objects that no true positive took and that no
-classification or localisation error would take if corrected. A cause costs the AP that an oracle mending it alone
-would gain; the gains do not add up to the missing AP.
+tested in this order, as tidecv, the authors' package, does: the paper defines the causes but does not order them.
+``missed`` are the objects that no true positive took and that no classification or localisation error lies on.
+
+A cause costs the AP that an oracle mending it alone would gain; the gains do not add up to the missing AP. One error
+mends an object: the surest of classification and localisation together. The others on it are dropped when their cause
+is mended, and so are those on an object that a true positive took, however sure they are. The paper says only that of
+two detections which would be duplicates the lower scored one goes; this is tidecv's reading. Where all objects of a
+class leave the count, its AP is 0 if it has detections, else it leaves the mean, as in tidecv; the paper is silent.
+docs/metrics.md lists where tidecv's figures differ from these.
 """
 
 from __future__ import annotations
@@ -47,7 +53,7 @@ class ErrorsByCause:
         cost: mAP gained if only this cause were mended, in [0, 1]; per cause.
         count: detections with this cause (``missed``: objects).
         cost_of_false_positives: mAP gained if every false positive were dropped.
-        cost_of_false_negatives: mAP gained if every object that was not found were not asked for.
+        cost_of_false_negatives: mAP gained if every object that no true positive took were not asked for.
     """
 
     map: float
@@ -77,11 +83,12 @@ def errors_by_cause(
     """Splits the missing AP by cause.
 
     True positives are VOC's (each detection takes the object it overlaps most; claims on difficult objects are
-    neither), so ``map`` is the figure of ``voc_average_precision``; TIDE itself uses COCO's matching and 101 recalls.
+    neither and have no cause), so ``map`` is the figure of ``voc_average_precision``; tidecv uses COCO's matching and
+    101 recalls.
 
     Raises:
         ValueError: malformed input, or thresholds not 0 <= background < foreground < 1.
-    Source: Bolya et al., TIDE, arXiv:2008.08115, sec. 2.
+    Source: Bolya et al., TIDE, arXiv:2008.08115, sec. 2.2 (causes) and 2.3 (oracles); tidecv 1.0.1 where it is silent.
     """
     if not 0 <= background_iou < foreground_iou < 1:
         raise ValueError(f"expected 0 <= background_iou < foreground_iou < 1, got {background_iou}, {foreground_iou}")
@@ -147,43 +154,36 @@ def _costs(
     interpolation: Interpolation,
 ) -> ErrorsByCause:
     base_map = mean_defined(assignment_ap(base, interpolation))
-    usable = np.zeros(len(gt.label), dtype=np.bool_)
-    cost: dict[Cause, float] = {}
+    target = np.where(cause == CAUSES.index("classification"), other.best, same.best)
+    mendable = np.isin(cause, [CAUSES.index("classification"), CAUSES.index("localisation")])
+    winners = _surest_per_object(det.score, np.flatnonzero(mendable), target, taken)
+    missed = ~taken
+    missed[target[winners]] = False
     count: dict[Cause, int] = {name: int((cause == i).sum()) for i, name in enumerate(CAUSES)}
-    for i, name in enumerate(CAUSES[:-1]):
-        affected = cause == i
-        mended = base
-        if name in ("classification", "localisation"):
-            target = (other if name == "classification" else same).best
-            winners = _best_error_per_object(base, det, affected, target, taken)
-            usable[target[winners]] = True
-            mended = _with_corrected(base, det, gt, winners, target)
-        mended = dataclasses.replace(mended, is_ignored=mended.is_ignored | (affected & ~mended.is_tp))
-        cost[name] = mean_defined(assignment_ap(mended, interpolation)) - base_map
-    missed = ~taken & ~usable
     count["missed"] = int(missed.sum())
-    cost["missed"] = _map_without_objects(base, gt, missed, interpolation) - base_map
+    cost: dict[Cause, float] = {}
+    for i, name in enumerate(CAUSES[:-1]):
+        corrected = winners[cause[winners] == i]
+        mended = _with_corrected(base, det, gt, corrected, target) if len(corrected) else base
+        mended = dataclasses.replace(mended, is_ignored=mended.is_ignored | ((cause == i) & ~mended.is_tp))
+        cost[name] = mean_defined(assignment_ap(mended, interpolation)) - base_map
+    cost["missed"] = _map_without_objects(base, det, gt, missed, interpolation) - base_map
     no_false = dataclasses.replace(base, is_ignored=~base.is_tp)
     return ErrorsByCause(
         base_map,
         cost,
         count,
         mean_defined(assignment_ap(no_false, interpolation)) - base_map,
-        _map_without_objects(base, gt, ~taken, interpolation) - base_map,
+        _map_without_objects(base, det, gt, ~taken, interpolation) - base_map,
     )
 
 
-def _best_error_per_object(
-    base: Assignment,
-    det: FlatDetections,
-    affected: NDArray[np.bool_],
-    target: NDArray[np.intp],
-    taken: NDArray[np.bool_],
+def _surest_per_object(
+    score: NDArray[np.floating[Any]], rows: NDArray[np.intp], target: NDArray[np.intp], taken: NDArray[np.bool_]
 ) -> NDArray[np.intp]:
-    """The surest affected detection for each object that no true positive took: the one an oracle corrects."""
-    rows = np.flatnonzero(affected)
+    """The surest of ``rows`` for each of their objects that no true positive took: the one an oracle corrects."""
     rows = rows[~taken[target[rows]]]
-    rows = rows[np.argsort(-det.score[rows], kind="stable")]
+    rows = rows[np.argsort(-score[rows], kind="stable")]
     _, first = np.unique(target[rows], return_index=True)
     return rows[first]
 
@@ -201,10 +201,15 @@ def _with_corrected(
 
 
 def _map_without_objects(
-    base: Assignment, gt: FlatGroundTruth, dropped: NDArray[np.bool_], interpolation: Interpolation
+    base: Assignment,
+    det: FlatDetections,
+    gt: FlatGroundTruth,
+    dropped: NDArray[np.bool_],
+    interpolation: Interpolation,
 ) -> float:
+    """The mAP if ``dropped`` objects were not asked for; 1 where that leaves no class to average: nothing is wrong."""
     fewer = base.num_objects - np.bincount(gt.label[dropped], minlength=len(base.num_objects))
     ap = assignment_ap(dataclasses.replace(base, num_objects=fewer), interpolation)
-    # A class whose objects were all missed has nothing left to be asked for: perfect, as TIDE counts it.
-    ap[(fewer == 0) & (base.num_objects > 0)] = 1.0
-    return mean_defined(ap)
+    has_claims = np.bincount(det.label[~base.is_ignored], minlength=len(base.num_objects)) > 0
+    ap[(fewer == 0) & (base.num_objects > 0) & has_claims] = 0.0
+    return 1.0 if np.isnan(ap).all() else mean_defined(ap)

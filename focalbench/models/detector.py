@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,10 @@ class Detector(nn.Module, ABC):
             objectness tells the background).
         pre_nms_top: candidates kept per level before suppression.
     """
+
+    skips_boxes: ClassVar[bool] = False
+    """Whether ``forward`` takes a second argument, (N, R) bool or None for all: the anchors whose box a training step
+    looks at. The deltas of the others may then be anything finite."""
 
     def __init__(self, num_classes: int, *, activation: str, pre_nms_top: int) -> None:
         super().__init__()

@@ -24,11 +24,39 @@ class Subnet(nn.Module):
         nn.init.normal_(self.predict.weight, std=0.01)
         nn.init.zeros_(self.predict.get_parameter("bias"))
 
-    def forward(self, levels: list[Tensor]) -> Tensor:
-        """Returns (N, R, num_outputs): levels in order, then rows, columns and the anchors of a cell."""
-        outputs = [self.predict(self.tower(x)) for x in levels]
+    def forward(self, levels: list[Tensor], wanted: Tensor | None = None) -> Tensor:
+        """Returns (N, R, num_outputs): levels in order, then rows, columns and the anchors of a cell.
+
+        Args:
+            wanted: (N, R) bool, the anchors whose outputs are looked at. An image is left out, its outputs 0, on each
+                level where it has none: no gradient would come back from there. None: all.
+        """
+        # In compiled code each other number of images would be compiled anew.
+        if wanted is None or torch.compiler.is_compiling():
+            return torch.cat([self._outputs(x) for x in levels], dim=1)
+        per_cell = self.predict.out_channels // self.num_outputs
+        parts = wanted.split([x.shape[2] * x.shape[3] * per_cell for x in levels], dim=1)
+        images = [part.any(dim=1) for part in parts]
+        if not any(some.any() for some in images):
+            # One all the same: weights without a gradient would miss their decay and momentum, and stop other ranks.
+            images[-1][0] = True
+        return torch.cat([self._outputs_of(x, some) for x, some in zip(levels, images, strict=True)], dim=1)
+
+    def _outputs(self, x: Tensor) -> Tensor:
+        """(N, R of the level, num_outputs)."""
         # shape[0], not len(): an exported network keeps its number of images open.
-        return torch.cat([x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, self.num_outputs) for x in outputs], dim=1)
+        return self.predict(self.tower(x)).permute(0, 2, 3, 1).reshape(x.shape[0], -1, self.num_outputs)
+
+    def _outputs_of(self, x: Tensor, images: Tensor) -> Tensor:
+        """``_outputs``, 0 where ``images`` (N,) is false."""
+        if images.all():
+            return self._outputs(x)
+        if not images.any():
+            num_anchors = x.shape[2] * x.shape[3] * self.predict.out_channels // self.num_outputs
+            return x.new_zeros(len(x), num_anchors, self.num_outputs)
+        rows = images.nonzero().squeeze(1)
+        outputs = self._outputs(x.index_select(0, rows))
+        return outputs.new_zeros(len(x), *outputs.shape[1:]).index_copy(0, rows, outputs)
 
 
 def class_subnet(

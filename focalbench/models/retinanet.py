@@ -45,6 +45,8 @@ class RetinaNet(Detector):
         weights: none | imagenet | a file: the backbone's first weights, see :mod:`focalbench.models.weights`.
     """
 
+    skips_boxes = True
+
     def __init__(
         self,
         num_classes: int,
@@ -82,12 +84,12 @@ class RetinaNet(Detector):
             head.fpn_channels, head.head_convs, num_anchors, num_classes, activation, prior_prob
         )
 
-    def forward(self, images: Tensor) -> HeadOutputs:
+    def forward(self, images: Tensor, boxes_at: Tensor | None = None) -> HeadOutputs:
         """See ``Detector``."""
         levels = self.fpn(self.backbone(images))
         anchors, sizes = self._pyramid.place(tuple((x.shape[2], x.shape[3]) for x in levels), images.device)
         canvas = (images.shape[2], images.shape[3])
-        return HeadOutputs(self.class_subnet(levels), self.box_subnet(levels), anchors, canvas, sizes)
+        return HeadOutputs(self.class_subnet(levels), self.box_subnet(levels, boxes_at), anchors, canvas, sizes)
 
     def anchors_for(self, canvas: tuple[int, int]) -> Tensor:
         """See ``Detector``."""

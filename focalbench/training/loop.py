@@ -19,6 +19,7 @@ from focalbench.runtime import StopFlag, autocast
 from focalbench.structures import Targets
 from focalbench.training.average import MovingAverage
 
+_CLIP_MARGIN = 1e-6  # torch divides the limit by the norm plus this
 _NUMBERS = ("step", "lr_scale", "evaluated", "best", "seconds")
 
 
@@ -143,17 +144,20 @@ def train_step(state: TrainState, images: Tensor, targets: Targets, settings: St
     """Carries out one update. Returns detached scalars: cls, box, num_pos, loss (their minimised sum) and grad_norm
     before clipping. With several ranks each has its share of the batch, and all get the scalars of the whole.
     """
+    matched = _matched_ahead(state, images, targets)
     with autocast(settings.device, settings.precision):
-        outputs = state.trained_model()(images)
-    terms = state.criterion(outputs, targets)
+        if matched is None:
+            outputs = state.trained_model()(images)
+        else:
+            outputs = state.trained_model()(images, state.criterion.boxes_at(matched))
+    terms = state.criterion(outputs, targets) if matched is None else state.criterion(outputs, targets, matched)
     loss = torch.stack([value for name, value in terms.items() if name != "num_pos"]).sum()
     state.optimizer.zero_grad(set_to_none=True)
     scaler = state.scaler
     (loss if scaler is None else scaler.scale(loss)).backward()
     if scaler is not None:
         scaler.unscale_(state.optimizer)
-    limit = math.inf if settings.clip_norm is None else settings.clip_norm
-    grad_norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), limit)
+    grad_norm = clip_gradients(list(state.model.parameters()), settings.clip_norm)
     if scaler is None:
         state.optimizer.step()
     else:
@@ -163,6 +167,26 @@ def train_step(state: TrainState, images: Tensor, targets: Targets, settings: St
         state.ema.update_parameters(state.model)
     values = {**terms, "loss": loss, "grad_norm": grad_norm}
     return mean_over_ranks({name: value.detach() for name, value in values.items()})
+
+
+def _matched_ahead(state: TrainState, images: Tensor, targets: Targets) -> Tensor | None:
+    """The assignment, where knowing it ahead spares the network boxes. A GPU would wait to hear which."""
+    if images.is_cuda or not state.model.skips_boxes:
+        return None
+    return state.criterion.match(state.model.anchors_for((images.shape[2], images.shape[3])), targets)
+
+
+def clip_gradients(parameters: list[nn.Parameter], limit: float | None) -> Tensor:
+    """Scales the gradients down to the norm ``limit`` together, where they exceed it; None: no limit.
+
+    Returns:
+        () their norm before.
+    """
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if limit is None or (not norm.is_cuda and norm.item() + _CLIP_MARGIN <= limit):
+        return norm  # torch would multiply all of them by 1
+    torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    return norm
 
 
 # train_step, or what does the same in its place.

@@ -37,6 +37,7 @@ def learning_rate_factor(
     *,
     schedule: str,
     warmup_steps: float = 0,
+    warmup_power: float | None = None,
     milestones: Sequence[float] = (),
     factor: float = 0.1,
 ) -> float:
@@ -46,6 +47,9 @@ def learning_rate_factor(
         step: finished steps, 0-based.
         schedule: constant | step | cosine | one_cycle.
         warmup_steps: steps of the rise; a number below 1 is a share of ``total_steps``.
+        warmup_power: instead of a line from ``_WARMUP_START``, darknet's rise: ((step + 1) / warmup_steps)^power.
+            darknet counts the batch of a step before it asks for the rate (``train_network_datum``,
+            ``get_current_rate`` in its src/network.c), so that the first step is not lost. Not for ``one_cycle``.
         milestones: fractions of training at which ``step`` multiplies by ``factor``.
     """
     warmup = warmup_steps * total_steps if warmup_steps < 1 else warmup_steps
@@ -53,6 +57,8 @@ def learning_rate_factor(
         share = step / warmup
         if schedule == "one_cycle":
             return _cosine(_CYCLE_START, 1.0, share)
+        if warmup_power is not None:
+            return min((step + 1) / warmup, 1.0) ** warmup_power
         return _WARMUP_START + (1 - _WARMUP_START) * share
     if schedule == "constant":
         return 1.0

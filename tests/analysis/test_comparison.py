@@ -99,9 +99,9 @@ def test_baseline_is_asked_for_or_plain_cross_entropy_or_the_first(write_trial: 
     others = [write_trial(f"runs/o/{i}", arm=arm, loss={"name": arm}) for i, arm in enumerate(["b", "a"])]
     assert compared(*others).baseline == "b"
     # experiments/yolov2_focal.yaml: softmax cross entropy is plain too
-    losses = [("focal", "focal"), ("darknet", "softmax_ce"), ("ce-objectness", "ce")]
+    losses = [("focal", "focal"), ("ce-class", "softmax_ce"), ("ce-objectness", "ce")]
     yolo = [write_trial(f"runs/y/{i}", arm=arm, loss={"name": name}) for i, (arm, name) in enumerate(losses)]
-    assert compared(*yolo).baseline == "darknet"
+    assert compared(*yolo).baseline == "ce-class"
 
 
 def test_one_arm_has_nothing_to_be_compared_with(write_arms: Write) -> None:

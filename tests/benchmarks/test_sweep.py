@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 
 from focalbench.benchmarks import sweep
-from focalbench.benchmarks.plain_run import DecodedEachTime, collate, run
+from focalbench.benchmarks.plain_data import DecodedEachTime, collate
+from focalbench.benchmarks.plain_run import run
+from focalbench.benchmarks.process import call_module
 from focalbench.benchmarks.sweep import sweep_config, write_photographs
 from focalbench.config.sweep import expand
 from focalbench.data.check import check_data
@@ -102,8 +104,8 @@ def test_growth_with_trials_is_told_per_trial(clocks: list[tuple[int, int]]) -> 
 
 
 def test_a_run_that_fails_is_reported_with_its_last_words() -> None:
-    with pytest.raises(FocalbenchError, match=r"bench sweep: json\.tool ended with 1: .*Expecting"):
-        sweep._call(["json.tool"], {}, "{")
+    with pytest.raises(FocalbenchError, match=r"json\.tool ended with 1: .*Expecting"):
+        call_module(["json.tool"], {}, "{")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU that is not there")

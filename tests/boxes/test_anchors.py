@@ -3,6 +3,8 @@
 import pytest
 import torch
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.retinanet import _default_anchorgen
 
 from focalbench.boxes.anchors import AnchorPyramid, cell_anchors, grid_anchors
 
@@ -27,6 +29,29 @@ def test_torchvision_rounds_the_same_anchors():
     sizes, ratios = (32, 40.3, 50.8), (0.5, 1.0, 2.0)
     reference = AnchorGenerator.generate_anchors(None, sizes, ratios).view(3, 3, 4).transpose(0, 1).reshape(-1, 4)
     assert (cell_anchors(sizes, ratios) - reference).abs().max() <= 0.5 + 1e-4
+
+
+@pytest.mark.parametrize(
+    ("side", "farthest"),  # on a level in pixels; strides of torchvision: side // cells
+    [(512, (4, 8, 16, 32, 64)), (608, (4, 8, 16, 68, 92)), (800, (4, 8, 16, 68, 148))],
+)
+def test_torchvisions_retinanet_has_smaller_anchors_on_the_corners_of_cells(side, farthest):
+    """The figures of docs/detectors.md: half a stride away, more where the canvas is no whole number of cells."""
+    ours = AnchorPyramid(5, scale=4, octaves=3, ratios=(0.5, 1.0, 2.0))
+    cells = [-(-side // stride) for stride in ours.strides]
+    canvas = ImageList(torch.zeros(1, 1, side, side), [(side, side)])
+    (reference,) = _default_anchorgen()(canvas, [torch.zeros(1, 1, n, n) for n in cells])
+    found = ours.on_canvas((side, side))
+    counts, size_differences = [9 * n * n for n in cells], []
+    for index, (here, there) in enumerate(zip(found.split(counts), reference.split(counts), strict=True)):
+        here, there = here.view(-1, 3, 3, 4), there.view(-1, 3, 3, 4).transpose(1, 2)
+        away = (here[..., :2] + here[..., 2:] - there[..., :2] - there[..., 2:]) / 2
+        assert away.min().item() == pytest.approx(ours.strides[index] / 2, abs=1e-3)
+        assert away.max().item() == pytest.approx(farthest[index], abs=1e-3)
+        ratio = (there[..., 2:] - there[..., :2]) / (here[..., 2:] - here[..., :2])
+        size_differences.append([100 * (ratio.min().item() - 1), 100 * (ratio.max().item() - 1)])
+    expected = [[-2.8, 1.7], [-1.8, 1.7], [-0.8, 0.5], [-0.2, 0.5], [-0.2, 0.0]]
+    torch.testing.assert_close(torch.tensor(size_differences), torch.tensor(expected), atol=0.06, rtol=0)
 
 
 def test_the_grid_is_centred_in_cells_and_runs_row_by_row():

@@ -10,15 +10,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+import torch
 
 from focalbench.config.load import load_config
 from focalbench.errors import ConfigError
 from focalbench.launchers.job import Job
 from focalbench.launchers.job_queue import JobQueue
-from focalbench.launchers.local import LocalRun, Slots, plan_slots
+from focalbench.launchers.local import LocalRun, Slots, plan_slots, report_idle_cores, slots_of
 from focalbench.records.metrics import read_metrics
 from focalbench.records.trial import TrialFolder
 from focalbench.runtime import StopFlag
+from focalbench.training.checkpoint import load_newest
 
 Write = Callable[..., Path]
 
@@ -171,16 +173,51 @@ def _alive(pid: int) -> bool:
     return "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]
 
 
-def test_slots_depend_on_the_sweep_and_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_has_the_threads_that_its_configuration_says_whatever_else_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    assert plan_slots(1, "cpu", 1) == Slots((("cpu",),), 8)
-    assert plan_slots(2, "cpu", 1) == Slots((("cpu",),) * 2, 4)
+    assert plan_slots(1, "cpu", 1) == Slots((("cpu",),), 1)
     assert plan_slots(100, "cpu", 1) == Slots((("cpu",),) * 8, 1)
+    assert plan_slots(1, "cpu", 1, threads=3) == Slots((("cpu",),), 3)
+    assert plan_slots(100, "cpu", 1, threads=3) == Slots((("cpu",),) * 2, 3)
+    assert plan_slots(100, "cpu", 1, threads=16) == Slots((("cpu",),), 16)
+    assert plan_slots(100, "cpu", 1, devices_per_trial=2, threads=2) == Slots((("cpu", "cpu"),) * 2, 2)
+    assert plan_slots(100, "cpu", 1, devices_per_trial=2, threads=8) == Slots((("cpu", "cpu"),), 8)
+
+
+def test_a_trial_ends_with_the_same_bits_alone_and_beside_another(write_config: Write, tmp_path: Path) -> None:
+    experiment = load_config(write_config("sweep: {grid: {loss.gamma: [1, 2]}}"))
+    weights, threads = [], []
+    for trials in (experiment.trials[:1], experiment.trials):
+        out, watcher = tmp_path / str(len(trials)), _Watcher()
+        out.mkdir()
+        jobs = [Job(trial=trial, folder=out / trial.name, devices=("cpu",), threads=1) for trial in trials]
+        queue = JobQueue(jobs, retries=0, watcher=watcher, on_change=lambda: None)
+        slots = slots_of(experiment.config, "cpu", len(trials))
+        LocalRun(queue, slots, watcher=watcher, log_folder=out).run(StopFlag())
+        folder = TrialFolder(out / trials[0].name)
+        result, checkpoint = folder.result(), load_newest(folder.checkpoints)
+        assert result is not None
+        assert checkpoint is not None
+        weights.append(checkpoint["model"])
+        threads.append(result.environment["threads"])
+    assert threads == [1, 1]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_idle_cores_are_told_with_the_way_to_use_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    told: list[str] = []
+    for slots in (plan_slots(2, "cpu", 1), plan_slots(5, "cpu", 1), Slots((("cuda:0",),), 8)):
+        report_idle_cores(slots, told.append)
+    (hint,) = told
+    assert hint.startswith("2 trials on 2 of 8 cores: -s run.threads=4 is faster")
 
 
 def test_a_trial_on_several_devices_takes_a_slot_of_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    assert plan_slots(1, "cpu", 1, devices_per_trial=2) == Slots((("cpu", "cpu"),), 4)
+    assert plan_slots(1, "cpu", 1, devices_per_trial=2) == Slots((("cpu", "cpu"),), 1)
     assert plan_slots(100, "cpu", 1, devices_per_trial=3) == Slots((("cpu",) * 3,) * 2, 1)
     monkeypatch.setattr("focalbench.launchers.local._gpus", lambda device: [f"cuda:{i}" for i in range(4)])
     pairs = (("cuda:0", "cuda:1"), ("cuda:2", "cuda:3"))

@@ -171,11 +171,13 @@ def test_a_trial_takes_cores_gpus_or_a_part_of_one(monkeypatch: pytest.MonkeyPat
     from focalbench.launchers.ray import Share, plan_share
 
     monkeypatch.setattr(ray, "nodes", _nodes({"CPU": 8.0, "GPU": 2.0}, {"CPU": 4.0}))
-    assert plan_share("cpu", 1, 1) == Share(("cpu",), 0)
-    assert plan_share("auto", 1, 1) == Share(("cuda:0",), 1)
-    assert plan_share("cuda", 4, 1) == Share(("cuda:0",), 0.25)
-    assert plan_share("auto", 1, 2) == Share(("cuda:0", "cuda:1"), 2)
+    assert plan_share("cpu", 1, 1) == Share(("cpu",), 0, 1)
+    assert plan_share("auto", 1, 1) == Share(("cuda:0",), 1, 1)
+    assert plan_share("cuda", 4, 1) == Share(("cuda:0",), 0.25, 1)
+    assert plan_share("auto", 1, 2) == Share(("cuda:0", "cuda:1"), 2, 2)
     assert plan_share("cpu", 1, 8).num_cpus == 8
+    assert plan_share("cpu", 1, 2, threads=3).num_cpus == 6
+    assert plan_share("cpu", 1, 1, threads=100).num_cpus == 8
 
 
 @pytest.mark.parametrize(
@@ -219,7 +221,7 @@ def test_after_a_death_without_retries_left_fail_fast_withdraws_what_no_node_has
     jobs = [Job(trial=trial, folder=tmp_path / trial.name, devices=("cpu",), threads=1) for trial in trials]
     watcher = SweepDisplay(len(trials))
     queue = JobQueue(jobs, retries=0, watcher=watcher, on_change=lambda: None, fail_fast=True)
-    run = RayRun(queue, Share(("cpu",), 0), watcher=watcher, log_folder=tmp_path)
+    run = RayRun(queue, Share(("cpu",), 0, 1), watcher=watcher, log_folder=tmp_path)
     running = _Placement(jobs[0], "first", host="here")
     run._placements = {"running": running, "waiting": _Placement(jobs[1], "second")}
     run._take(running, {"event": "died", "how": "its process died"}, StopFlag())

@@ -77,7 +77,7 @@ def test_both_forms_of_the_box_loss_agree():
     """By index on a CPU, by mask on a GPU: value and gradient."""
     outputs, targets = scene(2)
     loss = criterion()
-    matched = loss._match(outputs.anchors, targets)
+    matched = loss.match(outputs.anchors, targets)
     by_index = loss._box_loss(outputs, targets, matched)
     (expected,) = torch.autograd.grad(by_index, outputs.box_deltas)
     pretended = matched.clone().as_subclass(_OnGpu)
@@ -180,3 +180,10 @@ def test_aligned_iou_by_hand():
     a = torch.tensor([[0.0, 0, 10, 10], [0.0, 0, 10, 10], [0.0, 0, 10, 10], [5.0, 5, 5, 5]])
     b = torch.tensor([[0.0, 0, 10, 10], [5.0, 0, 15, 10], [20.0, 0, 30, 10], [5.0, 5, 5, 5]])
     torch.testing.assert_close(aligned_iou(a, b), torch.tensor([1.0, 1 / 3, 0.0, 0.0]))
+
+
+def test_a_step_looks_at_the_boxes_of_positives_unless_the_loss_looks_at_more():
+    outputs, targets = scene(2)
+    matched = criterion().match(outputs.anchors, targets)
+    assert torch.equal(criterion().boxes_at(matched), matched >= 0)
+    assert criterion(LOSSES["ohem"](NUM_CLASSES)).boxes_at(matched) is None

@@ -1,5 +1,7 @@
 """``FocalLoss`` against MMDetection's conventions, written afresh here from their description."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -43,6 +45,62 @@ def test_reductions_weights_and_normalisers(reduction, form, avg_factor, activat
         torch.testing.assert_close(loss(pred, target, weight, avg_factor), 2 * wanted, rtol=1e-6, atol=1e-12)
 
 
+@pytest.mark.parametrize("activated", [False, True])
+@pytest.mark.parametrize("shape", [(3, 5, 8, 8), (10, 5), (6,), (2, 3, 4)])
+@pytest.mark.parametrize("kind", ["one-hot", "soft"])
+def test_dense_targets_of_any_shape(activated, shape, kind):
+    """As in MMDetection's own test (tests/test_models/test_losses/test_loss.py), with weights of the same shape."""
+    logits = torch.randn(shape, dtype=torch.float64)
+    targets = torch.randint(0, 2, shape) if kind == "one-hot" else torch.rand(shape, dtype=torch.float64)
+    weight = torch.rand(shape, dtype=torch.float64)
+    loss, pred = FocalLoss(activated=activated), logits.sigmoid() if activated else logits
+    wanted = elements(logits, targets.double(), 2.0, 0.25)
+    torch.testing.assert_close(loss(pred, targets), wanted.mean())
+    torch.testing.assert_close(loss(pred, targets, reduction_override="none"), wanted)
+    torch.testing.assert_close(loss(pred, targets, weight, reduction_override="sum"), (wanted * weight).sum())
+    torch.testing.assert_close(loss(pred, targets, weight, avg_factor=10), (wanted * weight).sum() / 10)
+    torch.testing.assert_close(loss(pred, targets, avg_factor=10, reduction_override="none"), wanted)
+    with pytest.raises(ValueError, match="avg_factor can not be used"):
+        loss(pred, targets, avg_factor=10, reduction_override="sum")
+
+
+@pytest.mark.parametrize("activated", [False, True])
+def test_class_ids_for_more_than_two_dimensions_name_the_way_out(activated):
+    loss, pred = FocalLoss(activated=activated), torch.rand(2, 3, 4, 4)
+    labels = torch.randint(0, 4, (2, 4, 4))
+    with pytest.raises(ValueError, match=r"x\.movedim\(1, -1\)\.flatten\(0, -2\)"):
+        loss(pred, labels)
+    found = loss(pred.movedim(1, -1).flatten(0, -2), labels.flatten())
+    dense = F.one_hot(labels, 4)[..., :3].movedim(-1, 1)
+    torch.testing.assert_close(found, loss(pred, dense))
+
+
+def test_the_gradient_in_targets_of_probabilities_is_the_formulas():
+    p = torch.tensor([0.0, 0.0, 1.0, 1.0, 0.3], dtype=torch.float64)
+    targets = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0], dtype=torch.float64, requires_grad=True)
+    loss = FocalLoss(gamma=0.1, alpha=0.5, activated=True, reduction="sum")(p, targets)
+    (found,) = torch.autograd.grad(loss, targets)
+    # u^gamma (gamma (1 - 2 p) c / u + log(1 - p) - log p) / 2, logarithms at least -100; 0 where u is 0
+    inside = 0.3**0.1 * (0.1 * 0.4 * -math.log(0.7) / 0.3 + math.log(0.7) - math.log(0.3)) / 2
+    wanted = torch.tensor([0.0, 55.0, -55.0, 0.0, inside], dtype=torch.float64)
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("name", ["gamma", "alpha"])
+def test_a_parameter_that_requires_a_gradient_gets_one_or_is_refused(name):
+    value = torch.tensor(0.7, requires_grad=True)
+    with pytest.raises(ValueError, match=f"{name} must be a number"):
+        FocalLoss(**{name: value})
+    loss, logits = FocalLoss(), torch.randn(5, 3)
+    setattr(loss, name, value)
+    for target in (LABELS, torch.rand(5, 3)):
+        with pytest.raises(ValueError, match=f"{name} gets no gradient"):
+            loss(logits, target)
+        loss.activated = True
+        assert torch.autograd.grad(loss(logits.sigmoid(), target), value)[0].isfinite()
+        loss.activated = False
+
+
 def test_the_override_wins():
     loss, logits = FocalLoss(reduction="mean"), torch.randn(5, 3)
     total = loss(logits, LABELS, reduction_override="sum")
@@ -78,6 +136,13 @@ def test_small_probabilities_cost_what_torchs_cross_entropy_says():
 def test_a_saturated_mistake_costs_as_much_as_torchs_bound():
     loss = FocalLoss(gamma=0.0, alpha=1.0, activated=True, reduction="sum")
     assert loss(torch.tensor([[0.0]]), torch.tensor([0])).item() == 100.0
+
+
+def test_a_subnormal_probability_has_a_finite_gradient():
+    p = torch.tensor([[1e-42]], requires_grad=True)
+    loss = FocalLoss(gamma=0.0, alpha=1.0, activated=True, reduction="sum")(p, torch.tensor([0]))
+    assert loss.item() == pytest.approx(-math.log(p.item()))
+    assert torch.autograd.grad(loss, p)[0].isfinite()
 
 
 def test_ignored_labels_cost_nothing():

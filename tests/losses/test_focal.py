@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from focalbench.losses import sigmoid_focal_loss
+from focalbench.losses import FocalLoss, focal, sigmoid_focal_loss, softmax_focal_loss
 from focalbench.losses.focal_terms import FocalTerms
 
 GAMMAS = (0.0, 0.1, 0.5, 1.0, 2.0, 3.3, 5.0)
 LOGITS = (0.0, 1e-3, 0.5, 1.0, 3.0, 8.0, 13.0, 17.0, 25.0, 60.0, 88.5, 104.0, 1e3, 1e4)
+ANY_SHAPE = {"logits": torch.zeros(3, 2, 4), "labels": torch.zeros(3, 2, 4)}
 TINY = 1e-25  # below it float32 exponents of power and logarithm dominate; such elements cannot be seen in any sum
 
 
@@ -167,14 +168,113 @@ def test_targets_of_zero_and_one_equal_class_ids():
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
-def test_soft_targets_equal_torchvision(gamma):
+@pytest.mark.parametrize("shape", [(), (7,), (20, 3), (2, 3, 4), (3, 5, 4, 4), (0, 5, 2)])
+def test_soft_targets_of_any_shape_equal_torchvision(shape, gamma):
     torchvision_ops = pytest.importorskip("torchvision.ops")
-    logits = torch.randn(20, 3, dtype=torch.float64, requires_grad=True)
-    targets = torch.rand(20, 3, dtype=torch.float64)
-    ours = sigmoid_focal_loss(logits, targets, gamma=gamma)
-    theirs = torchvision_ops.sigmoid_focal_loss(logits, targets, alpha=0.25, gamma=gamma)
-    torch.testing.assert_close(ours, theirs)
-    torch.testing.assert_close(*(torch.autograd.grad(loss.sum(), logits)[0] for loss in (ours, theirs)))
+    logits = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    targets = torch.rand(shape, dtype=torch.float64, requires_grad=True)
+    weight = torch.rand(shape, dtype=torch.float64)
+    theirs = torchvision_ops.sigmoid_focal_loss(logits, targets, alpha=0.25, gamma=gamma) * weight
+    count = max(theirs.numel(), 1)
+    for reduction, wanted in (("none", theirs), ("sum", theirs.sum()), ("mean", theirs.sum() / count)):
+        ours = sigmoid_focal_loss(logits, targets, gamma=gamma, weight=weight, reduction=reduction)
+        torch.testing.assert_close(ours, wanted)
+        gradients = [torch.autograd.grad(x.sum(), (logits, targets), retain_graph=True) for x in (ours, wanted)]
+        torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("alpha", [None, 0.25, [0.1, 0.6]])
+def test_both_derivatives_in_logits_and_targets(gamma, alpha):
+    logits = (torch.randn(4, 2, dtype=torch.float64) * 3).requires_grad_()
+    targets = (0.05 + 0.9 * torch.rand(4, 2, dtype=torch.float64)).requires_grad_()
+
+    def loss(x, t):
+        return sigmoid_focal_loss(x, t, gamma=gamma, alpha=alpha)
+
+    assert torch.autograd.gradcheck(loss, (logits, targets))
+    assert torch.autograd.gradgradcheck(loss, (logits, targets))
+
+
+def exact_target_slope(x: float, t: float, gamma: float, alpha: float) -> float:
+    """dL/dt with 60 digits, by the product rule."""
+    with mpmath.workdps(60):
+        x, t, gamma = mpmath.mpf(x), mpmath.mpf(t), mpmath.mpf(gamma)
+        p, q = 1 / (1 + mpmath.exp(-x)), 1 / (1 + mpmath.exp(x))
+        on_positive, on_negative = mpmath.log1p(mpmath.exp(-x)), mpmath.log1p(mpmath.exp(x))
+        weight, weight_slope = alpha * t + (1 - alpha) * (1 - t), 2 * alpha - 1
+        distance, distance_slope = p * (1 - t) + q * t, q - p
+        entropy, entropy_slope = t * on_positive + (1 - t) * on_negative, on_positive - on_negative
+        power, power_slope = distance**gamma, gamma * distance ** (gamma - 1) * distance_slope
+        return float(weight_slope * power * entropy + weight * power_slope * entropy + weight * power * entropy_slope)
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.parametrize("again", [False, True], ids=["once", "create_graph"])
+def test_the_gradient_in_targets_agrees_with_sixty_digits(gamma, again):
+    grid = [(x, t) for magnitude in LOGITS for x in (magnitude, -magnitude) for t in (0.0, 1e-6, 0.3, 1.0)]
+    logits, targets = (torch.tensor(values) for values in zip(*grid, strict=True))
+    targets.requires_grad_()
+    (slopes,) = torch.autograd.grad(
+        sigmoid_focal_loss(logits, targets, gamma=gamma, alpha=0.3, reduction="sum"), targets, create_graph=again
+    )
+    assert slopes.dtype == torch.float32
+    wanted = [exact_target_slope(x, t, gamma, 0.3) for x, t in zip(logits.tolist(), targets.tolist(), strict=True)]
+    torch.testing.assert_close(slopes.double(), torch.tensor(wanted, dtype=torch.float64), rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize("activated", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_gradients_in_logits_and_targets_are_finite_everywhere(activated, dtype):
+    grid = [(x, t) for magnitude in LOGITS for x in (magnitude, -magnitude) for t in (0.0, 1e-6, 0.5, 1.0)]
+    logits, targets = (torch.tensor(values).to(dtype).requires_grad_() for values in zip(*grid, strict=True))
+    for gamma in (0.0, 0.1, 0.5, 1.0, 2.0):
+        pred = logits.sigmoid() if activated else logits
+        loss = FocalLoss(gamma=gamma, activated=activated)(pred, targets)
+        found = torch.autograd.grad(loss, (logits, targets))
+        assert all(gradient.dtype == dtype and gradient.isfinite().all() for gradient in found)
+
+
+def test_the_gradient_in_targets_costs_nothing_where_it_is_not_asked_for(monkeypatch):
+    logits, targets = torch.randn(5, 3, requires_grad=True), torch.rand(5, 3)
+    monkeypatch.setattr(focal, "soft_target_slope", None)
+    sigmoid_focal_loss(logits, targets, reduction="sum").backward()
+
+
+@pytest.mark.parametrize("call", ["sigmoid", "softmax", "class", "activated"])
+@pytest.mark.parametrize("soft", [False, True], ids=["ids", "soft"])
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("of_logits", [False, True], ids=["alone", "and logits"])
+def test_weight_avg_factor_and_targets_get_their_gradient_on_every_path(call, soft, reduction, of_logits):
+    logits = torch.randn(4, 3, dtype=torch.float64).requires_grad_(of_logits)
+    target = torch.rand(4, 3, dtype=torch.float64) if soft else torch.tensor([0, 2, 1, -1])
+    weight = torch.rand(4, dtype=torch.float64).requires_grad_()
+    avg_factor = torch.tensor(2.5, dtype=torch.float64).requires_grad_() if reduction == "mean" else None
+    asked = [x for x in (logits, weight, avg_factor) if x is not None and x.requires_grad]
+    asked += [target.requires_grad_()] if soft else []
+
+    def loss(*_):
+        if call in ("class", "activated"):
+            pred = logits.sigmoid() if call == "activated" else logits
+            return FocalLoss(activated=call == "activated")(pred, target, weight, avg_factor, reduction)
+        function = sigmoid_focal_loss if call == "sigmoid" else softmax_focal_loss
+        return function(logits, target, weight=weight, reduction=reduction, avg_factor=avg_factor)
+
+    assert torch.autograd.gradcheck(loss, asked)  # which changes them in place
+
+
+@pytest.mark.parametrize("loss", [sigmoid_focal_loss, softmax_focal_loss])
+def test_avg_factor_alone_may_require_a_gradient(loss):
+    logits = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([0, 2, 1, -1])
+    avg_factor = torch.tensor(2.5, dtype=torch.float64, requires_grad=True)
+    for create_graph in (False, True):
+        found = loss(logits, labels, reduction="mean", avg_factor=avg_factor)
+        wanted = loss(logits, labels).sum() / avg_factor
+        pairs = [torch.autograd.grad(x, (logits, avg_factor), create_graph=create_graph) for x in (found, wanted)]
+        torch.testing.assert_close(*pairs)
+    twice = [torch.autograd.grad(sum(g.square().sum() for g in pair), (logits, avg_factor)) for pair in pairs]
+    torch.testing.assert_close(*twice)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
@@ -335,14 +435,27 @@ def test_the_number_of_threads_does_not_show():
         ({"labels": torch.tensor([0, 3, 1])}, "label 3 is out of range"),
         ({"labels": torch.tensor([0, -2, 1])}, "label -2 is out of range"),
         ({"labels": torch.tensor([0, 1])}, "labels must be"),
-        ({"labels": torch.tensor([0.0, 1.0, 1.0])}, "must be integers"),
+        ({"labels": torch.tensor([0.0, 1.0, 1.0])}, r"must be integers, .* pass labels.long\(\)"),
+        ({"labels": torch.zeros(3, 2, dtype=torch.complex64)}, "real targets"),
+        ({"labels": torch.full((3, 2), 2)}, "must lie in"),
+        ({"alpha": [torch.tensor(0.1, requires_grad=True), 0.2]}, r"alpha\[0\] must be a number"),
+        ({"alpha": torch.tensor([0.5, 0.5], requires_grad=True)}, "alpha gets no gradient"),
         ({"labels": torch.full((3, 2), 1.5)}, "must lie in"),
         ({"labels": torch.full((3, 2), torch.nan)}, "must lie in"),
         ({"weight": torch.ones(2)}, "weight has the shape"),
         ({"weight": torch.ones(3, 1)}, "weight has the shape"),
         ({"reduction": "total"}, "reduction is"),
         ({"reduction": "sum", "avg_factor": 2.0}, "can not be used"),
-        ({"logits": torch.zeros(3)}, "logits must be"),
+        ({"logits": torch.zeros(3)}, "targets of the logits' shape must lie in"),
+        ({"logits": torch.zeros(3), "labels": torch.zeros(3, 1)}, "must be targets of that shape"),
+        ({"logits": torch.zeros(3, 2, 4, 4)}, r"class ids \(N,\) need \(N, K\) logits, the class axis last"),
+        ({"logits": torch.zeros(3, 2, 3, 3), "labels": torch.zeros(3, 3, 3, dtype=torch.long)}, "the class axis last"),
+        ({"logits": torch.zeros(3, 7, 2), "labels": torch.zeros(3, 7, dtype=torch.long)}, "the class axis last"),
+        ({**ANY_SHAPE, "alpha": [0.1, 0.2]}, r"one alpha per class needs \(N, K\) logits"),
+        ({**ANY_SHAPE, "alpha": torch.tensor([0.1, 0.2])}, r"one alpha per class needs \(N, K\) logits"),
+        ({**ANY_SHAPE, "weight": torch.ones(3)}, r"expected that of the logits, \(3, 2, 4\)"),
+        ({**ANY_SHAPE, "weight": torch.ones(24)}, "expected that of the logits"),
+        ({**ANY_SHAPE, "gamma": torch.tensor(2.0, requires_grad=True)}, "gamma gets no gradient"),
         ({"logits": torch.zeros(3, 2, dtype=torch.long)}, "logits must be"),
     ],
 )

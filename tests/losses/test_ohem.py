@@ -62,6 +62,12 @@ def test_one_to_three_keeps_positives_first():
     assert chosen == [0, 4, 5, 6]
 
 
+def test_one_to_three_keeps_no_more_positives_than_a_quarter_of_the_batch():
+    logits, labels = ladder()
+    labels[:] = 0  # all positive: the hardest are the first
+    assert kept(logits, labels, nms_thresh=None, num_hardest=8, negatives_per_positive=3) == [0, 1]
+
+
 def test_one_to_three_without_positives_still_learns():
     logits, labels = ladder()
     assert kept(logits, labels, nms_thresh=None, num_hardest=8, negatives_per_positive=3) == [5, 6, 7]

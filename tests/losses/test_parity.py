@@ -126,6 +126,65 @@ def test_torchvisions_operation_is_what_its_row_says():
     torch.testing.assert_close(theirs, torchvision_mean())
 
 
+def test_sums_in_float16_overflow_in_torchvision_but_not_in_float32_as_in_fvcore():
+    torchvision_ops = pytest.importorskip("torchvision.ops")
+    logits = torch.full((2000, 20), 4.0, dtype=torch.float16)
+    targets = torch.zeros_like(logits)
+    in_half = torchvision_ops.sigmoid_focal_loss(logits, targets, reduction="sum")
+    in_float32 = torchvision_ops.sigmoid_focal_loss(logits.float(), targets.float(), reduction="sum")  # as fvcore does
+    assert in_half.isinf()
+    torch.testing.assert_close(sigmoid_focal_loss(logits, targets, reduction="sum"), in_float32)
+
+
+@pytest.mark.parametrize("x", [20.0, -20.0])
+def test_torchvisions_gradient_is_not_finite_for_gamma_below_one(x):
+    torchvision_ops = pytest.importorskip("torchvision.ops")
+    logits = torch.full((1, 1), x, requires_grad=True)
+    targets = (logits > 0).float()
+    theirs = torchvision_ops.sigmoid_focal_loss(logits, targets, gamma=0.5, reduction="sum")
+    assert torch.autograd.grad(theirs, logits)[0].isnan()
+    ours = sigmoid_focal_loss(logits, targets, gamma=0.5, reduction="sum")
+    assert torch.autograd.grad(ours, logits)[0].isfinite()
+
+
+def test_an_alpha_without_a_second_axis_spoils_the_yolov2_notes_loss_in_both_modes():
+    """There the rows' terms are (N, 1), and alpha[labels] of an alpha (C,) is (N,): their product is (N, N)."""
+    alpha = torch.tensor([0.1, 0.5, 2.0], dtype=torch.float64)
+    labels = torch.tensor([0, 2, 1, 2])
+    p = LOGITS.softmax(1).gather(1, labels[:, None])
+    terms = -((1 - p) ** GAMMA) * p.log()
+    ours = softmax_focal_loss(LOGITS, labels, gamma=GAMMA, alpha=alpha)
+    right, wrong = alpha[:, None][labels] * terms, alpha[labels] * terms
+    assert right.shape == (4, 1)
+    assert wrong.shape == (4, 4)
+    torch.testing.assert_close(right[:, 0], ours)
+    torch.testing.assert_close(wrong.mean(), alpha[labels].mean() * terms.mean())  # each alpha on every row
+    torch.testing.assert_close(wrong.sum(), alpha[labels].sum() * terms.sum())
+    assert not torch.isclose(wrong.mean(), ours.mean(), rtol=0.01)
+    assert not torch.isclose(wrong.sum(), ours.sum(), rtol=0.01)
+
+
+def test_kornias_soft_targets_are_another_formula():
+    """kornia mixes the losses of both sides: binary_focal_loss_with_logits, kornia/losses/focal.py."""
+    x = torch.tensor([[2.0]], dtype=torch.float64)
+    p = x.sigmoid()
+
+    def kornia(t):
+        return t * ALPHA * (1 - p) ** GAMMA * -p.log() + (1 - t) * (1 - ALPHA) * p**GAMMA * -(1 - p).log()
+
+    for t in (0.0, 1.0):
+        torch.testing.assert_close(sigmoid_focal_loss(x, torch.full_like(x, t), gamma=GAMMA, alpha=ALPHA), kornia(t))
+    ours = sigmoid_focal_loss(x, torch.full_like(x, 0.5), gamma=GAMMA, alpha=ALPHA)
+    assert f"{ours.item():.5f} here and {kornia(0.5).item():.5f} there" in DOCUMENT.read_text()
+
+
+@pytest.mark.parametrize("avg_factor", [0.0, 1.0, 2.0, 500.0])
+def test_mmdetections_divisor_differs_by_at_most_its_epsilon(avg_factor):
+    """It divides by avg_factor + eps: weight_reduce_loss, mmdet/models/losses/utils.py."""
+    theirs = sigmoid_elements().sum() / (avg_factor + torch.finfo(torch.float32).eps)
+    torch.testing.assert_close(FocalLoss()(LOGITS, LABELS, avg_factor=avg_factor), theirs, rtol=1.2e-7, atol=0)
+
+
 def test_the_documents_table_holds_these_numbers():
     printed = dict(re.findall(r"^\| ([^|]+?) \| (\d\.\d{5}) \|", DOCUMENT.read_text(), flags=re.MULTILINE))
     assert printed == {row: f"{float(convention()):.5f}" for row, (convention, _) in ROWS.items()}

@@ -55,3 +55,41 @@ def test_sigmoid_and_softmax_share_their_class_weights():
     for a, b in zip(sigmoid.tower.parameters(), softmax.tower.parameters(), strict=True):
         assert torch.equal(a, b)
     assert torch.equal(sigmoid.predict.weight.view(3, 4, -1), softmax.predict.weight.view(3, 5, -1)[:, :4])
+
+
+def wanted_of(levels, num_anchors, pairs):
+    """(N, R) bool: one anchor each on the (image, level) ``pairs``."""
+    parts = [torch.zeros(len(x), x.shape[2] * x.shape[3] * num_anchors, dtype=torch.bool) for x in levels]
+    for image, level in pairs:
+        parts[level][image, -1] = True
+    return torch.cat(parts, dim=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "pairs", [[], [(0, 0)], [(2, 1)], [(0, 0), (2, 0), (1, 1)], [(n, m) for n in range(3) for m in (0, 1)]]
+)
+def test_images_without_a_wanted_anchor_are_left_out_and_no_gradient_misses_them(pairs, dtype):
+    torch.manual_seed(0)
+    subnet = Subnet(8, 2, num_anchors=3, num_outputs=4)
+    levels = [torch.randn(3, 8, *size, dtype=dtype, requires_grad=True) for size in ((6, 4), (3, 2))]
+    wanted = wanted_of(levels, 3, pairs)
+    found = []
+    for asked in (None, wanted):
+        for leaf in (*levels, *subnet.parameters()):
+            leaf.grad = None
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            outputs = subnet(levels, asked)
+        outputs[wanted].float().square().sum().backward()
+        found.append((outputs, [leaf.grad for leaf in (*levels, *subnet.parameters())]))
+    (dense, all_gradients), (sparse, gradients) = found
+    assert (sparse.dtype, sparse.shape) == (dense.dtype, dense.shape)
+    torch.testing.assert_close(sparse[wanted], dense[wanted])
+    left_out = torch.tensor([(n, m) not in pairs for n in range(3) for m in (0, 1)]).view(3, 2)
+    left_out = torch.repeat_interleave(left_out, torch.tensor([72, 18]), dim=1)
+    assert sparse[left_out].count_nonzero() == 0 or not pairs
+    tolerance = {} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.02}
+    for own, expected in zip(gradients[2:], all_gradients[2:], strict=True):  # none is None: decay and momentum go on
+        torch.testing.assert_close(own, expected, **tolerance)
+    for own, expected in zip(gradients[:2], all_gradients[:2], strict=True):
+        torch.testing.assert_close(torch.zeros_like(expected) if own is None else own, expected, **tolerance)

@@ -8,11 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from focalbench.errors import DivergedError, InterruptedTrial
+from focalbench.losses import LOSSES
+from focalbench.losses.detection import DetectionLoss
+from focalbench.models.retinanet import RetinaNet
 from focalbench.runtime import StopFlag
 from focalbench.structures import Targets
-from focalbench.training.loop import Plan, StepSettings, TrainState, fit
+from focalbench.training.loop import Plan, StepSettings, TrainState, clip_gradients, fit, train_step
 
 CPU = StepSettings(torch.device("cpu"), torch.float32, clip_norm=1.0)
+
+
+class _Network(nn.Linear):
+    """A stand-in for a detector."""
+
+    skips_boxes = False
 
 
 class _Loss(nn.Module):
@@ -70,7 +79,7 @@ def _batch(step: int) -> tuple[Tensor, Targets]:
 
 def _state(poison: int | None = None) -> TrainState:
     torch.manual_seed(0)
-    model = nn.Linear(8, 2)
+    model = _Network(8, 2)
     return TrainState(model, _Loss(poison), torch.optim.AdamW(model.parameters(), lr=1.0))
 
 
@@ -206,3 +215,30 @@ def test_weights_that_overflow_after_a_finite_loss_are_neither_scored_nor_saved(
         fit(state, batches, _plan(8, 3, 8), CPU, events, StopFlag())
     assert events.saved == []
     assert events.evaluations == []
+
+
+@pytest.mark.parametrize("objects", [[[8.0, 8, 30, 30]], [[8.0, 8, 30, 30], [0.0, 0, 64, 60]], []])
+def test_boxes_that_no_anchor_answers_for_make_no_difference_but_rounding(objects, monkeypatch):
+    boxes = torch.tensor(objects).reshape(1, -1, 4).repeat(2, 1, 1)
+    labels = torch.arange(boxes.shape[1]).repeat(2, 1)
+    labels[1] = -1  # an image without objects
+    images, found = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)), []
+    for skips in (True, False):
+        monkeypatch.setattr(RetinaNet, "skips_boxes", skips)
+        torch.manual_seed(0)
+        model = RetinaNet(num_classes=3, backbone="tiny", fpn_channels=8, head_convs=1)
+        criterion = DetectionLoss(LOSSES["focal"](3), num_classes=3)
+        state = TrainState(model, criterion, torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1))
+        values = train_step(state, images, Targets(boxes * (labels >= 0)[..., None], labels), CPU)
+        found.append((values, model.state_dict()))
+    torch.testing.assert_close(found[0], found[1])
+    assert (found[0][0]["num_pos"] > 0) == bool(objects)
+
+
+def test_gradients_are_scaled_to_the_limit_and_left_alone_below_it():
+    given = torch.tensor([3.0, 4.0])
+    for limit, expected in ((None, given), (5.1, given), (10.0, given), (1.0, given / 5)):
+        weight = torch.nn.Parameter(torch.zeros(2))
+        weight.grad = given.clone()
+        assert clip_gradients([weight], limit) == 5
+        torch.testing.assert_close(weight.grad, expected, rtol=1e-6, atol=0)

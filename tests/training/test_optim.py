@@ -34,6 +34,17 @@ def test_warmup_below_one_is_a_share() -> None:
     assert learning_rate_factor(14, 100, schedule="constant", warmup_steps=0.15) < 1.0
 
 
+def test_a_warmup_with_a_power_counts_its_steps_from_one() -> None:
+    def factors(power: float | None, warmup: float) -> list[float]:
+        options = {"schedule": "constant", "warmup_steps": warmup, "warmup_power": power}
+        return [learning_rate_factor(step, 10, **options) for step in range(5)]
+
+    assert factors(4, 4) == [(1 / 4) ** 4, (2 / 4) ** 4, (3 / 4) ** 4, 1.0, 1.0]
+    assert factors(2, 0.25) == pytest.approx([(1 / 2.5) ** 2, (2 / 2.5) ** 2, 1.0, 1.0, 1.0])  # never above the peak
+    assert factors(4, 0) == [1.0] * 5
+    assert factors(None, 4) == pytest.approx([0.001, 0.25075, 0.5005, 0.75025, 1.0])
+
+
 def test_step_schedule_drops_at_its_milestones() -> None:
     def factor(step: int) -> float:
         return learning_rate_factor(step, 90, schedule="step", milestones=(2 / 3, 8 / 9), factor=0.1)
