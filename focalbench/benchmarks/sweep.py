@@ -22,7 +22,7 @@ from focalbench.config.dump import dump_yaml, resolved
 from focalbench.config.schema import ExperimentConfig
 from focalbench.config.sweep import expand
 from focalbench.data.synthetic import CLASSES, synthesize
-from focalbench.launchers.local import plan_slots
+from focalbench.launchers.local import slots_of
 from focalbench.records.reader import read_trials
 from focalbench.runtime import resolve_device, resolve_precision
 
@@ -58,11 +58,11 @@ def bench_sweep(
         "step_ratios", "wanted": {yardstick: float}}``.
     """
     where = resolve_device(device)
-    slots = plan_slots(num_trials, device, trials_per_device)
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="focalbench-bench-") as folder:
         root = write_photographs(Path(folder), num_train, NUM_VAL)
         config = sweep_config(root, num_trials, steps, trials_per_device)
+        slots = slots_of(config, device, num_trials)
         whole, alone = _race(config, Path(folder), device, num_loaders, len(slots.devices))
     return {
         "device": str(where),
@@ -95,7 +95,7 @@ def bench_trials(
         root = write_photographs(Path(folder), NUM_TRAIN, NUM_VAL)
         for count in counts:
             config = sweep_config(root, count, steps, trials_per_device)
-            side_by_side = len(plan_slots(count, device, trials_per_device).devices)
+            side_by_side = len(slots_of(config, device, count).devices)
             seconds, _ = time_sweep(config, Path(folder) / str(count), device, side_by_side)
             rows.append({"trials": count, "seconds": seconds, "seconds_per_trial": seconds / count})
     return rows

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from focalbench import console
-from focalbench.cli.config import AsJson
+from focalbench.cli.config import AsJson, TrainSplits, ValSplits
 from focalbench.errors import ConfigError
 from focalbench.runtime import environment
 
@@ -248,12 +248,8 @@ def quality(
         Path | None,
         typer.Argument(metavar="[ROOT]", help="Folder that holds VOC2007, ...; without it a generated set."),
     ] = None,
-    train: Annotated[
-        list[str] | None, typer.Option("--train", metavar="YEAR/SPLIT", help="Training split; may be repeated.")
-    ] = None,
-    val: Annotated[
-        list[str] | None, typer.Option("--val", metavar="YEAR/SPLIT", help="Split to evaluate on; may be repeated.")
-    ] = None,
+    train: TrainSplits = None,
+    val: ValSplits = None,
     levels: Annotated[
         str, typer.Option("--map", metavar="A,B,...", help="What to reach, each above 0 and up to 1.")
     ] = "0.5,0.7,0.8",

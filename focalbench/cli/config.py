@@ -22,6 +22,12 @@ Overrides = Annotated[
 DataRoot = Annotated[
     Path, typer.Argument(metavar="ROOT", help="Folder that holds VOC2007, VOC2012, ...", show_default=False)
 ]
+TrainSplits = Annotated[
+    list[str] | None, typer.Option("--train", metavar="YEAR/SPLIT", help="Training split; may be repeated.")
+]
+ValSplits = Annotated[
+    list[str] | None, typer.Option("--val", metavar="YEAR/SPLIT", help="Split to evaluate on; may be repeated.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 

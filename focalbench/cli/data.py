@@ -9,7 +9,7 @@ import typer
 
 from focalbench import console
 from focalbench.cli import anchors, download
-from focalbench.cli.config import AsJson, DataRoot
+from focalbench.cli.config import AsJson, DataRoot, TrainSplits, ValSplits
 from focalbench.errors import DataError
 
 if TYPE_CHECKING:
@@ -43,12 +43,8 @@ def _parse_classes(text: str | None) -> Literal["auto", "voc"] | tuple[str, ...]
 @data_app.command()
 def check(
     root: DataRoot,
-    train: Annotated[
-        list[str] | None, typer.Option("--train", metavar="YEAR/SPLIT", help="Training split; may be repeated.")
-    ] = None,
-    val: Annotated[
-        list[str] | None, typer.Option("--val", metavar="YEAR/SPLIT", help="Split to evaluate on; may be repeated.")
-    ] = None,
+    train: TrainSplits = None,
+    val: ValSplits = None,
     classes: ClassOption = None,
     as_json: AsJson = False,
 ) -> None:

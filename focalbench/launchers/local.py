@@ -31,9 +31,7 @@ class Slots:
     threads: int
 
 
-def plan_slots(
-    num_trials: int, device: str, trials_per_device: int, devices_per_trial: int = 1, threads: int = 1
-) -> Slots:
+def plan_slots(num_trials: int, device: str, trials_per_device: int, devices_per_trial: int, threads: int) -> Slots:
     """Plans, on a CPU, as many slots of ``threads`` threads a device as there are cores for, one at least; on GPUs
     ``trials_per_device`` on each, with the cores shared out evenly as threads.
 

@@ -108,7 +108,7 @@ class Share:
     num_cpus: int
 
 
-def plan_share(device: str, trials_per_device: int, devices_per_trial: int, threads: int = 1) -> Share:
+def plan_share(device: str, trials_per_device: int, devices_per_trial: int, threads: int) -> Share:
     """Returns the share of each trial, of the cluster that this process is connected to.
 
     Raises:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from focalbench.losses.arguments import check_interval, check_labels, compute_dtype, is_soft
 from focalbench.losses.base import check_number
-from focalbench.losses.elementwise import check_interval, check_labels, compute_dtype, is_soft
 from focalbench.losses.focal import sigmoid_focal_loss
 from focalbench.losses.focal_op import one_hot
 from focalbench.losses.reduction import Reduction, check_reduction, fit_weight, reduce_loss

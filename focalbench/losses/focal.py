@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from focalbench.losses.arguments import as_parameters, check_labels, compute_dtype, is_soft
 from focalbench.losses.base import Counts
 from focalbench.losses.cross_entropy import Alpha, SigmoidFamily
-from focalbench.losses.elementwise import as_parameters, check_labels, compute_dtype, is_soft
 from focalbench.losses.focal_op import focal_sum
 from focalbench.losses.focal_terms import soft_target, soft_target_slope, wrong_side
 from focalbench.losses.reduction import Reduction, check_reduction, divisor, fit_weight, reduce_loss

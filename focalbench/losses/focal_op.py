@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from focalbench.losses.elementwise import compute_dtype, scale_in_place, sum_on_cpu, sum_with_masks
+from focalbench.losses.arguments import compute_dtype
+from focalbench.losses.elementwise import scale_in_place, sum_on_cpu, sum_with_masks
 from focalbench.losses.focal_terms import FocalTerms, soft_target
 
 

@@ -110,7 +110,7 @@ def soft_target(
     p, q = torch.sigmoid(x), torch.sigmoid(-x)
     u = _Distance.between(x, target)
     modulator = torch.exp(gamma * u.log()) if differentiable else torch.pow(u.value, gamma)
-    cross_entropy = _cross_entropy(x, target)
+    cross_entropy = cross_entropy_to(x, target)
     weight = (alpha_pos * target + alpha_neg * (1 - target)) * modulator
     error = (1 - target) * p - target * q  # p - target, without the rounding of 1 - p where p is near 1
     return weight * cross_entropy, weight * (error + gamma * (1 - 2 * target) * u.divide(p * q) * cross_entropy)
@@ -127,7 +127,7 @@ def soft_target_slope(x: Tensor, target: Tensor, gamma: Tensor, alpha_pos: Tenso
     underflows: at targets of exactly 0 and 1 whose logit is right by more than 87 (708 in float64).
     """
     u = _Distance.between(x, target)
-    cross_entropy = _cross_entropy(x, target)
+    cross_entropy = cross_entropy_to(x, target)
     weight = alpha_pos * target + alpha_neg * (1 - target)
     pull = gamma * (torch.sigmoid(-x) - torch.sigmoid(x)) * u.divide(cross_entropy)
     return torch.exp(gamma * u.log()) * ((alpha_pos - alpha_neg) * cross_entropy + weight * (pull - x))
@@ -160,7 +160,8 @@ class _Distance:
         return torch.where(self.vanishes, 1.0, numerator / self.safe)
 
 
-def _cross_entropy(x: Tensor, target: Tensor) -> Tensor:
+def cross_entropy_to(x: Tensor, target: Tensor) -> Tensor:
+    """Returns -(t log p + (1 - t) log(1 - p)), elementwise, the cross entropy to the targets t."""
     return -(target * F.logsigmoid(x) + (1 - target) * F.logsigmoid(-x))
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from focalbench.losses.arguments import compute_dtype
 from focalbench.losses.base import ClassificationLoss, Counts, check_number
-from focalbench.losses.elementwise import compute_dtype, row_slices
+from focalbench.losses.elementwise import row_slices
 from focalbench.losses.focal_op import focal_sum
 
 _FIRST_CANDIDATES = 2  # for each anchor to be kept

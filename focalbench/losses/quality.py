@@ -7,16 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from focalbench.losses.base import ClassificationLoss, Counts, check_number
 from focalbench.losses.elementwise import Terms, fused_sum
-from focalbench.losses.focal_terms import FocalTerms
-
-
-def _cross_entropy_to(x: Tensor, q: Tensor) -> Tensor:
-    """-(q log p + (1 - q) log(1 - p)), the cross entropy to the target ``q``."""
-    return -(q * F.logsigmoid(x) + (1 - q) * F.logsigmoid(-x))
+from focalbench.losses.focal_terms import FocalTerms, cross_entropy_to
 
 
 @dataclass(frozen=True)
@@ -37,7 +31,7 @@ class _QualityFocalTerms:
         p = torch.sigmoid(x)
         difference = p - q
         distance = difference.abs()
-        cross_entropy = _cross_entropy_to(x, q)
+        cross_entropy = cross_entropy_to(x, q)
         # for beta below 1 the slope is infinite at p = q, the minimum over beta: take 0 there
         pull = torch.where(distance > 0, distance.clamp(min=1e-300 if x.dtype == torch.float64 else 1e-38), 1.0)
         slope = self.beta * pull.pow(self.beta - 1) * difference.sign() * p * torch.sigmoid(-x) * cross_entropy
@@ -104,7 +98,7 @@ class _VarifocalTerms:
         """See ``elementwise.Terms``."""
         q = self.quality[rows].to(x.dtype)
         missed, missed_slope = FocalTerms(self.gamma, self.alpha, self.alpha).positive(-x, rows, columns)
-        value = torch.where(q > 0, q * _cross_entropy_to(x, q), missed)
+        value = torch.where(q > 0, q * cross_entropy_to(x, q), missed)
         return value, torch.where(q > 0, q * (torch.sigmoid(x) - q), -missed_slope)
 
 

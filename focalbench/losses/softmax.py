@@ -15,16 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from focalbench.losses.arguments import as_parameters, check_labels, compute_dtype, is_soft
 from focalbench.losses.base import ClassificationLoss, Counts, balance_from_counts
 from focalbench.losses.cross_entropy import CrossEntropy
-from focalbench.losses.elementwise import (
-    as_parameters,
-    check_labels,
-    compute_dtype,
-    is_soft,
-    row_slices,
-    scale_in_place,
-)
+from focalbench.losses.elementwise import row_slices, scale_in_place
 from focalbench.losses.focal_terms import wrong_side
 from focalbench.losses.oracle import initial_softmax_loss
 from focalbench.losses.reduction import Reduction, check_reduction, divisor, reduce_loss

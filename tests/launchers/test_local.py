@@ -173,17 +173,21 @@ def _alive(pid: int) -> bool:
     return "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]
 
 
+def _slots(num_trials: int, device: str, per_device: int, devices_per_trial: int = 1, threads: int = 1) -> Slots:
+    return plan_slots(num_trials, device, per_device, devices_per_trial, threads)
+
+
 def test_a_trial_has_the_threads_that_its_configuration_says_whatever_else_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    assert plan_slots(1, "cpu", 1) == Slots((("cpu",),), 1)
-    assert plan_slots(100, "cpu", 1) == Slots((("cpu",),) * 8, 1)
-    assert plan_slots(1, "cpu", 1, threads=3) == Slots((("cpu",),), 3)
-    assert plan_slots(100, "cpu", 1, threads=3) == Slots((("cpu",),) * 2, 3)
-    assert plan_slots(100, "cpu", 1, threads=16) == Slots((("cpu",),), 16)
-    assert plan_slots(100, "cpu", 1, devices_per_trial=2, threads=2) == Slots((("cpu", "cpu"),) * 2, 2)
-    assert plan_slots(100, "cpu", 1, devices_per_trial=2, threads=8) == Slots((("cpu", "cpu"),), 8)
+    assert _slots(1, "cpu", 1) == Slots((("cpu",),), 1)
+    assert _slots(100, "cpu", 1) == Slots((("cpu",),) * 8, 1)
+    assert _slots(1, "cpu", 1, threads=3) == Slots((("cpu",),), 3)
+    assert _slots(100, "cpu", 1, threads=3) == Slots((("cpu",),) * 2, 3)
+    assert _slots(100, "cpu", 1, threads=16) == Slots((("cpu",),), 16)
+    assert _slots(100, "cpu", 1, devices_per_trial=2, threads=2) == Slots((("cpu", "cpu"),) * 2, 2)
+    assert _slots(100, "cpu", 1, devices_per_trial=2, threads=8) == Slots((("cpu", "cpu"),), 8)
 
 
 def test_a_trial_ends_with_the_same_bits_alone_and_beside_another(write_config: Write, tmp_path: Path) -> None:
@@ -209,7 +213,7 @@ def test_a_trial_ends_with_the_same_bits_alone_and_beside_another(write_config: 
 def test_idle_cores_are_told_with_the_way_to_use_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     told: list[str] = []
-    for slots in (plan_slots(2, "cpu", 1), plan_slots(5, "cpu", 1), Slots((("cuda:0",),), 8)):
+    for slots in (_slots(2, "cpu", 1), _slots(5, "cpu", 1), Slots((("cuda:0",),), 8)):
         report_idle_cores(slots, told.append)
     (hint,) = told
     assert hint.startswith("2 trials on 2 of 8 cores: -s run.threads=4 is faster")
@@ -217,10 +221,10 @@ def test_idle_cores_are_told_with_the_way_to_use_them(monkeypatch: pytest.Monkey
 
 def test_a_trial_on_several_devices_takes_a_slot_of_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    assert plan_slots(1, "cpu", 1, devices_per_trial=2) == Slots((("cpu", "cpu"),), 1)
-    assert plan_slots(100, "cpu", 1, devices_per_trial=3) == Slots((("cpu",) * 3,) * 2, 1)
+    assert _slots(1, "cpu", 1, devices_per_trial=2) == Slots((("cpu", "cpu"),), 1)
+    assert _slots(100, "cpu", 1, devices_per_trial=3) == Slots((("cpu",) * 3,) * 2, 1)
     monkeypatch.setattr("focalbench.launchers.local._gpus", lambda device: [f"cuda:{i}" for i in range(4)])
     pairs = (("cuda:0", "cuda:1"), ("cuda:2", "cuda:3"))
-    assert plan_slots(100, "auto", 2, devices_per_trial=2) == Slots(pairs * 2, 1)
+    assert _slots(100, "auto", 2, devices_per_trial=2) == Slots(pairs * 2, 1)
     with pytest.raises(ConfigError, match=r"run.devices: 5: run.device auto is 4 GPUs on this machine; use at most 4"):
-        plan_slots(1, "auto", 1, devices_per_trial=5)
+        _slots(1, "auto", 1, devices_per_trial=5)

@@ -171,13 +171,13 @@ def test_a_trial_takes_cores_gpus_or_a_part_of_one(monkeypatch: pytest.MonkeyPat
     from focalbench.launchers.ray import Share, plan_share
 
     monkeypatch.setattr(ray, "nodes", _nodes({"CPU": 8.0, "GPU": 2.0}, {"CPU": 4.0}))
-    assert plan_share("cpu", 1, 1) == Share(("cpu",), 0, 1)
-    assert plan_share("auto", 1, 1) == Share(("cuda:0",), 1, 1)
-    assert plan_share("cuda", 4, 1) == Share(("cuda:0",), 0.25, 1)
-    assert plan_share("auto", 1, 2) == Share(("cuda:0", "cuda:1"), 2, 2)
-    assert plan_share("cpu", 1, 8).num_cpus == 8
-    assert plan_share("cpu", 1, 2, threads=3).num_cpus == 6
-    assert plan_share("cpu", 1, 1, threads=100).num_cpus == 8
+    assert plan_share("cpu", 1, 1, 1) == Share(("cpu",), 0, 1)
+    assert plan_share("auto", 1, 1, 1) == Share(("cuda:0",), 1, 1)
+    assert plan_share("cuda", 4, 1, 1) == Share(("cuda:0",), 0.25, 1)
+    assert plan_share("auto", 1, 2, 1) == Share(("cuda:0", "cuda:1"), 2, 2)
+    assert plan_share("cpu", 1, 8, 1).num_cpus == 8
+    assert plan_share("cpu", 1, 2, 3).num_cpus == 6
+    assert plan_share("cpu", 1, 1, 100).num_cpus == 8
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_a_share_that_no_node_can_give_is_refused(
 
     monkeypatch.setattr(ray, "nodes", _nodes({"CPU": 8.0, "GPU": 2.0}, {"CPU": 4.0}))
     with pytest.raises(ConfigError, match=reason):
-        plan_share(device, trials_per_device, devices)
+        plan_share(device, trials_per_device, devices, 1)
 
 
 def test_a_gpu_in_a_cluster_without_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,8 +204,8 @@ def test_a_gpu_in_a_cluster_without_one_is_refused(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(ray, "nodes", _nodes({"CPU": 8.0}))
     with pytest.raises(ConfigError, match="no node of the Ray cluster has a GPU"):
-        plan_share("cuda", 1, 1)
-    assert plan_share("auto", 1, 1).num_gpus == 0
+        plan_share("cuda", 1, 1, 1)
+    assert plan_share("auto", 1, 1, 1).num_gpus == 0
 
 
 def test_after_a_death_without_retries_left_fail_fast_withdraws_what_no_node_has(
