@@ -42,6 +42,27 @@ class RankLostError(FocalbenchError):
     exit_code = 3
 
 
+class DeviceError(FocalbenchError):
+    """The device cannot compute what it is asked for."""
+
+
+class DeviceMemoryError(DeviceError):
+    """A GPU or the machine has no memory left for what is asked."""
+
+
+class DeviceLostError(DeviceError):
+    """This process can use its GPU no more; another one may go on from the trial's checkpoint.
+
+    ``gone``: the GPU is not there at all any more.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, *, gone: bool = False) -> None:
+        super().__init__(message)
+        self.gone = gone
+
+
 class InterruptedTrial(FocalbenchError):  # noqa: N818 - an ordered stop, not a fault
     """SIGINT or SIGTERM arrived and the checkpoint is written; ``signum`` is the signal's number."""
 

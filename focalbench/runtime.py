@@ -1,4 +1,4 @@
-"""The process and its hardware: environment, device, precision, seeds, threads, stop signals.
+"""The process: what libraries read when they load, threads, seeds, stop signals, memory, and what a result depends on.
 
 Nothing here happens on import; torch is imported inside functions so that :func:`prepare_process` can run before it
 loads.
@@ -10,7 +10,6 @@ import gc
 import os
 import platform
 import random
-import re
 import resource
 import signal
 import stat
@@ -23,7 +22,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from focalbench.errors import ConfigError, InterruptedTrial, StorageError
+from focalbench.devices import gpu_driver, num_gpus
+from focalbench.errors import InterruptedTrial, StorageError
 
 if TYPE_CHECKING:
     import torch
@@ -35,9 +35,6 @@ _PRIMITIVE_CACHE = "16384"
 # activations in again: 32,000 pages a step at 192 x 256, an eighth of its time. Blocks up to this size are kept.
 _KEPT_BLOCK = 2**30
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?")
-PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-"""torch's names for those of the configuration."""
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # SLURM sends SIGUSR1 ahead of the time limit
 
 
@@ -142,79 +139,6 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def has_gpu_driver() -> bool:
-    """Tells from the driver's device files, without loading torch, whether a GPU could be there at all."""
-    return any(os.path.exists(path) for path in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))
-
-
-def resolve_device(name: str) -> torch.device:
-    """Returns the device for ``auto | cpu | cuda | cuda:N``.
-
-    Raises:
-        ConfigError: for any other text, or when the GPU asked for is not there.
-    """
-    import torch
-
-    if _DEVICE.fullmatch(name) is None:
-        raise ConfigError(f"device: {name}: should be auto, cpu, cuda or cuda:N")
-    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    device = torch.device("cuda:0" if name in ("auto", "cuda") else name)
-    if device.index is not None and device.index < count:
-        return device
-    found = f"this machine has {count} (cuda:0 to cuda:{count - 1})" if count else "torch sees no GPU on this machine"
-    raise ConfigError(
-        f"run.device: {name}: {found}; use --device cpu or auto, and `focalbench doctor` to see what is there"
-    )
-
-
-def has_fast_bf16(device: torch.device) -> bool:
-    """Tells whether bfloat16 is faster than float32 there: AVX-512 BF16 or AMX on a CPU, Ampere or newer on a GPU."""
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
-
-
-def resolve_precision(name: str, device: torch.device) -> torch.dtype:
-    """Returns the dtype of the network's arithmetic for ``auto | fp32 | bf16 | fp16``.
-
-    Raises:
-        ConfigError: when the device cannot do what was asked.
-    """
-    import torch
-
-    if name == "auto":
-        return torch.bfloat16 if has_fast_bf16(device) else torch.float32
-    if name == "fp16" and device.type != "cuda":
-        raise ConfigError("optim.precision: fp16 needs a GPU; use auto, bf16 or fp32")
-    if name == "bf16" and device.type == "cuda" and not has_fast_bf16(device):
-        raise ConfigError(f"optim.precision: bf16 is not available on {device}; use auto, fp16 or fp32")
-    return getattr(torch, PRECISIONS[name])
-
-
-def available_precision(name: str, device: torch.device) -> torch.dtype:
-    """As :func:`resolve_precision`, but float32 where the device lacks what was asked for: to look at what was trained
-    elsewhere.
-    """
-    import torch
-
-    try:
-        return resolve_precision(name, device)
-    except ConfigError:
-        return torch.float32
-
-
-def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
-    """Returns a context in which the network computes in ``precision`` on ``device``; float32: as it is."""
-    import torch
-
-    return torch.autocast(device.type, precision, enabled=precision != torch.float32)
-
-
 def seed_everything(seed: int) -> None:
     """Seeds Python, numpy and torch. Batches and augmentation do not depend on it: they are functions of (seed,
     step).
@@ -227,19 +151,10 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def set_determinism(deterministic: bool) -> None:
-    """Bit-identical GPU kernels where torch has them (slower), or the fastest."""
-    import torch
-
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic, warn_only=True)
-    torch.backends.cudnn.benchmark = not deterministic
-    torch.backends.cuda.matmul.allow_tf32 = not deterministic
-
-
-def rng_state() -> dict[str, Any]:
-    """State of the generators of Python, numpy and torch, in types that ``torch.load(weights_only=True)`` accepts."""
+def rng_state(device: torch.device) -> dict[str, Any]:
+    """State of the generators of Python, numpy, torch and ``device``, in types that ``torch.load(weights_only=True)``
+    accepts.
+    """
     import numpy as np
     import torch
 
@@ -249,12 +164,12 @@ def rng_state() -> dict[str, Any]:
         "python": [version, list(keys), gauss],
         "numpy": {**numpy, "state": {**numpy["state"], "key": numpy["state"]["key"].tolist()}},
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state(device)] if device.type == "cuda" else [],
     }
 
 
-def restore_rng_state(state: dict[str, Any]) -> None:
-    """Restores what :func:`rng_state` returned."""
+def restore_rng_state(state: dict[str, Any], device: torch.device) -> None:
+    """Restores what :func:`rng_state` returned, on this GPU or another."""
     import numpy as np
     import torch
 
@@ -263,8 +178,10 @@ def restore_rng_state(state: dict[str, Any]) -> None:
     inner = state["numpy"]["state"]
     np.random.set_state({**state["numpy"], "state": {**inner, "key": np.array(inner["key"], dtype=np.uint32)}})
     torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.device_count() == len(state["cuda"]):
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if state["cuda"] and device.index is not None:
+        # A list of several holds the states of all GPUs of the machine that wrote it.
+        place = device.index if device.index < len(state["cuda"]) else 0
+        torch.cuda.set_rng_state(state["cuda"][place], device)
 
 
 class StopFlag:
@@ -343,8 +260,21 @@ def peak_memory_mb() -> float:
     return peak / 1024 if os.uname().sysname != "Darwin" else peak / 2**20
 
 
-def environment() -> dict[str, str | int]:
-    """Versions and hardware that a result depends on; saved with it."""
+def release_memory() -> None:
+    """Gives back what a trial has left: objects that hold each other, and the blocks that torch keeps on the GPU."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def environment(device: torch.device | None = None) -> dict[str, str | int]:
+    """Versions and hardware that a result depends on; saved with it.
+
+    Args:
+        device: what was computed on; None names the GPU that is current, where there is one.
+    """
     import torch
     import torchvision
 
@@ -361,9 +291,10 @@ def environment() -> dict[str, str | int]:
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
     }
-    if torch.cuda.is_available():
-        facts["gpu"] = torch.cuda.get_device_name()
+    if num_gpus() if device is None else device.type == "cuda":
+        facts["gpu"] = torch.cuda.get_device_name(device)
         facts["cuda"] = str(torch.version.cuda)
+        facts |= {"driver": driver} if (driver := gpu_driver()) else {}
     return facts
 
 

@@ -1,254 +1,236 @@
-"""Every figure that needs a GPU, in one call of less than ten minutes; prints one JSON document.
+"""Every figure that needs a GPU, in one command: a process for each part, the most valuable part first.
 
-Usage: python scripts/gpu_figures.py [--data ROOT] [--device cuda:0] [--only NAME]... [-o FILE]
+Usage: python scripts/gpu_figures.py --out DIR [--data ROOT] [--sweep-data ROOT] [--seconds 400] [--device cuda:0]
 
-ROOT is a data set in VOC's layout (splits 2007/trainval and 2007/test) for the whole training. What does not fit into
-the time, or fails, is named in the document; FILE is written after every part.
+ROOT is a folder in VOC's layout, which holds VOC2007: that of ``--data`` is for whole trainings (``--train`` and
+``--val`` name its splits), that of ``--sweep-data`` for sweeps (BCCD, which experiments/table1b_gamma.yaml fits). Each
+figure is one line of JSON in DIR/figures.jsonl and on stdout as soon as it is there; DIR also gets what processes
+complained of, profiles, and the runs without their checkpoints.
+
+What a figures file, DIR's own or one given with ``--have``, holds already is not measured again: the same command goes
+on where time ended it. focalbench need not be installed, only what it requires. ``--list`` prints the parts with the
+seconds that each is expected to take. Tests and rehearsals pass ``--device cpu``, which measures small stand-ins.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
+import threading
 import time
-import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from focalbench.runtime import prepare_process
-
-prepare_process()  # before torch is loaded
-
-import torch  # noqa: E402
-
-from focalbench.benchmarks.loss import bench_loss  # noqa: E402
-from focalbench.benchmarks.step import bench_config, bench_step  # noqa: E402
-from focalbench.benchmarks.sweep import bench_trials  # noqa: E402
-from focalbench.config.dump import dump_yaml  # noqa: E402
-from focalbench.config.schema import ExperimentConfig  # noqa: E402
-from focalbench.experiment import build  # noqa: E402
-from focalbench.experiment.build_loss import build_criterion  # noqa: E402
-from focalbench.runtime import environment, resolve_device, set_determinism  # noqa: E402
-from focalbench.training.graph import CudaRecorder, GraphedStep  # noqa: E402
-from focalbench.training.loop import StepFunction, StepSettings, TrainState, train_step  # noqa: E402
-
-LIMIT_S = 590.0
-# Seconds a part may take on a fast GPU: without them left it is not begun.
-EXPECTED_S = {"training": 240.0, "trials_per_device": 150.0}
+SCRIPTS = Path(__file__).resolve().parent
+ROOT = SCRIPTS.parent
+FIGURES, COMPLAINTS, RUNS = "figures.jsonl", "stderr.txt", "runs.tgz"
+LEAST_S = 12.0  # a process that imports torch needs as much before it has measured anything
+CONTEXT_LOST = 3  # exit code of a part whose CUDA context is dead
+_KILL_S = 5.0
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is measured, and how much of it.
+class Part:
+    """One process.
 
     Attributes:
-        device: cuda:N; the tests of this script pass cpu.
-        data: root of the training's data set, None for no training.
-        training: overrides of the training's configuration.
+        expected_s: seconds on a fast GPU, by arithmetic until it is measured.
+        limit_s: seconds after which it is ended.
+        needs: the option without which it measures nothing.
     """
 
-    device: str
-    data: Path | None = None
-    loss_sizes: dict[str, int] | None = None
-    step_cases: dict[str, tuple[int, int]] | None = None
-    repeats: int = 9
-    trials: int = 4
-    trial_steps: int = 300
-    trials_per_device: tuple[int, ...] = (1, 2, 4)
-    canvas: int = 320
-    training: dict[str, Any] = field(default_factory=dict)
+    name: str
+    expected_s: float
+    limit_s: float
+    needs: str = ""
 
 
-class NeedsGpu(Exception):  # noqa: N818 - a remark in the document
-    """The part means nothing on a CPU."""
+# In the order of value: what ends for want of time is the least of it.
+PARTS = (
+    Part("machine", 35, 100),
+    Part("waits", 18, 60),
+    Part("tests", 40, 90),
+    Part("step", 60, 120),
+    Part("training", 105, 200, "data"),
+    Part("evaluation", 15, 60, "data"),
+    Part("kernels", 45, 100),
+    Part("graph", 22, 60),
+    Part("cases", 75, 120),
+    Part("sweep", 110, 150, "sweep_data"),
+    Part("determinism", 45, 90),
+    Part("side_by_side", 45, 90),
+    Part("variants", 40, 90),
+)
 
 
-def loss(plan: Plan) -> dict[str, Any]:
-    """The focal loss against the public ones and the bytes floor: a copy reads and writes as much as a loss must."""
-    found = bench_loss(sizes=plan.loss_sizes, repeats=5 * plan.repeats, device=plan.device.split(":")[0])
-    wanted = {"float32": 1.3, "bfloat16": 1.6}
-    for case in found["cases"]:
-        case["wanted"] = {"of_copy at most": wanted[case["dtype"]], "torchvision at least": 20.0}
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures what there is time for; returns 0 when every part that could begin has ended well."""
+    options = _options(arguments)
+    chosen = [part for part in PARTS if _is_chosen(part, options)]
+    if options.list:
+        print("\n".join(f"{part.name:13} {part.expected_s:4.0f} s" for part in chosen))
+        print(f"{'all':13} {sum(part.expected_s for part in chosen):4.0f} s")
+        return 0
+    options.out.mkdir(parents=True, exist_ok=True)
+    work = options.work or Path(tempfile.mkdtemp(prefix="focalbench-figures-"))
+    ends, faults = time.monotonic() + options.seconds, 0
+    with (options.out / FIGURES).open("a", encoding="utf-8") as file:
+        for part in chosen:
+            faults += _run_part(part, options, work, ends, file) not in (0, None)
+            _keep_runs(work, options.out)
+    return min(faults, 1)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    names = [part.name for part in PARTS]
+    parser.add_argument("--out", type=Path, default=Path("gpu-figures"), help="folder for the results")
+    parser.add_argument("--data", type=Path, help="data root of whole trainings")
+    parser.add_argument("--train", nargs="+", default=["2007/trainval"], help="splits of --data to train on")
+    parser.add_argument("--val", nargs="+", default=["2007/test"], help="splits of --data to evaluate on")
+    parser.add_argument("--sweep-data", type=Path, help="data root of the sweeps: BCCD")
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--seconds", type=float, default=400.0, help="no part begins after this")
+    parser.add_argument("--only", nargs="+", choices=names, help="these parts alone")
+    parser.add_argument("--skip", nargs="+", choices=names, default=[], help="leave these parts out")
+    parser.add_argument("--have", nargs="+", type=Path, default=[], help="figures files of earlier calls")
+    parser.add_argument("--work", type=Path, help="folder for trainings; else a temporary one")
+    parser.add_argument("--list", action="store_true", help="print the parts and measure nothing")
+    return parser.parse_args(arguments)
+
+
+def _is_chosen(part: Part, options: argparse.Namespace) -> bool:
+    given = not part.needs or getattr(options, part.needs) is not None
+    return given and part.name not in options.skip and (not options.only or part.name in options.only)
+
+
+def measured(files: Sequence[Path]) -> dict[str, set[str]]:
+    """Returns the names of the cases that figures files hold a figure of, by part; ``end`` for a part that is done."""
+    found: dict[str, set[str]] = {}
+    for file in files:
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        for line in lines:
+            try:
+                figure = json.loads(line)
+            except ValueError:
+                continue  # a machine that was taken away leaves half a line
+            if not ({"failed", "left_out"} & figure.keys()) and figure.get("ended", 0) == 0:
+                found.setdefault(figure["part"], set()).add(figure["case"])
     return found
 
 
-def step(plan: Plan) -> dict[str, Any]:
-    """A step against torchvision's, and the whole training against a static batch; plain and as a CUDA graph."""
-    return bench_step(device=plan.device, repeats=plan.repeats, cases=plan.step_cases)
-
-
-def graph(plan: Plan) -> dict[str, Any]:
-    """Whether the recorded step trains as the plain one does: float32, deterministic, twelve steps."""
-    device = _gpu(plan)
-    set_determinism(True)
-    recorded = _losses(plan, device, GraphedStep(CudaRecorder(device), _refuse))
-    plain, again = _losses(plan, device, train_step), _losses(plan, device, train_step)
-    set_determinism(False)
-    return {
-        "plain": plain,
-        "recorded": recorded,
-        "largest_difference": _largest_difference(recorded, plain),
-        "between_two_plain_runs": _largest_difference(again, plain),
-        "wanted": {"largest_difference at most": 1e-5},
-    }
-
-
-def waiting(plan: Plan) -> dict[str, Any]:
-    """Whether a training step, its batch included, makes the host wait: torch raises an error where it would."""
-    device = _gpu(plan)
-    state, settings, batches = _training(plan, device)
-    for number in range(3):
-        train_step(state, *batches(number), settings)
-    torch.cuda.synchronize(device)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for number in range(3, 8):
-            train_step(state, *batches(number), settings)
-        return {"waits": None}
-    except RuntimeError as fault:
-        places = [f"{place.filename}:{place.lineno}" for place in traceback.extract_tb(fault.__traceback__)]
-        return {"waits": str(fault).splitlines()[0], "where": places[-4:]}
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
-def trials_per_device(plan: Plan) -> dict[str, Any]:
-    """Wall clock of one sweep with 1, 2 and 4 of its trials side by side."""
-    seconds = {}
-    for number in plan.trials_per_device:
-        (row,) = bench_trials(
-            device=plan.device, counts=(plan.trials,), steps=plan.trial_steps, trials_per_device=number
-        )
-        seconds[number] = row["seconds"]
-    return {"trials": plan.trials, "steps": plan.trial_steps, "seconds": seconds}
-
-
-def training(plan: Plan) -> dict[str, Any]:
-    """A whole training as the user starts it: images a second and mAP."""
-    if plan.data is None:
-        raise NeedsGpu("give --data ROOT for a whole training")
-    config = ExperimentConfig.model_validate(training_document(plan.data, plan.training))
-    with tempfile.TemporaryDirectory(prefix="focalbench-figures-") as folder:
-        path, out = Path(folder) / "training.yaml", Path(folder) / "runs"
-        path.write_text(dump_yaml(config), encoding="utf-8")
-        command = [sys.executable, "-m", "focalbench", "run", str(path), "--out", str(out), "--device", plan.device]
-        began = time.monotonic()
-        done = subprocess.run(command, capture_output=True, text=True, timeout=400)
-        if done.returncode != 0:
-            raise RuntimeError((done.stderr.strip().splitlines() or ["no message"])[-1])
-        (result,) = (json.loads(file.read_text(encoding="utf-8")) for file in out.glob("*/result.json"))
-    kept = ("val/mAP", "images_per_s", "train_s", "wall_s", "steps", "train_images", "val_images", "peak_memory_mb")
-    return {
-        "model": config.model.model_dump(include={"name", "backbone"}),
-        "canvas": config.data.image_size,
-        "batch": config.optim.batch_size,
-        "precision": result["precision"],
-        "command_s": time.monotonic() - began,
-        **{name: result[name] for name in kept},
-    }
-
-
-def training_document(data: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """ResNet-18 from scratch at 256 px; ``changes`` replace keys of the ``optim``, ``data`` and ``model`` sections."""
-    sections: dict[str, dict[str, Any]] = {
-        "data": {
-            "name": "voc",
-            "root": str(data),
-            "train": ["2007/trainval"],
-            "val": ["2007/test"],
-            "image_size": 256,
-        },
-        "model": {"name": "retinanet", "backbone": "resnet18"},
-        "optim": {"name": "adamw", "lr": 1e-3, "steps": 4000, "batch_size": 32},
-        "eval": {"every": None},
-    }
-    for section, values in changes.items():
-        sections[section] |= values
-    return {"name": "gpu-figures", **sections}
-
-
-PARTS: dict[str, Callable[[Plan], dict[str, Any]]] = {
-    "loss": loss,
-    "waiting": waiting,
-    "graph": graph,
-    "step": step,
-    "training": training,
-    "trials_per_device": trials_per_device,
-}
-
-
-def measure(plan: Plan, names: list[str], limit_s: float, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """All parts of ``names``, those that time is left for; a part that fails leaves its reason."""
+def _run_part(part: Part, options: argparse.Namespace, work: Path, ends: float, file: IO[str]) -> int | None:
+    """Runs one part and passes its figures on; returns its exit code, or None where it did not begin."""
+    known = measured([*options.have, options.out / FIGURES]).get(part.name, set())
+    if "end" in known:
+        return None
     began = time.monotonic()
-    document: dict[str, Any] = {"environment": environment(), "device": plan.device, "parts": {}}
-    for name in names:
-        started = time.monotonic()
-        if started - began + EXPECTED_S.get(name, 60.0) > limit_s:
-            document["parts"][name] = {"not measured": "no time left"}
-            continue
+    limit = min(part.limit_s, ends - began)
+    if limit < LEAST_S:
+        _pass_on({"part": part.name, "case": "end", "left_out": "no time left"}, file)
+        return None
+    code = CONTEXT_LOST
+    # A CUDA error that sticks takes the process with it: a fresh one goes on after the case that met it.
+    while code == CONTEXT_LOST and (left := began + limit - time.monotonic()) >= LEAST_S:
+        code, tried = _run_process(part, options, work, left, known, file)
+        known = known | tried
+    seconds = round(time.monotonic() - began, 1)
+    _pass_on({"part": part.name, "case": "end", "ended": code, "part_s": seconds, "of_s": round(limit, 1)}, file)
+    return code
+
+
+def _run_process(
+    part: Part, options: argparse.Namespace, work: Path, seconds: float, known: set[str], file: IO[str]
+) -> tuple[int, set[str]]:
+    """Returns the exit code of a process, and the cases that it has figures of or failed in."""
+    tried = set()
+    with (options.out / COMPLAINTS).open("ab") as complaints:
+        process = subprocess.Popen(
+            _command(part, options, work, seconds, known),
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            env=_environment(),
+            start_new_session=True,  # trainings have processes of their own, which must end with it
+        )
+    watch = threading.Timer(seconds, _end, (process,))
+    watch.start()
+    for figure in _figures_of(process):
+        _pass_on(figure, file)
+        tried.add(figure["case"])
+    code = process.wait()
+    watch.cancel()
+    _end(process)
+    return code, tried
+
+
+def _command(part: Part, options: argparse.Namespace, work: Path, limit: float, known: set[str]) -> list[str]:
+    request = {
+        "part": part.name,
+        "device": options.device,
+        "seconds": limit,
+        "known": sorted(known),
+        "work": str(work),
+        "out": str(options.out.resolve()),
+        "data": options.data and str(options.data.resolve()),
+        "train": options.train,
+        "val": options.val,
+        "sweep_data": options.sweep_data and str(options.sweep_data.resolve()),
+    }
+    return [sys.executable, "-m", "gpu_parts", json.dumps(request)]
+
+
+def _environment() -> dict[str, str]:
+    path = os.pathsep.join([str(ROOT), str(SCRIPTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "KINETO_LOG_LEVEL": "99"}
+
+
+def _figures_of(process: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:
+    assert process.stdout is not None
+    with process.stdout as lines:
+        for line in lines:
+            try:
+                yield json.loads(line)
+            except ValueError:
+                print(line.decode(errors="replace").rstrip(), flush=True)  # a library's words
+
+
+def _pass_on(figure: dict[str, Any], file: IO[str]) -> None:
+    """Writes a figure so that it is there whatever happens next."""
+    line = json.dumps(figure)
+    print(line, file=file, flush=True)
+    print(line, flush=True)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends the part and all that it started."""
+    for signum, patience in ((signal.SIGTERM, _KILL_S), (signal.SIGKILL, 0.0)):
         try:
-            found = PARTS[name](plan)
-        except NeedsGpu as reason:
-            found = {"not measured": str(reason)}
-        except Exception as fault:
-            found = {"not measured": f"{type(fault).__name__}: {fault}", "trace": traceback.format_exc().splitlines()}
-        document["parts"][name] = {**found, "part_s": time.monotonic() - started}
-        save(document)
-    return document
+            os.killpg(process.pid, signum)
+        except ProcessLookupError:
+            return
+        until = time.monotonic() + patience
+        while time.monotonic() < until and process.poll() is None:
+            time.sleep(0.05)
 
 
-def _gpu(plan: Plan) -> torch.device:
-    device = resolve_device(plan.device)
-    if device.type != "cuda":
-        raise NeedsGpu("there is no GPU")
-    return device
-
-
-def _refuse(reason: str) -> None:
-    raise RuntimeError(reason)
-
-
-def _training(plan: Plan, device: torch.device) -> tuple[TrainState, StepSettings, build.AugmentedBatches]:
-    config = bench_config(plan.canvas, 8, "resnet18")
-    data = build.build_data(config)
-    model = build.build_model(config, len(data.train.classes), data.train)
-    settings = StepSettings(device, torch.float32, config.optim.clip_norm)
-    state = build.build_state(config, model, build_criterion(config, model, data.train), settings)
-    return state, settings, build.build_batches(config, data.train, device)
-
-
-def _losses(plan: Plan, device: torch.device, step: StepFunction, num_steps: int = 12) -> list[float]:
-    state, settings, batches = _training(plan, device)
-    return [step(state, *batches(number), settings)["loss"].item() for number in range(num_steps)]
-
-
-def _largest_difference(found: list[float], expected: list[float]) -> float:
-    """Relative."""
-    return max(abs(a - b) / abs(b) for a, b in zip(found, expected, strict=True))
-
-
-def main() -> None:
-    """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--data", type=Path, help="data root of the whole training")
-    parser.add_argument("--device", default="cuda:0")
-    parser.add_argument("--only", action="append", choices=list(PARTS), help="a part; may be given again")
-    parser.add_argument("-o", "--output", type=Path, help="file for the document")
-    options = parser.parse_args()
-    resolve_device(options.device)
-
-    def save(document: dict[str, Any]) -> None:
-        if options.output is not None:
-            options.output.write_text(json.dumps(document, indent=1), encoding="utf-8")
-
-    plan = Plan(options.device, options.data)
-    print(json.dumps(measure(plan, options.only or list(PARTS), LIMIT_S, save), indent=1))
+def _keep_runs(work: Path, out: Path) -> None:
+    """Packs the runs: results, curves and detections, without weights and pictures."""
+    if not (work / "runs").exists():
+        return
+    left_out = ("checkpoints", ".lock", "events.out")
+    with tarfile.open(out / RUNS, "w:gz") as archive:
+        archive.add(
+            work / "runs", "runs", filter=lambda item: None if any(word in item.name for word in left_out) else item
+        )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

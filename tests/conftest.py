@@ -3,6 +3,7 @@ as trials leave them, written in a moment.
 """
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,27 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     patch.setenv("FOCALBENCH_CACHE", str(folder))
     patch.delenv("FOCALBENCH_DATA", raising=False)
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def checkout_for_subprocesses() -> None:
+    """Python in any folder finds this checkout first, installed or not, then whatever PYTHONPATH names here."""
+    named = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    folders = [str(Path(__file__).parents[1]), *map(os.path.abspath, named)]
+    pytest.MonkeyPatch().setenv("PYTHONPATH", os.pathsep.join(folders))
+
+
+@pytest.fixture(scope="session")
+def extra_search() -> None:
+    """For tests that need the extra ``search``, which are skipped where it is not installed."""
+    pytest.importorskip("optuna", reason="the extra search is not installed")
+
+
+@pytest.fixture(scope="session")
+def extra_onnx() -> None:
+    """For tests that need the extra ``onnx``, which are skipped where it is not installed."""
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package, reason="the extra onnx is not installed")
 
 
 TINY = """\

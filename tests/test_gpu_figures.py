@@ -1,102 +1,282 @@
 """scripts/gpu_figures.py does what it says, as far as a CPU can show."""
 
-import importlib.util
+import io
 import json
+import os
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import gpu_figures
 import pytest
+import torch
+from gpu_figures import CONTEXT_LOST, FIGURES, PARTS, Part, measured
+from gpu_parts import __main__ as parts_main
+from gpu_parts import kernels, steps, trainings
+from gpu_parts.run import Run
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "gpu_figures.py"
+SCRIPT = Path(gpu_figures.__file__)
 
-
-@pytest.fixture(scope="module")
-def figures() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gpu_figures", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["gpu_figures"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+# ------------------------------------------------------------------------------------------- parts and their schedule
 
 
-def _measure(figures: ModuleType, *names: str, limit_s: float = 1e9, **plan: Any) -> dict[str, Any]:
-    saved: list[str] = []
-    small = {"device": "cpu", "loss_sizes": {"tiny": 400}, "step_cases": {"tiny": (64, 2)}, "repeats": 1}
-    document = figures.measure(
-        figures.Plan(**{**small, **plan}), list(names), limit_s, lambda done: saved.append(json.dumps(done))
+@pytest.fixture
+def schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., Any]:
+    """Runs parts that are given as Python code; returns exit code, figures of the file, and requests."""
+
+    def run(parts: dict[str, str], *options: str, limit: float = 60.0) -> tuple[int, list[dict], list[dict]]:
+        requests: list[dict] = []
+
+        def command(part: Part, given: Any, work: Path, seconds: float, known: set[str]) -> list[str]:
+            requests.append({"part": part.name, "seconds": seconds, "known": known})
+            return [sys.executable, "-c", f"known = {known!r}\n{parts[part.name]}"]
+
+        monkeypatch.setattr(gpu_figures, "_command", command)
+        monkeypatch.setattr(gpu_figures, "PARTS", tuple(Part(name, 1, limit) for name in parts))
+        code = gpu_figures.main(["--out", str(tmp_path), "--work", str(tmp_path / "work"), *options])
+        said = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+        written = [json.loads(line) for line in (tmp_path / FIGURES).read_text().splitlines()]
+        assert written[len(written) - len(said) :] == said
+        return code, written, requests
+
+    return run
+
+
+def _says(*cases: str) -> str:
+    return "".join(f'print(\'{{"part": "a", "case": "{case}", "ms": 1.0}}\', flush=True)\n' for case in cases)
+
+
+def test_the_expected_seconds_of_both_calls_fit() -> None:
+    first, second = (
+        [part for part in PARTS if (part.name in ("sweep", "determinism", "side_by_side", "variants")) == late]
+        for late in (False, True)
     )
-    if limit_s > 1e6:
-        assert json.loads(saved[-1]) == json.loads(json.dumps(document))  # nothing is lost when it is cut off
-        assert len(saved) == len(names)
-    return document["parts"]
+    assert sum(part.expected_s for part in first) <= 7 * 60
+    assert sum(part.expected_s for part in second) <= 4 * 60
+    assert [*first, *second] == list(PARTS)
+    assert all(part.expected_s < part.limit_s for part in PARTS)
+    assert {part.name for part in PARTS} == set(parts_main.PARTS) - {"pacer"}
 
 
-def test_loss_and_step_bring_their_ratios(figures: ModuleType) -> None:
-    parts = _measure(figures, "loss", "step")
-    assert all(case["of_copy"] > 0 and "of_copy at most" in case["wanted"] for case in parts["loss"]["cases"])
-    (case,) = parts["step"]["cases"]
-    assert (case["size"], case["batch"], case["graphed"]) == (64, 2, None)
-    assert all(ratio > 0 for ratio in case["speedup"].values())
+def test_every_figure_is_in_the_file_as_soon_as_it_is_there(tmp_path: Path) -> None:
+    """Also when the machine is taken away: here by a signal that nobody can handle."""
+    code = (
+        "import gpu_figures, sys, time\n"
+        "gpu_figures.PARTS = (gpu_figures.Part('a', 1, 60),)\n"
+        f"gpu_figures._command = lambda *_: [sys.executable, '-c', {_says('one') + 'import time; time.sleep(60)'!r}]\n"
+        f"gpu_figures.main(['--out', {str(tmp_path)!r}])\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=SCRIPT.parent, stdout=subprocess.DEVNULL)
+    until = time.monotonic() + 30
+    while time.monotonic() < until and not measured([tmp_path / FIGURES]):
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert measured([tmp_path / FIGURES]) == {"a": {"one"}}
 
 
-def test_what_needs_a_gpu_or_a_data_set_says_so(figures: ModuleType) -> None:
-    parts = _measure(figures, "graph", "waiting", "training")
-    assert parts["graph"]["not measured"] == parts["waiting"]["not measured"] == "there is no GPU"
-    assert "--data" in parts["training"]["not measured"]
+def test_what_is_measured_is_not_measured_again(schedule: Callable[..., Any], tmp_path: Path) -> None:
+    broken = _says("one") + "import sys; sys.exit(1)"
+    code, _, _ = schedule({"a": broken})
+    assert code == 1
+    code, figures, requests = schedule({"a": _says("two")})
+    assert code == 0
+    assert requests[0]["known"] == {"one"}
+    assert [figure["case"] for figure in figures] == ["one", "end", "two", "end"]
+    assert schedule({"a": _says("three")})[2] == []  # the part has ended well
+    earlier = (tmp_path / FIGURES).rename(tmp_path / "earlier.jsonl")
+    assert schedule({"a": "", "b": ""}, "--have", str(earlier))[2][0]["part"] == "b"
 
 
-def test_a_whole_training_brings_its_speed_and_map(figures: ModuleType, trained: Any) -> None:
-    changes = {
-        "data": {"train": ["2007/train"], "val": ["2007/val"], "image_size": 64},
-        "model": {"backbone": "tiny"},
-        "optim": {"steps": 2, "batch_size": 4, "warmup_steps": 1},
-    }
-    found = _measure(figures, "training", data=trained.data_root, training=changes)["training"]
-    assert found["steps"] == 2
-    assert found["images_per_s"] > 0
-    assert 0 <= found["val/mAP"] <= 1
-    assert found["train_images"] == 12
+def test_half_lines_failures_and_what_was_left_out_are_no_figures(tmp_path: Path) -> None:
+    file = tmp_path / FIGURES
+    lines = [
+        {"part": "a", "case": "good", "ms": 1},
+        {"part": "a", "case": "bad", "failed": "RuntimeError: x"},
+        {"part": "a", "case": "late", "left_out": "no time left"},
+        {"part": "a", "case": "end", "ended": 1},
+        {"part": "b", "case": "end", "ended": 0},
+    ]
+    file.write_text("\n".join(map(json.dumps, lines)) + '\n{"part": "a", "case": "ha')
+    assert measured([file, tmp_path / "missing"]) == {"a": {"good"}, "b": {"end"}}
 
 
-def test_trials_on_one_device_are_timed_for_each_number(figures: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    def bench(*, trials_per_device: int, counts: tuple[int, ...], **options: Any) -> list[dict[str, float]]:
-        assert counts == (4,)
-        return [{"trials": 4, "seconds": 12.0 / trials_per_device}]
-
-    monkeypatch.setattr(figures, "bench_trials", bench)
-    found = _measure(figures, "trials_per_device")["trials_per_device"]
-    assert found["seconds"] == {1: 12.0, 2: 6.0, 4: 3.0}
+def test_a_part_that_loses_the_gpu_goes_on_after_the_case_that_did_it(schedule: Callable[..., Any]) -> None:
+    loses = _says("one", "two") + f"import sys; sys.exit({CONTEXT_LOST})"
+    code, figures, requests = schedule({"a": f"if not known:\n {loses.replace(chr(10), chr(10) + ' ')}"})
+    assert code == 0
+    assert [request["known"] for request in requests] == [set(), {"one", "two"}]
+    assert figures[-1]["ended"] == 0
 
 
-def test_a_part_that_fails_leaves_its_reason_and_the_others_go_on(
-    figures: ModuleType, monkeypatch: pytest.MonkeyPatch
+def test_a_part_that_takes_too_long_is_ended_and_the_next_one_begins(
+    schedule: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(plan: object) -> dict[str, Any]:
+    monkeypatch.setattr(gpu_figures, "LEAST_S", 0.0)
+    code, figures, _ = schedule({"a": _says("one") + "import time; time.sleep(60)", "b": ""}, limit=1.5)
+    assert code == 1
+    assert [(figure["part"], figure["case"]) for figure in figures] == [("a", "one"), ("a", "end"), ("b", "end")]
+    assert figures[1]["ended"] < 0
+    assert figures[1]["part_s"] < 5
+
+
+def test_no_part_begins_without_time(schedule: Callable[..., Any]) -> None:
+    code, figures, requests = schedule({"a": "", "b": ""}, "--seconds", "5")
+    assert code == 0
+    assert requests == []
+    assert {figure["left_out"] for figure in figures} == {"no time left"}
+
+
+def test_parts_without_their_data_and_parts_left_out_do_not_begin(capsys: pytest.CaptureFixture) -> None:
+    gpu_figures.main(["--list", "--sweep-data", "x", "--skip", "waits", "tests"])
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == [
+        *("machine", "step", "kernels", "graph", "cases", "sweep", "determinism", "side_by_side", "variants", "all")
+    ]
+    gpu_figures.main(["--list", "--data", "x", "--only", "training"])
+    assert capsys.readouterr().out.split()[0] == "training"
+
+
+def test_it_runs_from_a_checkout_that_is_not_installed(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    code = (
+        "import runpy, sys, json, gpu_figures\n"
+        "sys.path[:] = [path for path in sys.path if 'focalbench' not in path]\n"
+        "print(gpu_figures._environment()['PYTHONPATH'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], cwd=SCRIPT.parent, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr  # -S: no installed package is there, of focalbench or anyone
+    assert done.stdout.strip().split(os.pathsep) == [str(SCRIPT.parent.parent), str(SCRIPT.parent)]
+
+
+# ------------------------------------------------------------------------------------------------------ the parts
+
+
+@pytest.fixture
+def measure(tmp_path: Path, capsys: pytest.CaptureFixture) -> Callable[..., dict[str, dict[str, Any]]]:
+    """Runs a measurement on the CPU; returns its figures by case."""
+
+    def run(work: Callable[[Run], None], **changes: Any) -> dict[str, dict[str, Any]]:
+        (tmp_path / "runs").mkdir(exist_ok=True)
+        request: dict[str, Any] = {
+            "part": "a", "device": torch.device("cpu"), "work": tmp_path, "out": tmp_path, "known": frozenset(),
+            "data": None, "train": ["2007/train"], "val": ["2007/val"], "sweep_data": None, "left": lambda: 600.0,
+        }  # fmt: skip
+        asked = Run(**{**request, **changes})
+        work(asked)
+        figures = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        return {figure["case"]: figure for figure in figures}
+
+    return run
+
+
+def test_the_step_is_raced_against_torchvisions(measure: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def bench(*, device: str, repeats: int, cases: object) -> dict[str, Any]:
+        return {"device": device, "cases": [{"size": 64, "speedup": {"torchvision, tuned": 1.5}}]}
+
+    monkeypatch.setattr(steps, "bench_step", bench)
+    found = measure(steps.step)["bench step"]
+    assert (found["size"], found["speedup"]) == (64, {"torchvision, tuned": 1.5})
+
+
+def test_the_loss_is_raced_and_the_kernel_compared_with_float64(measure: Callable[..., Any]) -> None:
+    assert all(case["of_copy"] > 0 for case in measure(kernels.loss)["bench loss"]["cases"])
+    errors = {case: found["relative_error"] for case, found in measure(kernels.kernel).items()}
+    assert len(errors) == 6
+    assert all(error < (1e-6 if "float32" in case else 1e-2) for case, error in errors.items())
+
+
+def test_matching_is_compared_with_the_cpu(measure: Callable[..., Any]) -> None:
+    (found,) = measure(kernels.matching_of_anchors).values()
+    assert found["equals_the_cpu"]
+
+
+def test_both_detectors_are_watched_and_recorded(measure: Callable[..., Any]) -> None:
+    assert [found["places"] for found in measure(steps.waits).values()] == [{}, {}]
+    for found in measure(steps.graph).values():
+        assert found["largest_difference"] == found["between_two_plain_runs"] == 0
+        assert found["plain"][0] != found["plain"][1]
+
+
+def test_a_pace_comes_with_and_without_data(measure: Callable[..., Any]) -> None:
+    def one(run: Run) -> None:
+        config = steps.step_config(run, "tiny", 64, 2)
+        run.measure("one", lambda: steps.pace(run, config, record=False))
+
+    found = measure(one)["one"]
+    assert found["end_to_end"] == pytest.approx(found["static_ms"] / found["whole_ms"], rel=1e-3)
+    assert found["images_per_s"] == pytest.approx(2e3 / found["whole_ms"], rel=1e-3)
+
+
+def test_a_whole_training_brings_its_speed_and_map_and_is_evaluated(measure: Callable[..., Any], trained: Any) -> None:
+    found = measure(trainings.training, data=str(trained.data_root), known=frozenset({"graph"}))["eager"]
+    assert (found["steps"], found["trials"], found["train_images"]) == (3, 1, 12)
+    assert found["images_per_s"] > 0
+    evaluated = measure(trainings.evaluation)
+    assert evaluated["first"]["mean_ap"] == evaluated["again"]["mean_ap"] == pytest.approx(found["val/mAP"], abs=1e-5)
+
+
+def test_processes_side_by_side_are_asked_together(
+    measure: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = "import sys\nprint('warm', flush=True)\nfor line in sys.stdin: print(3.0 + len(line), flush=True)"
+    monkeypatch.setattr(steps, "PACER", [sys.executable, "-c", answers])
+    found = measure(steps.side_by_side)
+    assert {name: pace["images_per_s"] for name, pace in found.items()} == {
+        "1 eager": 9.0, "2 eager": 18.0, "1 graph": 9.0, "2 graph": 18.0
+    }  # fmt: skip
+    assert measure(steps.side_by_side, known=frozenset(found)) == {}
+
+
+def test_one_of_them_trains_when_it_is_asked(
+    measure: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def pace(run: Run) -> None:
+        steps.pace_on_demand(run)
+        warm, *answers = capsys.readouterr().out.splitlines()
+        assert warm == "warm"
+        assert [float(answer) > 0 for answer in answers] == [True, True]
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO("eager\ngraph\n"))
+    measure(pace)
+
+
+def test_a_case_that_fails_leaves_its_reason_and_the_others_go_on(measure: Callable[..., Any]) -> None:
+    def fail() -> dict[str, Any]:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setitem(figures.PARTS, "loss", fail)
-    parts = _measure(figures, "loss", "training")
-    assert parts["loss"]["not measured"] == "RuntimeError: out of memory"
-    assert "--data" in parts["training"]["not measured"]
+    def both(run: Run) -> None:
+        run.measure("bad", fail)
+        run.measure("good", lambda: {"ms": 1.23456789})
+        assert run.failures == 1
+
+    found = measure(both)
+    assert found["bad"]["failed"] == "RuntimeError: out of memory"
+    assert found["good"]["ms"] == 1.2346
 
 
-def test_no_part_begins_that_could_not_end_in_time(figures: ModuleType) -> None:
-    parts = _measure(figures, "training", "waiting", limit_s=100.0)
-    assert parts["training"] == {"not measured": "no time left"}
-    assert parts["waiting"]["not measured"] == "there is no GPU"
+def test_known_cases_and_cases_without_time_are_not_measured(measure: Callable[..., Any]) -> None:
+    def two(run: Run) -> None:
+        run.measure("known", pytest.fail)
+        run.measure("late", pytest.fail, needs_s=5.0)
+
+    found = measure(two, known=frozenset({"known"}), left=lambda: 4.0)
+    assert set(found) == {"late"}
+    assert found["late"]["left_out"] == "no time left"
 
 
-def test_the_losses_that_are_compared_come_from_equal_trainings(
-    figures: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plan = figures.Plan("cpu", canvas=64)
-    losses: Callable[..., list[float]] = figures._losses
-    first, second = (losses(plan, figures.torch.device("cpu"), figures.train_step, 2) for _ in range(2))
-    assert first == second
-    assert first[0] != first[1]
-    assert figures._largest_difference([1.0, 2.2], [1.0, 2.0]) == pytest.approx(0.1)
+def test_two_curves_are_compared_step_by_step(tmp_path: Path) -> None:
+    for name, values in (("one", [1.0, 2.0]), ("other", [1.0, 2.2])):
+        folder = tmp_path / name / "trial"
+        folder.mkdir(parents=True)
+        lines = [json.dumps({"step": step, "train/loss": value}) for step, value in enumerate(values)]
+        (folder / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 2, "tra']))
+        (folder / "result.json").write_text('{"val/mAP": 0.5}')
+    found = trainings._same(tmp_path / "one", tmp_path / "other")
+    assert found["largest_difference"] == pytest.approx(0.1)
+    assert (found["steps_compared"], found["map"]) == (2, [0.5, 0.5])

@@ -1,25 +1,28 @@
 """The process: where it may write, and how it is asked to stop."""
 
+import gc
 import os
 import signal
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
+from pretended import PretendedGpus
 
-from focalbench.errors import ConfigError, InterruptedTrial, StorageError
+from focalbench.errors import InterruptedTrial, StorageError
 from focalbench.runtime import (
     StopFlag,
-    available_precision,
     choose_cache_dir,
     environment,
     free_memory,
     num_cores,
     prepare_process,
-    resolve_device,
-    resolve_precision,
+    release_memory,
+    restore_rng_state,
+    rng_state,
     stop_on_signals,
 )
 
@@ -149,12 +152,6 @@ def test_free_memory_is_the_systems_or_what_the_container_leaves(
     assert free_memory() is None
 
 
-@pytest.mark.parametrize("name", ["gpu", "foo", "cuda:x", "cuda:-1", "cpu:0", "meta", "CUDA", ""])
-def test_what_is_no_device_is_refused_in_words(name: str) -> None:
-    with pytest.raises(ConfigError, match=rf"^device: {name}: should be auto, cpu, cuda or cuda:N$"):
-        resolve_device(name)
-
-
 def test_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 5, 7}, raising=False)
     assert num_cores() == 3
@@ -163,16 +160,60 @@ def test_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatc
     assert num_cores() == 9
 
 
-def test_a_precision_that_the_device_lacks_is_refused_for_training_and_replaced_for_looking() -> None:
-    cpu = torch.device("cpu")
-    with pytest.raises(ConfigError, match=r"optim\.precision: fp16 needs a GPU"):
-        resolve_precision("fp16", cpu)
-    assert available_precision("fp16", cpu) == torch.float32
-    assert available_precision("bf16", cpu) == torch.bfloat16
-
-
 def test_the_environment_of_a_result_names_the_processor_and_the_versions() -> None:
     facts = environment()
     assert facts["processor"]
     assert facts["cores"] == num_cores()
     assert {"torch", "torchvision", "python", "focalbench", "threads"} <= facts.keys()
+    assert "gpu" not in environment(torch.device("cpu"))
+
+
+def test_generators_are_saved_and_restored_for_the_device_of_the_trial_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = PretendedGpus(monkeypatch, 2)
+    saved = rng_state(torch.device("cuda:1"))
+    assert [state[0].item() for state in saved["cuda"]] == [1]
+    gpus.states = {3: torch.zeros(16, dtype=torch.uint8)}  # on a machine with more
+    restore_rng_state(saved, torch.device("cuda:3"))
+    assert gpus.states[3][0].item() == 1
+    restore_rng_state({**saved, "cuda": [torch.full((16,), 7 + place) for place in range(2)]}, torch.device("cuda:1"))
+    assert gpus.states[1][0].item() == 8
+    assert rng_state(torch.device("cpu"))["cuda"] == []
+    restore_rng_state(saved, torch.device("cpu"))
+    assert set(gpus.states) == {1, 3}
+
+
+def test_the_environment_names_the_gpu_of_the_trial_and_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    PretendedGpus(monkeypatch, 2)
+    text = (
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build\nGCC version: gcc 12.3.0\n"
+    )
+    read = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda p, **k: text if "nvidia" in str(p) else read(p, **k))
+    facts = environment(torch.device("cuda:1"))
+    assert (facts["gpu"], facts["driver"]) == ("GPU 1", "570.86.15")
+
+
+@pytest.mark.parametrize("initialised", [False, True])
+def test_what_a_trial_left_is_let_go_of(monkeypatch: pytest.MonkeyPatch, initialised: bool) -> None:
+    emptied: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: initialised)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
+
+    def fail() -> weakref.ref[torch.Tensor]:
+        activations = torch.zeros(3)
+        try:
+            raise RuntimeError("out of memory")
+        except RuntimeError as fault:
+            kept = fault  # the frame holds the fault, and its traceback the frame
+        assert kept.__traceback__ is not None
+        return weakref.ref(activations)
+
+    gc.disable()
+    try:
+        left = fail()
+        assert left() is not None
+        release_memory()
+        assert left() is None
+    finally:
+        gc.enable()
+    assert emptied == [True] * initialised

@@ -35,7 +35,8 @@ from focalbench.statistics.summary import summarise
 from focalbench.statistics.verdict import DIFFERENT, FINAL, LEVEL, MIN_SEEDS, ONE_LOOK, Direction, Plan
 from focalbench.tags import IMAGES_PER_S, MEAN_AP, TRAIN_SECONDS, is_average_precision
 
-_LOWER_IS_BETTER = ("wall_s", "train_s", TRAIN_SECONDS, "peak_memory_mb")  # no loss: those of two arms differ in scale
+# No loss: those of two arms differ in scale.
+_LOWER_IS_BETTER = ("wall_s", "train_s", TRAIN_SECONDS, "peak_memory_mb", "gpu_memory_mb", "gpu_reserved_mb")
 _HIGHER_IS_BETTER = ("images_per_s", IMAGES_PER_S)
 
 

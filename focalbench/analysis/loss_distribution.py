@@ -17,6 +17,7 @@ from torch import Tensor
 
 from focalbench.analysis.hard_tail import Candidates, HardTail
 from focalbench.data.dataset import DetectionData
+from focalbench.devices import autocast
 from focalbench.experiment.margins import count_margins, element_margins
 from focalbench.losses.criterion import ClassProblem
 from focalbench.metrics.loss_histogram import (
@@ -27,7 +28,6 @@ from focalbench.metrics.loss_histogram import (
     total_loss,
 )
 from focalbench.models.detector import Detector
-from focalbench.runtime import autocast
 from focalbench.structures import HeadOutputs
 from focalbench.trained.trial import TrainedTrial
 

@@ -16,9 +16,9 @@ import torch
 
 from focalbench.benchmarks.plain_data import DecodedEachTime, batches
 from focalbench.config.schema import ExperimentConfig
+from focalbench.devices import resolve_device, resolve_precision, set_determinism, use_device
 from focalbench.experiment import build
 from focalbench.experiment.build_loss import build_criterion
-from focalbench.runtime import resolve_device, resolve_precision
 from focalbench.structures import Targets
 from focalbench.training.loop import StepSettings, train_step
 
@@ -33,6 +33,7 @@ def run(config: ExperimentConfig, classes: Sequence[str], *, num_loaders: int, d
         ``{"step_s": seconds from the first batch asked for to the last step, "loss": of the last step}``.
     """
     where = resolve_device(device)
+    use_device(where)
     settings = StepSettings(where, resolve_precision(config.optim.precision, where), config.optim.clip_norm)
     root, (split, *_), _ = build.data_location(config)
     year, name = split.split("/")
@@ -60,5 +61,6 @@ def run(config: ExperimentConfig, classes: Sequence[str], *, num_loaders: int, d
 if __name__ == "__main__":
     request = json.load(sys.stdin)
     experiment = ExperimentConfig.model_validate_json(json.dumps(request["config"]))
+    set_determinism(experiment.run.deterministic)
     found = run(experiment, request["classes"], num_loaders=request["num_loaders"], device=request["device"])
     print(json.dumps(found))

@@ -37,12 +37,13 @@ from focalbench.config.model import RetinaNetConfig
 from focalbench.config.schema import ExperimentConfig
 from focalbench.data.synthetic import synthesize
 from focalbench.data.voc import Record, VocSplit, join_objects, read_records
+from focalbench.devices import resolve_device, resolve_precision
 from focalbench.errors import FocalbenchError
 from focalbench.experiment.locations import canvas_size, class_setting, data_location
 from focalbench.metrics.protocols import PROTOCOLS
 from focalbench.models.retinanet import head_settings
 from focalbench.records.reader import read_trials
-from focalbench.runtime import num_cores, resolve_device, resolve_precision
+from focalbench.runtime import num_cores
 
 OURS, YOLO = "focalbench", "Ultralytics YOLO11n"
 SAME_SIZE, RESNET18 = "torchvision, same size", "torchvision, ResNet-18"

@@ -4,7 +4,8 @@ data.
 Same ResNet-18, same pyramid, same subnets, anchors, canvas, batch and optimizer on both sides. torchvision takes part
 twice: tuned, with the two lines that anyone types (channels-last memory, and bfloat16 autocast where the processor has
 it), and plain, in float32 as its reference script has it. Contestants take turns, so that a busy machine slows all of
-them alike; ratios are of medians.
+them alike; ratios are of medians. On a GPU all of them run with what a training sets: cuDNN searches for the fastest
+algorithms and products may use TF32. torchvision's script sets neither, so that its plain form gains by it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import os
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, TypeVar
@@ -25,14 +27,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection import RetinaNet
 
 from focalbench.benchmarks.torchvision_run import resnet18_pyramid
-from focalbench.config.schema import ExperimentConfig
+from focalbench.config.schema import ExperimentConfig, RunConfig
 from focalbench.data.synthetic import CLASSES
+from focalbench.devices import autocast, resolve_device, resolve_precision, set_determinism, use_device
 from focalbench.experiment import build
 from focalbench.experiment.build_loss import build_criterion
-from focalbench.runtime import autocast, resolve_device, resolve_precision
 from focalbench.structures import Targets
 from focalbench.training.graph import CudaRecorder, GraphedStep
-from focalbench.training.loop import StepFunction, StepSettings, train_step
+from focalbench.training.loop import StepFunction, StepSettings, TrainState, train_step
 
 OURS, STATIC = "focalbench", "focalbench, one static batch"
 TUNED, PLAIN = "torchvision, tuned", "torchvision, plain"
@@ -70,11 +72,27 @@ def bench_step(
         step's rate over that of a product of matrices, "wanted_speedup": {contestant: float}, "wanted_end_to_end"}]}``.
     """
     where = resolve_device(device)
+    use_device(where)
     cases = cases or (GPU_CASES if where.type == "cuda" else CASES)
-    return {
-        **_circumstances(where, backbone),
-        "cases": [_case(size, batch, where, backbone, repeats) for size, batch in cases.values()],
-    }
+    with as_in_a_training():
+        return {
+            **_circumstances(where, backbone),
+            "cases": [_case(size, batch, where, backbone, repeats) for size, batch in cases.values()],
+        }
+
+
+@contextmanager
+def as_in_a_training() -> Iterator[None]:
+    """Within the block torch chooses kernels as a training lets it by default; its settings come back after it."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    search, tf32 = torch.backends.cudnn.benchmark, torch.backends.cuda.matmul.allow_tf32
+    set_determinism(RunConfig().deterministic)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.backends.cudnn.benchmark, torch.backends.cuda.matmul.allow_tf32 = search, tf32
 
 
 def _case(size: int, batch: int, device: torch.device, backbone: str, repeats: int) -> dict[str, Any]:
@@ -124,40 +142,54 @@ def _seconds(run: Callable[[], object], device: torch.device) -> float:
 
 
 @dataclass(frozen=True)
-class _Ours:
-    """A training step of focalbench."""
+class TrainingStep:
+    """A training step of focalbench as something to call.
 
-    whole: Callable[[], object]
-    static: Callable[[], object]
+    Attributes:
+        whole: the step with the next batch.
+        static: the step on ``batch``.
+        state: what is trained.
+    """
+
+    whole: Callable[[], dict[str, Tensor]]
+    static: Callable[[], dict[str, Tensor]]
     batch: tuple[Tensor, Targets]
+    state: TrainState
 
 
-def _ours(
+def training_step(
     config: ExperimentConfig, device: torch.device, num_classes: int | None = None, step: StepFunction = train_step
-) -> _Ours:
-    """The step with its data, and on one batch; ``num_classes``, where given, in the place of the data set's."""
+) -> TrainingStep:
+    """Builds the training of ``config`` up to its first step.
+
+    Args:
+        num_classes: in the place of the data set's; labels stay as they are.
+        step: carries out a step.
+    """
     data = build.build_data(config)
     classes = data.train.classes if num_classes is None else tuple(map(str, range(num_classes)))
     model = build.build_model(config, len(classes), data.train)
-    settings = StepSettings(device, resolve_precision("auto", device), config.optim.clip_norm)
+    settings = StepSettings(device, resolve_precision(config.optim.precision, device), config.optim.clip_norm)
     state = build.build_state(config, model, build_criterion(config, model), settings)
     state.criterion.set_progress(0.0)
+    state.model.train()
     batches = build.build_batches(config, data.train, device)
     fixed, steps = batches(0), count()
-    return _Ours(
+    return TrainingStep(
         lambda: step(state, *batches(next(steps)), settings),
         lambda: step(state, *fixed, settings),
         fixed,
+        state,
     )
 
 
 def _contestants(size: int, batch: int, device: torch.device, backbone: str) -> dict[str, Callable[[], object]]:
     """One training step of each."""
-    ours = _ours(bench_config(size, batch, backbone), device)
-    contestants = {OURS: ours.whole, STATIC: ours.static}
+    ours = training_step(bench_config(size, batch, backbone), device)
+    contestants: dict[str, Callable[[], object]] = {OURS: ours.whole, STATIC: ours.static}
     if device.type == "cuda":
         graphed = GraphedStep(CudaRecorder(device), warnings.warn)
-        ours_graphed = _ours(bench_config(size, batch, backbone), device, step=graphed)
+        ours_graphed = training_step(bench_config(size, batch, backbone), device, step=graphed)
         contestants |= {GRAPHED: ours_graphed.whole, GRAPHED_STATIC: ours_graphed.static}
     if backbone == "resnet18":
         given = *ours.batch, len(CLASSES), size, device
@@ -186,14 +218,16 @@ def bench_growth(*, device: str = "auto", backbone: str = "tiny", repeats: int =
         last; 1 is proportional, to the pixels for the canvas}}}``.
     """
     where = resolve_device(device)
+    use_device(where)
     growth = {}
     for axis, values in GROWTH.items():
         steps = {}
         for value in values:
             case = {**GROWTH_BASE, axis: value}
             config = bench_config(case["canvas"], case["batch"], backbone)
-            steps[value] = _ours(config, where, case["classes"]).static
-        medians = _medians(steps, where, repeats)
+            steps[value] = training_step(config, where, case["classes"]).static
+        with as_in_a_training():
+            medians = _medians(steps, where, repeats)
         first, last = values[0], values[-1]
         times = (last / first) ** (2 if axis == "canvas" else 1)
         growth[axis] = {

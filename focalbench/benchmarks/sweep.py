@@ -22,9 +22,9 @@ from focalbench.config.dump import dump_yaml, resolved
 from focalbench.config.schema import ExperimentConfig
 from focalbench.config.sweep import expand
 from focalbench.data.synthetic import CLASSES, synthesize
+from focalbench.devices import resolve_device, resolve_precision
 from focalbench.launchers.local import slots_of
 from focalbench.records.reader import read_trials
-from focalbench.runtime import resolve_device, resolve_precision
 
 OURS, SEPARATE, LOADED = "one sweep", "separate runs", "separate runs, {} loading processes each"
 WANTED = 4.0

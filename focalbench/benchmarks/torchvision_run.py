@@ -31,9 +31,9 @@ from torchvision.transforms.v2 import functional as transforms
 from focalbench.benchmarks.plain_data import Augmented, Example, batches
 from focalbench.benchmarks.process import answer, flat_detections
 from focalbench.data.images import to_canvas
+from focalbench.devices import autocast, resolve_device, resolve_precision, set_determinism, use_device
 from focalbench.models.backbones import BACKBONES
 from focalbench.models.fpn import FeaturePyramid
-from focalbench.runtime import autocast, resolve_device, resolve_precision
 from focalbench.structures import IMAGE_MEAN, IMAGE_STD
 
 PEAK_LR, WARM_UP, WEIGHT_DECAY, CLIP_NORM = 2e-3, 0.15, 0.02, 10.0
@@ -133,6 +133,7 @@ def train(request: Mapping[str, Any], *, num_loaders: int, peak_lr: float = PEAK
         peak_lr: of the one cycle.
     """
     device, canvas, steps = resolve_device(request["device"]), tuple(request["canvas"]), request["steps"]
+    use_device(device)
     precision = resolve_precision("auto", device)
     torch.manual_seed(0)
     model = build(request["network"], len(request["classes"]), canvas, **request["detection"])
@@ -178,6 +179,7 @@ def detect(model: RetinaNet, request: Mapping[str, Any]) -> dict[str, np.ndarray
 if __name__ == "__main__":
     request = json.load(sys.stdin)
     torch.set_num_threads(request["threads"])
+    set_determinism(False)  # cuDNN searches its algorithms, as in a training of focalbench
     trained = train(request, num_loaders=request["num_loaders"])
     ended = time.perf_counter()
     answer(request["output"], detect(trained, request), ended)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from focalbench.benchmarks.process import answer, flat_detections
-from focalbench.runtime import resolve_device
+from focalbench.devices import resolve_device, use_device
 
 
 def write_data(request: Mapping[str, Any], folder: Path) -> Path:
@@ -62,6 +62,7 @@ def run(request: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], float]:
     from ultralytics import YOLO
 
     where = resolve_device(request["device"])
+    use_device(where)
     device = "cpu" if where.type == "cpu" else str(where.index)
     folder, side = Path(request["folder"]), max(request["canvas"])
     ended: list[float] = []

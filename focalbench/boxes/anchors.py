@@ -72,7 +72,10 @@ class AnchorPyramid:
                 grid_anchors(cell, size, (stride, stride))
                 for cell, size, stride in zip(self._cells, feature_sizes, self.strides, strict=True)
             ]
-            self._placed[key] = torch.cat(grids).to(device), tuple(len(grid) for grid in grids)
+            anchors = torch.cat(grids)
+            if device.type == "cuda":  # from pinned memory the copy makes nobody wait
+                anchors = anchors.pin_memory().to(device, non_blocking=True)
+            self._placed[key] = anchors, tuple(len(grid) for grid in grids)
         return self._placed[key]
 
     def on_canvas(self, canvas: tuple[int, int]) -> Tensor:

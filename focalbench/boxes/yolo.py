@@ -16,17 +16,17 @@ PRIOR_UNIT = 32
 """Pixels in one unit of a prior's width and height."""
 
 
-def place_priors(priors: Sequence[tuple[float, float]], canvas: tuple[int, int], stride: int) -> Tensor:
+def place_priors(priors: Sequence[tuple[float, float]] | Tensor, canvas: tuple[int, int], stride: int) -> Tensor:
     """Places the priors in the centre of every cell.
 
     Args:
-        priors: (width, height) in units of 32 px.
+        priors: (width, height) in units of 32 px; of a tensor (A, 2) no value is read, and the result lies beside it.
         canvas: (H, W) pixels, multiples of ``stride``.
 
     Returns:
         (R, 4) float32 xyxy pixels; rows first, then columns, then priors.
     """
-    half = torch.tensor(priors, dtype=torch.float32).reshape(-1, 2) * PRIOR_UNIT / 2
+    half = torch.as_tensor(priors, dtype=torch.float32).reshape(-1, 2) * PRIOR_UNIT / 2
     return grid_anchors(torch.cat((-half, half), dim=1), (canvas[0] // stride, canvas[1] // stride), (stride, stride))
 
 

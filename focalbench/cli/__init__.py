@@ -13,10 +13,12 @@ import typer
 
 from focalbench import __version__, console
 from focalbench.cli import bench, compare, config, data, doctor, evaluate, init, report, run, status, tensorboard
+from focalbench.device_faults import explained
 from focalbench.errors import FocalbenchError
 from focalbench.runtime import prepare_process
 
 MAX_MESSAGE_LINES = 20
+_NO_MEMORY = "close what else takes it (nvidia-smi shows who has a GPU's), or use --device cpu or another GPU"
 _STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 app = typer.Typer(
@@ -70,6 +72,9 @@ def main() -> None:
             _crash(error)
         _fail(f"{error.filename or 'file'}: {error.strerror}", 2)
     except Exception as error:
+        fault = explained(error, "the GPU", lambda: _NO_MEMORY)
+        if fault is not None:
+            _fail(str(fault), fault.exit_code)
         _crash(error)
 
 

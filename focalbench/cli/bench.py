@@ -10,6 +10,7 @@ import typer
 
 from focalbench import console
 from focalbench.cli.config import AsJson, TrainSplits, ValSplits
+from focalbench.devices import num_gpus, why_no_gpu
 from focalbench.errors import ConfigError
 from focalbench.runtime import environment
 
@@ -55,14 +56,14 @@ def _devices(device: str) -> list[str]:
     Raises:
         ConfigError: an unknown device, or a GPU where there is none.
     """
-    import torch
-
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"--device is auto, cpu or cuda, got {device!r}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: this machine has no usable GPU; --device cpu measures the CPU")
+    if device == "cuda" and not num_gpus():
+        raise ConfigError(
+            f"--device cuda: torch sees no GPU on this machine: {why_no_gpu()}; --device cpu measures the CPU"
+        )
     if device == "auto":
-        return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+        return ["cpu", "cuda"] if num_gpus() else ["cpu"]
     return [device]
 
 
@@ -95,6 +96,12 @@ def _print_loss_run(result: dict[str, Any]) -> None:
                 f"{case['name']}: {case['ratios']['mmdetection style']:.1f}x the MMDetection style's speed "
                 f"(wanted {wanted:g}), {case['extra_memory']['focalbench']:.2f} units of extra memory "
                 f"(wanted at most {case['wanted']['extra_memory']:g})"
+            )
+        if "of_copy" in case["wanted"]:
+            console.print_text(
+                f"{case['name']}, {case['dtype']}: {case['ratios']['torchvision']:.1f}x the speed of torchvision's "
+                f"operation (wanted {case['wanted']['torchvision']:g}), {case['of_copy']:.2f} of a copy (wanted at "
+                f"most {case['wanted']['of_copy']:g}); as it is called {case['eager_ms']['focalbench']:.2f} ms"
             )
     if result["device"] == "cpu":
         console.print_text("GPU: not measured.")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,7 +37,7 @@ EXTRAS = {
     "onnxscript": ("onnx", "export to ONNX"),
     "onnxruntime": ("onnx", "checking an exported network"),
 }
-"""Optional packages, the extra of focalbench that brings each where this version has it, and what it is for."""
+"""Optional packages, the extra of focalbench that brings each, and what it is for."""
 
 
 def doctor(as_json: AsJson = False) -> None:
@@ -77,7 +78,8 @@ def _versions() -> Iterator[Finding]:
 def _processor() -> Iterator[Finding]:
     import torch
 
-    from focalbench.runtime import free_memory, has_fast_bf16, num_cores
+    from focalbench.devices import has_fast_bf16
+    from focalbench.runtime import free_memory, num_cores
 
     cores = num_cores()
     capability = torch.backends.cpu.get_cpu_capability()
@@ -97,50 +99,67 @@ def _processor() -> Iterator[Finding]:
 def _gpus() -> Iterator[Finding]:
     import torch
 
-    from focalbench.runtime import has_fast_bf16
+    from focalbench.devices import gpu_driver, num_gpus, visible_gpus, why_no_gpu
 
-    if not torch.cuda.is_available():
-        built = torch.version.cuda is not None
-        reason = "no NVIDIA driver or GPU is visible" if built else "this torch is built without CUDA"
-        remedy = "with a GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES" if built else "install torch with CUDA"
-        yield Finding("GPU", f"none: {reason}", False, f"training runs on the processor; {remedy}")
+    if driver := gpu_driver():
+        yield Finding("GPU driver", driver)
+    count = num_gpus()
+    if not count:
+        advice = "training runs on the processor; nvidia-smi shows whether a GPU is there"
+        yield Finding("GPU", f"none: {why_no_gpu()}", False, advice)
         return
-    for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        fast = has_fast_bf16(torch.device("cuda", index))
-        precision = "bf16" if fast else "fp16 only"
-        memory = properties.total_memory / 2**30
-        value = f"{properties.name}, {memory:.0f} GB, compute {properties.major}.{properties.minor}, {precision}"
-        advice = "" if fast else "older than Ampere: optim.precision: fp16 is the fast choice"
-        yield Finding(f"GPU cuda:{index}", value, fast, advice)
+    for index in range(count):
+        yield _gpu(index)
+    yield Finding("CUDA", f"{torch.version.cuda} in torch{visible_gpus()}")
+
+
+def _gpu(index: int) -> Finding:
+    import torch
+
+    from focalbench.devices import has_fast_bf16
+
+    properties, built_for = torch.cuda.get_device_properties(index), torch.cuda.get_arch_list()
+    fast = has_fast_bf16(torch.device("cuda", index))
+    value = (
+        f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, compute {properties.major}.{properties.minor}, "
+        f"bf16 {'fast' if fast else 'not fast'}"
+    )
+    advice = "" if fast else "older than Ampere: optim.precision: fp16 is the fast choice"
+    if not _has_code(built_for, properties.major, properties.minor):
+        advice = f"this torch is built for {', '.join(built_for)}: install one for this GPU, or use --device cpu"
+    return Finding(f"GPU cuda:{index}", value, not advice, advice)
+
+
+def _has_code(built_for: Sequence[str], major: int, minor: int) -> bool:
+    """Whether a GPU runs code for one of these architectures, such as sm_90 (its own and later minor numbers) or
+    compute_90 (all later ones); no list tells nothing.
+    """
+    own, found = 10 * major + minor, [re.fullmatch(r"(sm|compute)_(\d+)(a|f)?", name) for name in built_for]
+    codes = [(match[1], int(match[2]), match[3]) for match in found if match is not None]
+    return not codes or any(
+        code == own or (code < own and not limited and (kind == "compute" or code // 10 == major))
+        for kind, code, limited in codes
+    )
 
 
 def _compiler() -> Iterator[Finding]:
+    from focalbench.devices import num_gpus
+
     compiler = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
     advice = "" if compiler else "optim.compile: true needs a C++ compiler (Debian: apt install g++)"
     yield Finding(
         "torch.compile", f"C++ compiler {compiler}" if compiler else "no C++ compiler", bool(compiler), advice
     )
     triton = _version("triton")
-    advice = "" if triton else "the fused GPU loss needs it (pip install triton); without a GPU nothing is lost"
+    why = "the loss is one kernel of Triton's, and without it many of torch's"
+    advice = "" if triton else f"on a GPU {why}: pip install triton"
+    if not triton and not num_gpus():
+        advice += "; without one nothing is lost"
     yield Finding("triton", triton or "not installed", triton is not None, advice)
 
 
-def _offered_extras() -> set[str]:
-    """Extras of the focalbench that is installed."""
-    from importlib.metadata import PackageNotFoundError, metadata
-
-    try:
-        return set(metadata("focalbench").get_all("Provides-Extra") or ())
-    except PackageNotFoundError:  # run from a checkout that was not installed
-        return set()
-
-
 def _extras() -> Iterator[Finding]:
-    offered = _offered_extras()
     for package, (extra, purpose) in EXTRAS.items():
-        if extra not in offered:
-            continue
         found = _version(package)
         advice = "" if found else f"for {purpose}: pip install 'focalbench[{extra}]'"
         yield Finding(package, found or "not installed", found is not None, advice)

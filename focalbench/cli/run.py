@@ -183,6 +183,7 @@ def _trial_row(trial: Trial, session: Session, folder: Path) -> dict[str, Any]:
         MEAN_AP: result.mean_ap,
         BEST_MEAN_AP: result.best_mean_ap,
         "wall_s": result.wall_s,
+        "gpu_memory_mb": result.gpu_memory_mb,
     }
 
 

@@ -68,8 +68,8 @@ class RunConfig(Section):
     log_every: Count = 10
     """Steps between two logged lines."""
     cuda_graph: bool = False
-    """On a GPU, record the training step and launch it as one (RetinaNet, one device): saves the processor's time where
-    steps are short. Same arithmetic; what cannot be recorded is trained plainly, with a warning."""
+    """On a GPU, record the training step and launch it as one (where one device trains a trial): saves the processor's
+    time where steps are short. Same arithmetic; what cannot be recorded is trained plainly, with a warning."""
     deterministic: bool = False
     """Bit-identical repeats on a GPU, at a price in speed. On a CPU repeats are bit-identical anyway."""
 

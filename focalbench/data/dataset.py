@@ -166,8 +166,10 @@ class DetectionData:
         targets = self.targets(chosen)
         if target.type == "cpu":
             return torch.from_numpy(self.images[chosen]), targets
-        source = torch.from_numpy(chosen if self._move_to(target) is not None else self.images[chosen])
-        return source.pin_memory(), Targets(targets.boxes.pin_memory(), targets.labels.pin_memory())
+        # A thread starts on the first GPU whatever the others are on, and would pin memory there.
+        with torch.cuda.device(target):
+            source = torch.from_numpy(chosen if self._move_to(target) is not None else self.images[chosen])
+            return source.pin_memory(), Targets(targets.boxes.pin_memory(), targets.labels.pin_memory())
 
     def send(self, loaded: tuple[Tensor, Targets], device: torch.device | str = "cpu") -> tuple[Tensor, Targets]:
         """Does the device's part of :meth:`batch`."""

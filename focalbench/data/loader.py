@@ -39,12 +39,14 @@ class BatchSchedule:
         self._epochs: dict[int, np.ndarray] = {}
 
     def _permutation(self, epoch: int) -> np.ndarray:
-        if epoch not in self._epochs:
+        epochs = self._epochs
+        if epoch not in epochs:
             rng = np.random.default_rng([self.seed, _SHUFFLE_STREAM, epoch])
-            # A batch touches neighbouring epochs only: older ones are never asked for again in a forward run.
-            self._epochs = {key: value for key, value in self._epochs.items() if key >= epoch - 1}
-            self._epochs[epoch] = rng.permutation(self.num_images)
-        return self._epochs[epoch]
+            # A batch touches neighbouring epochs only: older ones are never asked for again in a forward run. The rest
+            # is replaced as a whole, for another thread may be reading.
+            kept = {key: value for key, value in epochs.items() if key >= epoch - 1}
+            self._epochs = epochs = {**kept, epoch: rng.permutation(self.num_images)}
+        return epochs[epoch]
 
     def indices(self, step: int) -> np.ndarray:
         """Returns (B,) int64 image indices of ``step`` (0, 1, ...)."""
@@ -63,8 +65,11 @@ def step_generator(seed: int, step: int) -> torch.Generator:
 class Prefetcher(Generic[Loaded]):
     """Calls ``load`` for the next step on a thread while the caller is busy with this one.
 
+    The thread ends with this object, and what it read ahead goes with it.
+
     Args:
-        load: a function of the step and nothing else, so that only the time of its call changes.
+        load: a function of the step and nothing else, so that only the time of its call changes. One that leads back
+            to this object would keep both, and all that they hold, until the garbage collector comes by.
     """
 
     def __init__(self, load: Callable[[int], Loaded]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -47,5 +48,6 @@ def resize_batch(images: Tensor, targets: Targets, size: int) -> tuple[Tensor, T
     # Antialiased only where it shrinks: enlarging, it would be the same at a price.
     shrinks = size < max(height, width)
     resized = F.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=shrinks)
-    scale = targets.boxes.new_tensor([size / width, size / height] * 2)
-    return resized, Targets(targets.boxes * scale, targets.labels)
+    corners = targets.boxes.unflatten(-1, (2, 2))
+    scaled = torch.stack([corners[..., 0] * (size / width), corners[..., 1] * (size / height)], dim=-1)
+    return resized, Targets(scaled.flatten(-2), targets.labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,9 +29,14 @@ def normalise(images: Tensor) -> Tensor:
     Returns:
         (B, 3, H, W) float32.
     """
-    scale = torch.tensor([1 / value for value in STD]).to(images.device, non_blocking=True).view(3, 1, 1)
-    shift = torch.tensor([-mean / std for mean, std in zip(MEAN, STD, strict=True)])
-    return torch.addcmul(shift.to(images.device, non_blocking=True).view(3, 1, 1), images.float(), scale)
+    scale = _per_channel([1 / value for value in STD], images.device)
+    shift = _per_channel([-mean / std for mean, std in zip(MEAN, STD, strict=True)], images.device)
+    return torch.addcmul(shift, images.float(), scale)
+
+
+def _per_channel(values: Sequence[float], device: torch.device) -> Tensor:
+    """(3, 1, 1) float32, filled in on the device: nothing is copied over."""
+    return torch.cat([torch.full((1, 1, 1), value, device=device) for value in values])
 
 
 def pixels_of(images: Tensor) -> Tensor:
@@ -231,25 +237,35 @@ def _color_each(pixels: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
 def _warp_batch(images: Tensor, zoom: Tensor, shift: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
     """Colour map and bilinear resampling at ``canvas' = zoom * canvas + shift`` of a whole batch at once: a GPU's way.
 
+    No matrix product takes part, so that TF32 rounds neither colours nor positions.
+
     Args:
         images: (B, 3, H, W) uint8.
         zoom: (B, 2) for (x, y), negative where mirrored; likewise ``shift``, in pixels.
         matrix: (B, 3, 3); ``offset`` (B, 3).
 
     Returns:
-        (B, 3, H, W) float32.
+        (B, 3, H, W) float32 in channels-last memory.
     """
     height, width = images.shape[-2:]
-    pad = torch.tensor(PAD_COLOR, dtype=torch.float32).to(images.device, non_blocking=True)
-    # affine_grid wants the inverse map, in coordinates where the canvas spans -1..1. Less the pad colour, so that zero
-    # is what lies outside.
-    inverse = 1 / zoom
-    size = zoom.new_ones(2)
-    size[0], size[1] = width, height
-    move = inverse - 1 - 2 * shift * inverse / size
-    theta = torch.cat([torch.diag_embed(inverse), move[..., None]], dim=2)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    centred = images.float() - pad.view(3, 1, 1)
-    moved = F.grid_sample(centred, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    colored = torch.baddbmm((offset + matrix @ pad)[..., None], matrix, moved.flatten(2))
-    return colored.view(images.shape).contiguous(memory_format=torch.channels_last)
+    # Less the pad colour, so that zero is what lies outside.
+    columns = matrix[..., None, None].unbind(2)
+    pad = columns[0] * PAD_COLOR[0]
+    for column, value in zip(columns[1:], PAD_COLOR[1:], strict=True):
+        pad.add_(column, alpha=value)
+    colored = -pad
+    for channel, column in zip(images.split(1, dim=1), columns, strict=True):
+        colored = torch.addcmul(colored, channel, column)
+    x, y = _sampled(zoom[:, 0], shift[:, 0], width), _sampled(zoom[:, 1], shift[:, 1], height)
+    grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), dim=-1)
+    moved = F.grid_sample(colored, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return moved.add_(pad + offset[..., None, None]).contiguous(memory_format=torch.channels_last)
+
+
+def _sampled(zoom: Tensor, shift: Tensor, size: int) -> Tensor:
+    """Where ``grid_sample`` finds the pixels of one axis of the canvas: (B, size), the image spans -1..1.
+
+    An axis has a map of its own, because nothing is rotated.
+    """
+    centres = torch.arange(0.5, size, device=zoom.device)
+    return (centres - shift[:, None]) / zoom[:, None] * (2 / size) - 1

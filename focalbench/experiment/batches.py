@@ -39,13 +39,20 @@ class AugmentedBatches:
         num_ranks: int = 1,
     ) -> None:
         self._data, self._augment, self._resize = data, augment, resize
-        self._schedule = BatchSchedule(len(data), batch_size, seed)
         self._seed, self._device = seed, device
         self._format = torch.channels_last if channels_last else torch.contiguous_format
-        self._size = batch_size // num_ranks
-        self._first = rank * self._size
+        schedule, size = BatchSchedule(len(data), batch_size, seed), batch_size // num_ranks
+        self._first = first = rank * size
+
+        def indices(step: int) -> np.ndarray:
+            return schedule.indices(step)[first : first + size]
+
+        def load(step: int) -> tuple[Tensor, Targets]:
+            return data.load(indices(step), device)
+
+        self._indices = indices
         # On a CPU the cores have the network to compute; a GPU leaves them time to read the next images.
-        self._load = Prefetcher(self._load_step) if device.type == "cuda" else self._load_step
+        self._load = Prefetcher(load) if device.type == "cuda" else load
 
     def __call__(self, step: int) -> tuple[Tensor, Targets]:
         """Normalised, augmented images (B / num_ranks, 3, H, W) and their targets on the training device."""
@@ -67,9 +74,3 @@ class AugmentedBatches:
     def _change(self, images: Tensor, targets: Targets, step: int) -> tuple[Tensor, Targets]:
         images, targets = self._augment(images, targets, step_generator(self._seed, step), skip=self._first)
         return (images, targets) if self._resize is None else self._resize(images, targets, step)
-
-    def _indices(self, step: int) -> np.ndarray:
-        return self._schedule.indices(step)[self._first : self._first + self._size]
-
-    def _load_step(self, step: int) -> tuple[Tensor, Targets]:
-        return self._data.load(self._indices(step), self._device)

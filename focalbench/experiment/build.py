@@ -34,7 +34,7 @@ from focalbench.training.average import MovingAverage
 from focalbench.training.evaluate import DetectionSettings
 from focalbench.training.graph import CudaRecorder, GraphedStep
 from focalbench.training.loop import Plan, StepFunction, StepSettings, TrainState
-from focalbench.training.optim import build_optimizer, learning_rate_factor
+from focalbench.training.optim import build_optimizer, learning_rate_factor, start_at_rest
 
 
 @dataclass(frozen=True)
@@ -137,11 +137,14 @@ def build_state(config: ExperimentConfig, model: Detector, criterion: Criterion,
     options |= (
         {"momentum": optim.momentum, "nesterov": optim.nesterov} if optim.name == "sgd" else {"betas": optim.betas}
     )
+    optimizer = build_optimizer(model, optim.name, **options)
     scaler = torch.amp.GradScaler(step.device.type) if step.precision == torch.float16 else None
+    if scaler is not None:
+        start_at_rest(optimizer)
     return TrainState(
         model=model,
         criterion=criterion.to(step.device),
-        optimizer=build_optimizer(model, optim.name, **options),
+        optimizer=optimizer,
         parallel=_in_parallel(model, step.device) if shared else None,
         ema=None if optim.ema is None else MovingAverage(model, optim.ema),
         scaler=scaler,
@@ -171,8 +174,6 @@ def _cannot_be_recorded(config: ExperimentConfig, state: TrainState, device: tor
     """Why a step cannot become a CUDA graph, or None."""
     if device.type != "cuda":
         return f"there are no CUDA graphs on {device}"
-    if state.scaler is not None:
-        return "the loss scaler of fp16 decides in each step what to do next"
     if world_size() > 1:
         return "several devices train this trial"
     if state.criterion.waits_for_device:

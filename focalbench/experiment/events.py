@@ -9,10 +9,13 @@ from typing import Any
 
 from focalbench.config.sweep import Trial
 from focalbench.data.dataset import DetectionData
+from focalbench.device_faults import device_faults
 from focalbench.experiment.live_figures import LiveLossFigures
+from focalbench.experiment.memory import ways_out
 from focalbench.experiment.pictures import write_val_pictures
 from focalbench.losses.oracle import diagnose_stuck
 from focalbench.metrics.voc import precision_recall
+from focalbench.models.detector import Detector
 from focalbench.ranks import alone
 from focalbench.records.detections import write_detections
 from focalbench.records.state import TrialState
@@ -21,7 +24,7 @@ from focalbench.runtime import StopFlag, rng_state
 from focalbench.tags import BEST_MEAN_AP, CLASS_AP, IMAGES_PER_S, MEAN_AP, TRAIN_SECONDS
 from focalbench.tracking.tracker import MatchedScores, Tracker
 from focalbench.training.checkpoint import save_best, save_checkpoint
-from focalbench.training.evaluate import DetectionSettings, Evaluation, detect, score
+from focalbench.training.evaluate import DetectionSettings, Evaluation, FlatArrays, detect, score
 from focalbench.training.loop import StepSettings, TrainState
 
 # (step, steps, latest values) to whoever watches.
@@ -78,9 +81,7 @@ class TrialEvents:
     def evaluate(self, state: TrainState) -> None:
         """Scores the network; writes numbers, curves, pictures and the detections themselves."""
         model, settings = state.evaluated_model(), self.step_settings
-        detections = detect(
-            model, self.val, self.detection, device=settings.device, precision=settings.precision, stop=self.stop
-        )
+        detections = _detect(self, model)
         truth = self.val.ground_truth()
         self.last = score(detections, truth, self.val.classes, self.trial.config.eval.protocol)
         improved = self.last.mean_ap > state.best
@@ -111,7 +112,8 @@ class TrialEvents:
     def checkpoint(self, state: TrainState) -> None:
         """Saves everything that the next step depends on, and the status that says how far the trial is."""
         self.tracker.flush()
-        content = {**self.identity, **state.state_dict(), "rng": rng_state(), "wall_s": self.wall_s()}
+        content = {**self.identity, **state.state_dict(), "rng": rng_state(self.step_settings.device)}
+        content["wall_s"] = self.wall_s()
         keep = self.trial.config.run.keep_checkpoints
         save_checkpoint(self.folder.checkpoints, content, step=state.step, keep=keep)
         self.folder.write_status(self.trial, TrialState.RUNNING, step=state.step, steps=self.total_steps)
@@ -128,6 +130,7 @@ class TrialEvents:
 class FollowerEvents:
     """What ranks other than the first do when the loop calls: their share of an evaluation. They write nothing."""
 
+    trial: Trial
     val: DetectionData
     detection: DetectionSettings
     step_settings: StepSettings
@@ -138,8 +141,14 @@ class FollowerEvents:
 
     def evaluate(self, state: TrainState) -> None:
         """Detects on this rank's share of the images; the first one scores."""
-        model, settings = state.evaluated_model(), self.step_settings
-        detect(model, self.val, self.detection, device=settings.device, precision=settings.precision, stop=self.stop)
+        _detect(self, state.evaluated_model())
 
     def checkpoint(self, state: TrainState) -> None:
         """Leaves it to the first rank to save."""
+
+
+def _detect(events: TrialEvents | FollowerEvents, model: Detector) -> FlatArrays:
+    """This rank's detections on the evaluation images; where memory does not suffice, how to make that smaller."""
+    device, precision = events.step_settings.device, events.step_settings.precision
+    with device_faults(str(device), lambda: ways_out(events.trial.config, device.type, evaluating=True)):
+        return detect(model, events.val, events.detection, device=device, precision=precision, stop=events.stop)

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 from focalbench.data.dataset import DetectionData
+from focalbench.devices import autocast
 from focalbench.experiment.margins import count_margins
 from focalbench.figures import figure_pixels
 from focalbench.figures.loss_distribution import loss_distribution_figure
 from focalbench.losses.criterion import Criterion
 from focalbench.metrics.loss_histogram import MarginHistogram, figure_4_curves
 from focalbench.models.detector import Detector
-from focalbench.runtime import autocast
 from focalbench.tracking.tracker import Tracker
 from focalbench.training.loop import StepSettings
 

@@ -11,9 +11,9 @@ import torch
 
 from focalbench.config.identity import keeps_trial
 from focalbench.config.sweep import Trial
+from focalbench.devices import PRECISIONS, resolve_precision
 from focalbench.errors import CheckpointError, ConfigError
 from focalbench.ranks import rank
-from focalbench.runtime import PRECISIONS, resolve_precision
 from focalbench.storage import START_ANEW
 from focalbench.training.checkpoint import load_newest, remove_leftovers
 

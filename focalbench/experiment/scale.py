@@ -13,11 +13,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from focalbench.devices import autocast
 from focalbench.losses.criterion import Criterion
 from focalbench.losses.softmax import REFERENCES
 from focalbench.models.detector import Detector
 from focalbench.ranks import sum_over_ranks
-from focalbench.runtime import autocast
 from focalbench.structures import HeadOutputs, Targets
 from focalbench.training.loop import StepSettings, TrainingBatches
 

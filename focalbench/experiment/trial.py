@@ -10,14 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from focalbench.config.dump import dump_yaml, resolved
 from focalbench.config.schema import ExperimentConfig
 from focalbench.config.sweep import Trial
+from focalbench.device_faults import device_faults
+from focalbench.devices import gpu_peaks_mb, reset_gpu_peaks, resolve_device, set_determinism, use_device
 from focalbench.errors import (
     CheckpointError,
     ConfigError,
+    DeviceLostError,
     DivergedError,
     FocalbenchError,
     InterruptedTrial,
@@ -28,6 +32,7 @@ from focalbench.experiment import build
 from focalbench.experiment.build_loss import build_criterion
 from focalbench.experiment.events import FollowerEvents, Progress, TrialEvents
 from focalbench.experiment.live_figures import LiveLossFigures
+from focalbench.experiment.memory import ways_out
 from focalbench.experiment.pictures import picture_steps, write_batch_picture
 from focalbench.experiment.resume import Warn, newest_checkpoint, precision_name, require_same, resumed_precision
 from focalbench.experiment.scale import matched_factor
@@ -38,15 +43,7 @@ from focalbench.records.metrics import drop_values
 from focalbench.records.result import TrialResult
 from focalbench.records.state import TrialState
 from focalbench.records.trial import TrialFolder
-from focalbench.runtime import (
-    StopFlag,
-    environment,
-    peak_memory_mb,
-    resolve_device,
-    restore_rng_state,
-    seed_everything,
-    set_determinism,
-)
+from focalbench.runtime import StopFlag, environment, peak_memory_mb, restore_rng_state, seed_everything
 from focalbench.storage import START_ANEW, remove_unfinished, write_atomically
 from focalbench.tags import EVALUATION, LOSS_WEIGHT
 from focalbench.tracking.hparams import columns_of, flatten, with_focal_form
@@ -98,6 +95,8 @@ def run_trial(
         StorageError: when it cannot be written.
         DivergedError: when the loss or a gradient is no longer finite; the status says so.
         InterruptedTrial: when ``stop`` was set, after a checkpoint.
+        DeviceMemoryError: when the GPU or the machine has too little memory.
+        DeviceLostError: when this process can use its GPU no more; another one may go on from the checkpoint.
         FocalbenchError: for faults of data or configuration.
     """
     own = TrialFolder(folder)
@@ -137,8 +136,8 @@ def _run_owned(trial: Trial, folder: TrialFolder, device: str, hooks: _Hooks) ->
     except BaseException as fault:
         # The death of another rank shows in this one as some error of torch.
         lost = world_size() > 1 and not isinstance(fault, FocalbenchError)
-        # A full disk is not the trial's fault: once there is space, the same command goes on with it.
-        goes_on = lost or isinstance(fault, KeyboardInterrupt | StorageError)
+        # Nor is a full disk or a lost GPU the trial's fault: the same command goes on with it.
+        goes_on = lost or isinstance(fault, KeyboardInterrupt | StorageError | DeviceLostError)
         state = TrialState.INTERRUPTED if goes_on else TrialState.FAILED
         folder.write_status(trial, state, error=str(fault) or type(fault).__name__)
         if lost:
@@ -148,6 +147,17 @@ def _run_owned(trial: Trial, folder: TrialFolder, device: str, hooks: _Hooks) ->
 
 def _train(
     trial: Trial, folder: TrialFolder, device: str, hooks: _Hooks
+) -> tuple[_Session, TrialEvents | FollowerEvents]:
+    """Trains to the end on ``device``, which becomes that of all libraries."""
+    where = resolve_device(device)
+    with device_faults(str(where), lambda: ways_out(trial.config, where.type)):
+        use_device(where)
+        reset_gpu_peaks(where)
+        return _train_on(where, trial, folder, hooks)
+
+
+def _train_on(
+    device: torch.device, trial: Trial, folder: TrialFolder, hooks: _Hooks
 ) -> tuple[_Session, TrialEvents | FollowerEvents]:
     """Trains to the end; after a divergence, where that is asked for, again from the last good checkpoint."""
     lr_scale = 1.0
@@ -166,11 +176,11 @@ def _train(
             )
 
 
-def _prepare(trial: Trial, folder: TrialFolder, device: str, hooks: _Hooks) -> _Session:
+def _prepare(trial: Trial, folder: TrialFolder, device: torch.device, hooks: _Hooks) -> _Session:
     """Builds all parts and puts them where the newest checkpoint says."""
-    config, started, where = trial.config, time.monotonic(), resolve_device(device)
+    config, started = trial.config, time.monotonic()
     checkpoint = newest_checkpoint(trial, folder.checkpoints, hooks.warn)
-    settings = StepSettings(where, resumed_precision(trial, checkpoint, where, hooks.warn), config.optim.clip_norm)
+    settings = StepSettings(device, resumed_precision(trial, checkpoint, device, hooks.warn), config.optim.clip_norm)
     set_determinism(config.run.deterministic)
     seed_everything(config.seed)
     data = build.build_data(config, hooks.stop)
@@ -179,7 +189,7 @@ def _prepare(trial: Trial, folder: TrialFolder, device: str, hooks: _Hooks) -> _
         criterion = build_criterion(config, model, data.train)
     except ValueError as fault:  # what the loss finds wrong with its parameters, such as a list of the wrong length
         raise ConfigError(f"loss: {fault}") from fault
-    batches = build.build_batches(config, data.train, where)
+    batches = build.build_batches(config, data.train, device)
     state = build.build_state(config, model, criterion, settings)
     identity = {
         "config": flatten(resolved(config)),
@@ -190,11 +200,11 @@ def _prepare(trial: Trial, folder: TrialFolder, device: str, hooks: _Hooks) -> _
     if checkpoint is None:
         _start(trial, session, hooks.warn)
     else:
-        _restore(session, checkpoint, folder.path)
+        _restore(trial, session, checkpoint, folder.path)
     return session
 
 
-def _restore(session: _Session, checkpoint: Mapping[str, Any], folder: Path) -> None:
+def _restore(trial: Trial, session: _Session, checkpoint: Mapping[str, Any], folder: Path) -> None:
     """Puts the session where ``checkpoint`` says.
 
     Raises:
@@ -202,8 +212,10 @@ def _restore(session: _Session, checkpoint: Mapping[str, Any], folder: Path) -> 
     """
     try:
         require_same(checkpoint, session.identity, folder)
-        session.state.load_state_dict(checkpoint)
-        restore_rng_state(checkpoint["rng"])
+        device = session.step_settings.device
+        with device_faults(str(device), lambda: ways_out(trial.config, device.type)):  # are no fault of the checkpoint
+            session.state.load_state_dict(checkpoint)
+            restore_rng_state(checkpoint["rng"], device)
         session.notes, session.wall_before = checkpoint["notes"], checkpoint["wall_s"]
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as fault:
         first = (str(fault).strip() or type(fault).__name__).splitlines()[0]
@@ -241,7 +253,7 @@ def _fit(
         session.state.model.compile()  # in place: the names of the weights in checkpoints stay
     if rank() > 0:
         follower = FollowerEvents(
-            session.data.val, build.detection_settings(trial.config), session.step_settings, hooks.stop
+            trial, session.data.val, build.detection_settings(trial.config), session.step_settings, hooks.stop
         )
         fit(session.state, session.batches, plan, session.step_settings, follower, hooks.stop)
         return follower
@@ -320,6 +332,7 @@ def _result(trial: Trial, folder: TrialFolder, session: _Session, events: TrialE
     if last is None:  # the process before this one was killed between the last checkpoint and the result
         stored = read_detections(folder.path)
         last = score(stored.detections, stored.truth, data.val.classes, trial.config.eval.protocol)
+    gpu_memory_mb, gpu_reserved_mb = gpu_peaks_mb(session.step_settings.device)
     return TrialResult(
         trial=trial.name,
         arm=trial.arm,
@@ -345,10 +358,12 @@ def _result(trial: Trial, folder: TrialFolder, session: _Session, events: TrialE
         initial_loss=session.notes["initial_loss"],
         lr_scale=state.lr_scale,
         peak_memory_mb=peak_memory_mb(),
+        gpu_memory_mb=gpu_memory_mb,
+        gpu_reserved_mb=gpu_reserved_mb,
         device=str(session.step_settings.device),
         devices=world_size(),
         precision=str(session.step_settings.precision).removeprefix("torch."),
-        environment=environment(),
+        environment=environment(session.step_settings.device),
     )
 
 

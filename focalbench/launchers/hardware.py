@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from focalbench.config.sweep import Trial
+from focalbench.devices import resolve_device, resolve_precision
 from focalbench.errors import ConfigError
-from focalbench.runtime import resolve_device, resolve_precision
 
 
 def require_hardware(trials: Sequence[Trial], device: str) -> None:
@@ -24,7 +24,7 @@ def require_hardware(trials: Sequence[Trial], device: str) -> None:
     special = [name for name in asking if name not in ("auto", "fp32")]
     if device in ("auto", "cpu") and not special:
         return
-    where = resolve_device(device)
+    where = resolve_device(device, "run.device")
     for name in special:
         try:
             resolve_precision(name, where)

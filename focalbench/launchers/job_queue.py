@@ -65,6 +65,7 @@ class JobQueue:
         self._fail_fast, self._share = fail_fast, share
         self._retries = retries
         self._deaths: dict[str, int] = {}
+        self._last_words: dict[str, Mapping[str, Any]] = {}
         self._begun: set[str] = set()
         self._failed_before = {job.trial.name: status for job in jobs if (status := _failure(job)) is not None}
         self.outcomes: dict[str, Outcome] = {}
@@ -103,6 +104,8 @@ class JobQueue:
             self._watcher.trial_phase(report["name"], report["phase"])
         elif report["event"] == "warning":
             self._watcher.message(f"warning: {report['message']}")
+        elif report["event"] == "lost":
+            self._last_words.setdefault(job.trial.name, report)  # what other ranks say after it only follows from it
         elif report["event"] == "finished":
             self._ended(job, report)
             return True
@@ -112,18 +115,20 @@ class JobQueue:
         """Takes in that the process that trained ``job`` is gone: again from the checkpoint, or given up.
 
         Args:
-            how: it ended, such as "its process died (signal 9)".
+            how: it ended, such as "its process died (signal 9)"; what it said itself before is better.
             log: where the process may have said why.
         """
         name = job.trial.name
         self._deaths[name] = self._deaths.get(name, 0) + 1
-        if self._deaths[name] <= self._retries:
-            self._watcher.message(f"warning: {name}: {how}; going on from its checkpoint")
+        said = self._last_words.pop(name, {})
+        reason = said.get("error", how)
+        if said.get("may_go_on", True) and self._deaths[name] <= self._retries:
+            self._watcher.message(f"warning: {name}: {reason}; going on from its checkpoint")
             self._waiting.appendleft(job)
             return
-        error = f"{how}; out of memory? See {log}"
+        error = f"{reason}; see {log}" if said else f"{how}; out of memory? See {log}"
         TrialFolder(job.folder).write_status(job.trial, TrialState.FAILED, error=error)
-        self._record(job, Outcome(state=TrialState.FAILED, error=error, exit_code=3, values={}))
+        self._record(job, Outcome(TrialState.FAILED, error, said.get("exit_code", 3), values={}))
 
     def look_at_busy(self) -> None:
         """Queues again the trials that another process had: done by now, or free again."""

@@ -10,11 +10,12 @@ from queue import Empty, Queue
 from typing import Any
 
 from focalbench.config.schema import ExperimentConfig
+from focalbench.devices import has_gpu_driver, num_gpus, resolve_device, visible_gpus, why_no_gpu
 from focalbench.errors import ConfigError
 from focalbench.launchers.job import Job
 from focalbench.launchers.job_queue import POLL_S, JobQueue, Watcher, Workplace
 from focalbench.launchers.process import WorkerProcess
-from focalbench.runtime import StopFlag, has_gpu_driver, num_cores, resolve_device
+from focalbench.runtime import StopFlag, num_cores
 
 LOG_FILE = "workers.log"
 
@@ -42,7 +43,8 @@ def plan_slots(num_trials: int, device: str, trials_per_device: int, devices_per
     found = gpus or ["cpu"] * cores
     if devices_per_trial > len(found):
         kind = "GPU" if gpus else "core"
-        there = f"run.device {device} is {len(found)} {kind}{'s'[: len(found) > 1]} on this machine"
+        seen = visible_gpus() if gpus else ""
+        there = f"run.device {device} is {len(found)} {kind}{'s'[: len(found) > 1]} on this machine{seen}"
         raise ConfigError(f"run.devices: {devices_per_trial}: {there}; use at most {len(found)}")
     if not gpus:  # fewer cores than threads train the same trial more slowly
         found = found[: max(devices_per_trial, cores // threads)]
@@ -69,16 +71,23 @@ def report_idle_cores(slots: Slots, report: Callable[[str], None]) -> None:
         )
 
 
+def report_unused_gpus(slots: Slots, device: str, report: Callable[[str], None]) -> None:
+    """Says why ``auto`` trains on a CPU where the driver of a GPU is there: that takes hours more."""
+    if device == "auto" and slots.devices[0][0] == "cpu" and has_gpu_driver():
+        report(
+            f"warning: training on the processor, though a GPU's driver is there: {why_no_gpu()}; --device cpu if that "
+            "is meant"
+        )
+
+
 def _gpus(device: str) -> list[str]:
     """Names of the GPUs to use; empty for a CPU."""
     if device == "cpu" or (device == "auto" and not has_gpu_driver()):
         return []  # without waiting for torch to load
-    first = str(resolve_device(device))
+    first = str(resolve_device(device, "run.device"))
     if first == "cpu" or device.startswith("cuda:"):
         return [] if first == "cpu" else [first]
-    import torch
-
-    return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return [f"cuda:{index}" for index in range(num_gpus())]
 
 
 class _Worker(WorkerProcess):
@@ -88,6 +97,7 @@ class _Worker(WorkerProcess):
         super().__init__(devices, threads, log)
         self.devices = devices
         self.job: Job | None = None
+        self.lost_device = False
         threading.Thread(target=self._read, args=(inbox,), daemon=True).start()
 
     def _read(self, inbox: _Inbox) -> None:
@@ -126,8 +136,10 @@ class LocalRun(Workplace):
             return
         if report is None:
             self._worker_ended(worker, stop)
-        elif worker.job is not None and self._queue.hear(worker.job, report):
-            self._next_job(worker)
+        elif worker.job is not None:
+            worker.lost_device |= report.get("device_is_gone", False)
+            if self._queue.hear(worker.job, report):
+                self._next_job(worker)
 
     def _next_job(self, worker: _Worker) -> None:
         """The next job on the worker's device, or the end of the worker; ranks take one job only."""
@@ -146,7 +158,10 @@ class LocalRun(Workplace):
     def _worker_ended(self, worker: _Worker, stop: StopFlag) -> None:
         """A worker that ended with a job in hand died."""
         self._workers.remove(worker)
-        self._idle.append(worker.devices)
+        if worker.lost_device and (self._idle or self._workers):
+            self._watcher.message(f"warning: {', '.join(worker.devices)}: no further trial is put there")
+        else:
+            self._idle.append(worker.devices)
         worker.close()
         if worker.job is not None and stop.signum is None:
             self._queue.died(worker.job, f"its process died ({worker.how_it_ended()})", self._log)

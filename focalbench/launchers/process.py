@@ -14,7 +14,8 @@ from typing import Any
 from focalbench.launchers.job import Job
 
 _RANKS_STOP_S = 60
-"""What ranks get to write a checkpoint before they are killed; one that waits for a dead rank uses all of it."""
+"""What ranks get to write a checkpoint before they are killed; one that waits for a dead rank uses all of it. The agent
+of torch 2.11 and before cannot be told, and gives 30 s."""
 
 
 class WorkerProcess:
@@ -35,6 +36,8 @@ class WorkerProcess:
         self._log = log
         # OpenMP reads its number of threads when torch loads; a user's own setting must not split two cores four ways.
         own = {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+        if len(devices) > 1:  # a variable: an agent that does not know it passes over it, and refuses such an option
+            own["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(_RANKS_STOP_S)
         with log.open("ab") as stderr:
             self.process = subprocess.Popen(
                 _command(devices),
@@ -85,6 +88,5 @@ def _command(devices: Sequence[str]) -> list[str]:
         "--local-addr=127.0.0.1",
         "--max-restarts=0",  # the launcher starts anew, and counts
         "--monitor-interval=0.5",
-        f"--shutdown-timeout={_RANKS_STOP_S}",
     ]
-    return [sys.executable, "-m", *agent, "-m", "focalbench.launchers.rank", devices[0].partition(":")[0]]
+    return [sys.executable, "-m", *agent, "-m", "focalbench.launchers.rank", *devices]

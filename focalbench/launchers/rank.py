@@ -1,8 +1,8 @@
 """A rank: one of the processes, each on a device of its own, that train one job together under torch's elastic agent.
 
-The first one stands for all: it hears the launcher on stdin and reports to it. All stop at the same step when any of
-them is told to, or when the agent is gone; when one dies, the agent ends the others, and the launcher starts all anew
-from the last checkpoint.
+The first one stands for all: it hears the launcher on stdin and reports to it; another one says only why it has to end.
+All stop at the same step when any of them is told to, or when the agent is gone; when one dies, the agent ends the
+others, and the launcher starts all anew from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -13,13 +13,18 @@ import threading
 import time
 import traceback
 
-from focalbench.errors import FocalbenchError, InterruptedTrial
+from focalbench.device_faults import device_faults
+from focalbench.devices import use_device
+from focalbench.errors import DeviceError, DeviceLostError, FocalbenchError, InterruptedTrial
 from focalbench.launchers.job import Job
 from focalbench.launchers.worker import (
     Reporter,
+    end_at_once,
     load_training,
     open_reporter,
     receive_jobs,
+    report_loss,
+    require_device,
     run_job,
     stop_for_launcher,
     stop_or_exit,
@@ -31,14 +36,23 @@ _FIRST_SPEAKS_S = 5.0  # the end of any rank ends the first one too, which may h
 
 
 def main() -> None:
-    """Runs ``python -m focalbench.launchers.rank cpu|cuda``."""
+    """Runs ``python -m focalbench.launchers.rank DEVICE...``, one a rank."""
     prepare_process()
     reporter = open_reporter()
     with stop_for_launcher() as stop:
         load_training()
         from focalbench.ranks import joined
 
-        with joined(sys.argv[1]):
+        own = int(os.environ["LOCAL_RANK"])
+        device = sys.argv[1 + own]
+        try:
+            # Before the ranks speak to each other, which NCCL does through the current GPU.
+            with device_faults(device, lambda: "free it, nvidia-smi shows who has it"):
+                use_device(require_device(device))
+        except DeviceError as fault:
+            report_loss(reporter, "", fault, speaker=f"rank {own}: ")
+            end_at_once()
+        with joined(device.partition(":")[0]):
             _train_one(stop, reporter)
 
 
@@ -52,11 +66,12 @@ def _train_one(stop: StopFlag, reporter: Reporter) -> None:
     if job is None:
         return
     set_threads(job.threads)
-    _use(job.devices[rank()])
-    ended_well = run_job(job, stop, reporter) if rank() == 0 else _follow(job, stop)
+    try:
+        ended_well = run_job(job, stop, reporter) if rank() == 0 else _follow(job, stop, reporter)
+    except DeviceLostError:
+        ended_well = False
     if not ended_well:
-        sys.stderr.flush()
-        os._exit(1)  # without taking leave of ranks that may be gone or wait for this one
+        end_at_once()
 
 
 def _watch_agent(stop: StopFlag) -> None:
@@ -67,15 +82,7 @@ def _watch_agent(stop: StopFlag) -> None:
     stop_or_exit(stop)
 
 
-def _use(device: str) -> None:
-    """Makes a GPU the one that NCCL and libraries take by default."""
-    if device.startswith("cuda"):
-        import torch
-
-        torch.cuda.set_device(device)
-
-
-def _follow(job: Job, stop: StopFlag) -> bool:
+def _follow(job: Job, stop: StopFlag, reporter: Reporter) -> bool:
     """This rank's share of a job; whether it came to the end that all ranks come to."""
     from focalbench.experiment.trial import follow_trial
     from focalbench.ranks import rank
@@ -86,6 +93,7 @@ def _follow(job: Job, stop: StopFlag) -> bool:
         return True
     except FocalbenchError as fault:
         print(f"rank {rank()}: {fault}", file=sys.stderr)
+        report_loss(reporter, job.trial.name, fault, speaker=f"rank {rank()}: ")
     except Exception:
         traceback.print_exc()
     else:

@@ -20,7 +20,7 @@ from focalbench.experiment.search import require_optuna
 from focalbench.launchers.hardware import require_hardware
 from focalbench.launchers.job import Job, Outcome
 from focalbench.launchers.job_queue import JobQueue, Watcher
-from focalbench.launchers.local import LocalRun, report_idle_cores, slots_of
+from focalbench.launchers.local import LocalRun, report_idle_cores, report_unused_gpus, slots_of
 from focalbench.launchers.search import (
     leaves_stopped,
     num_search_trials,
@@ -214,7 +214,9 @@ def run_session(
             lock.share()
             report_stale_results(trials, fingerprints, sweep, report)
             if config.run.launcher == "local":
-                report_idle_cores(slots_of(config, options.device, num_trials), report)
+                slots = slots_of(config, options.device, num_trials)
+                report_unused_gpus(slots, options.device, report)
+                report_idle_cores(slots, report)
             later = len(known_trials(experiment, sweep)) - len(trials) if ends_by_itself(config) else 0
             watcher = make_watcher(num_trials + later, *_count_final(experiment, sweep, options.retry_failed))
             # A worker that a killed launcher left behind stops by itself.

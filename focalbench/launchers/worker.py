@@ -12,18 +12,30 @@ import queue
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from focalbench.errors import BusyError, FocalbenchError, InterruptedTrial, RankLostError
+from focalbench.devices import resolve_device
+from focalbench.errors import (
+    BusyError,
+    ConfigError,
+    DeviceLostError,
+    FocalbenchError,
+    InterruptedTrial,
+    RankLostError,
+)
 from focalbench.launchers.job import Job
 from focalbench.records.state import TrialState
 from focalbench.records.trial import TrialFolder
-from focalbench.runtime import StopFlag, prepare_process, quick_imports, set_threads, stop_on_signals
+from focalbench.runtime import StopFlag, prepare_process, quick_imports, release_memory, set_threads, stop_on_signals
 from focalbench.tags import MEAN_AP
+
+if TYPE_CHECKING:
+    import torch
 
 _GRACE_S = 60.0  # a stop that takes longer than this hangs
 
@@ -50,7 +62,11 @@ def main() -> None:
         jobs = receive_jobs(stop)
         while (line := jobs.get()) is not None and stop.signum is None:
             # What cannot be read, from a launcher of another version, ends this process: the launcher sees that.
-            run_job(Job.from_line(line), stop, reporter)
+            try:
+                run_job(Job.from_line(line), stop, reporter)
+            except DeviceLostError:
+                end_at_once()
+            release_memory()
 
 
 def open_reporter() -> Reporter:
@@ -76,19 +92,27 @@ def receive_jobs(stop: StopFlag) -> queue.Queue[str | None]:
     def read() -> None:
         for line in sys.stdin:
             jobs.put(line)
-        stop_or_exit(stop)
         jobs.put(None)
+        stop_or_exit(stop)
 
     threading.Thread(target=read, daemon=True).start()
     return jobs
 
 
+def end_at_once() -> None:
+    """Ends this process without taking leave: of a GPU that answers no more, or of ranks that may be gone or wait."""
+    sys.stderr.flush()
+    os._exit(1)
+
+
 def stop_or_exit(stop: StopFlag) -> None:
-    """Asks for a stop; a process that is still there after a minute hangs, and ends at once."""
+    """Asks for a stop; a process that is still there after a minute hangs, and ends at once.
+
+    Call it last, in a daemon thread: Python that is shutting down, as this process may be, starts no other thread.
+    """
     stop.request(signal.SIGTERM)
-    timer = threading.Timer(_GRACE_S, os._exit, args=(1,))
-    timer.daemon = True
-    timer.start()
+    time.sleep(_GRACE_S)
+    os._exit(1)
 
 
 @cache
@@ -101,6 +125,9 @@ def load_training() -> None:
 def run_job(job: Job, stop: StopFlag, reporter: Reporter) -> bool:
     """Trains one job, on the first of its devices; every fault becomes a report, but for the loss of another rank: to
     the launcher that is the death of all. Says whether the trial came as far as it should.
+
+    Raises:
+        DeviceLostError: when nothing can be trained in this process any more; the launcher knows why.
     """
     name, pause = job.trial.name, StopFlag(stop)
     reporter.send("phase", name, phase="loading torch")
@@ -120,12 +147,17 @@ def run_job(job: Job, stop: StopFlag, reporter: Reporter) -> bool:
 
     set_threads(job.threads)
     try:
+        require_device(job.devices[0])
         result = run_trial(job.trial, job.folder, device=job.devices[0], stop=pause, progress=progress, warn=warn)
         shown = {} if result.mean_ap is None else {MEAN_AP: result.mean_ap}
         reporter.send("finished", name, state=TrialState.DONE, values=shown)
         return True
     except RankLostError:
         traceback.print_exc()
+    except DeviceLostError as fault:
+        traceback.print_exc()
+        report_loss(reporter, name, fault)
+        raise
     except InterruptedTrial as fault:
         if pause.signum is not None and stop.signum is None:
             reporter.send("finished", name, state="paused")
@@ -139,6 +171,27 @@ def run_job(job: Job, stop: StopFlag, reporter: Reporter) -> bool:
         traceback.print_exc()
         reporter.send("finished", name, state=TrialState.FAILED, error=_own_fault(job, fault), exit_code=1)
     return False
+
+
+def require_device(name: str) -> torch.device:
+    """Returns the device that the launcher has found and gives.
+
+    Raises:
+        DeviceLostError: when it is not there any more.
+    """
+    try:
+        return resolve_device(name)
+    except ConfigError as fault:
+        raise DeviceLostError(f"{name} is gone: {fault}", gone=True) from fault
+
+
+def report_loss(reporter: Reporter, name: str, fault: FocalbenchError, *, speaker: str = "") -> None:
+    """Tells the launcher why this process is about to end; it tries again unless that comes to the same."""
+    lost = isinstance(fault, DeviceLostError)
+    gone = isinstance(fault, DeviceLostError) and fault.gone
+    reporter.send(
+        "lost", name, error=f"{speaker}{fault}", exit_code=fault.exit_code, may_go_on=lost, device_is_gone=gone
+    )
 
 
 def _own_fault(job: Job, fault: Exception) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,7 @@ class ClassificationLoss(nn.Module):
     activation: Literal["sigmoid", "softmax"] = "sigmoid"
     needs_quality: bool = False
     needs_boxes: bool = False
-    waits_for_device: ClassVar[bool] = False
+    waits_for_device: bool = False
     """Whether the host looks at a value or a shape on the way, so that no CUDA graph can record a step."""
 
     def __init__(self, num_classes: int, counts: Counts | None = None) -> None:
@@ -83,6 +83,22 @@ class ClassificationLoss(nn.Module):
             ValueError: shapes that do not fit, or a label outside -1..K (on CUDA a device-side assertion).
         """
         return self._sum(*self._flat(logits, labels))
+
+    def normalised(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        *,
+        weight: Tensor | float,
+        avg_factor: Tensor,
+        quality: Tensor | None = None,
+        boxes: Tensor | None = None,
+    ) -> Tensor:
+        """Returns what ``forward`` returns, times ``weight`` over ``avg_factor``: () each, and without a gradient.
+
+        A loss that can compute the factor into its gradient spares backward a pass over it, and overrides this.
+        """
+        return weight * (self(logits, labels, quality=quality, boxes=boxes) / avg_factor)
 
     def _sum(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss of (A, C) ``logits`` and (A,) ``labels``; one that needs more has a ``forward`` of its own."""

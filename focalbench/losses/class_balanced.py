@@ -62,10 +62,10 @@ class ClassBalanced(SigmoidFamily):
         """See ``ClassificationLoss``: a positive's weight depends on its class."""
         return None
 
-    def _sum(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _weighed_sum(self, logits: Tensor, labels: Tensor, alpha_pos: Tensor, alpha_neg: Tensor) -> Tensor:
         # labels out of range are reported by the sum
         row_weight = self.row_weights[labels.long().clamp(0, self.num_classes)]
-        return focal_sum(logits, labels, self.gamma, *self.weights(), row_weight[:, None])
+        return focal_sum(logits, labels, self.gamma, alpha_pos, alpha_neg, row_weight[:, None])
 
     def initial_loss(self, num_anchors: float, num_positives: float, prior_prob: float | None) -> float | None:
         """Returns None: the weight of the first batch depends on which classes are in it."""

@@ -35,9 +35,16 @@ class ClassProblem:
     avg_factor: Tensor
     factor: float = 1.0
 
-    def loss(self, classification: ClassificationLoss) -> Tensor:
-        """Returns ``classification`` on this batch, normalised."""
-        return classification(self.logits, self.labels, quality=self.quality, boxes=self.boxes) / self.avg_factor
+    def loss(self, classification: ClassificationLoss, weight: Tensor | float = 1.0) -> Tensor:
+        """Returns ``classification`` on this batch, normalised and times ``weight``."""
+        return classification.normalised(
+            self.logits,
+            self.labels,
+            weight=weight,
+            avg_factor=self.avg_factor,
+            quality=self.quality,
+            boxes=self.boxes,
+        )
 
 
 class Criterion(nn.Module, ABC):

@@ -18,6 +18,8 @@ Alpha = float | str | Sequence[float] | dict[str, Any] | None
 class SigmoidFamily(ClassificationLoss):
     """-alpha_t (1 - p_t)^gamma log p_t on K independent sigmoids; the losses of the family fix gamma or alpha.
 
+    One with another formula overrides ``_weighed_sum``, which both ``forward`` and ``normalised`` end in.
+
     Args:
         num_classes: K.
         gamma: focusing exponent >= 0, a number or a schedule.
@@ -62,8 +64,30 @@ class SigmoidFamily(ClassificationLoss):
             return 1.0, 1.0
         return None if self.alpha.ndim else (float(self.alpha), 1 - float(self.alpha))
 
+    def normalised(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        *,
+        weight: Tensor | float,
+        avg_factor: Tensor,
+        quality: Tensor | None = None,
+        boxes: Tensor | None = None,
+    ) -> Tensor:
+        """See ``ClassificationLoss``. On a GPU the factor goes into the weights: the gradient is final at once."""
+        if not logits.is_cuda:
+            return super().normalised(
+                logits, labels, weight=weight, avg_factor=avg_factor, quality=quality, boxes=boxes
+            )
+        scale = weight / avg_factor
+        return self._weighed_sum(*self._flat(logits, labels), *(scale * side for side in self.weights()))
+
     def _sum(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return focal_sum(logits, labels, self.gamma, *self.weights())
+        return self._weighed_sum(logits, labels, *self.weights())
+
+    def _weighed_sum(self, logits: Tensor, labels: Tensor, alpha_pos: Tensor, alpha_neg: Tensor) -> Tensor:
+        """The loss of (A, C) ``logits`` and (A,) ``labels`` with these weights of positives and negatives."""
+        return focal_sum(logits, labels, self.gamma, alpha_pos, alpha_neg)
 
     def initial_loss(self, num_anchors: float, num_positives: float, prior_prob: float | None) -> float | None:
         """See ``ClassificationLoss.initial_loss``."""

@@ -57,7 +57,7 @@ class DetectionLoss(Criterion):
         problem = self.class_problem(outputs, targets, matched)
         box = self.box_weight * self._box_loss(outputs, targets, matched) / problem.avg_factor
         return {
-            "cls": self.weight * problem.loss(self.classification),
+            "cls": problem.loss(self.classification, self.weight),
             "box": box,
             "num_pos": sum_over_ranks((matched >= 0).sum()),
         }

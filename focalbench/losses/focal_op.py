@@ -7,16 +7,17 @@ recompiles nor waits for it.
 
 from __future__ import annotations
 
-from functools import cache
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from focalbench import kernels
 from focalbench.losses.arguments import compute_dtype
 from focalbench.losses.elementwise import scale_in_place, sum_on_cpu, sum_with_masks
 from focalbench.losses.focal_terms import FocalTerms, soft_target
+
+_KERNELS = "focalbench.losses.focal_triton"
 
 
 def focal_sum(
@@ -59,19 +60,9 @@ def _compute(
     """The sum and, if wanted, its gradient."""
     if logits.device.type == "cpu":
         return sum_on_cpu(logits, labels, terms, weight, want_grad=want_grad)
-    kernels = _triton_kernels() if logits.is_cuda and logits.dtype != torch.float64 else None
-    compute = sum_with_masks if kernels is None else kernels.focal_sum
+    compiled = kernels.triton_kernels(_KERNELS) if logits.is_cuda and logits.dtype != torch.float64 else None
+    compute = sum_with_masks if compiled is None else compiled.focal_sum
     return compute(logits, labels, terms, weight, want_grad=want_grad)
-
-
-@cache
-def _triton_kernels() -> ModuleType | None:
-    """``focal_triton``, or None where Triton is not installed."""
-    try:
-        from focalbench.losses import focal_triton
-    except ImportError:
-        return None
-    return focal_triton
 
 
 def _gradient_waits(logits: Tensor) -> bool:
@@ -102,8 +93,8 @@ class _FocalSum(torch.autograd.Function):
             terms = ctx.terms
             scaled = FocalTerms(terms.gamma, terms.alpha_pos * grad_output, terms.alpha_neg * grad_output)
             return _compute(logits, labels, scaled, weight, want_grad=True)[1], None, None, None
-        kernels = _triton_kernels() if grad.is_cuda else None
-        scale = scale_in_place if kernels is None else kernels.scale_in_place
+        compiled = kernels.triton_kernels(_KERNELS) if grad.is_cuda else None
+        scale = scale_in_place if compiled is None else compiled.scale_in_place
         return scale(grad, grad_output), None, None, None
 
 

@@ -72,8 +72,8 @@ class FocalStar(SigmoidFamily):
         """See ``ClassificationLoss``."""
         return None
 
-    def _sum(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return fused_sum(logits, labels, _StarTerms(self.gamma.clone(), self.beta, *self.weights()))
+    def _weighed_sum(self, logits: Tensor, labels: Tensor, alpha_pos: Tensor, alpha_neg: Tensor) -> Tensor:
+        return fused_sum(logits, labels, _StarTerms(self.gamma.clone(), self.beta, alpha_pos, alpha_neg))
 
     def initial_loss(self, num_anchors: float, num_positives: float, prior_prob: float | None) -> float | None:
         """See ``ClassificationLoss.initial_loss``."""

@@ -19,7 +19,8 @@ class OHEM(ClassificationLoss):
 
     NMS goes down the anchors of an image only as far as B of them survive. In the 1:3 variant it looks at the
     max(1024, 16 B) hardest and at all positives, which is exact unless it suppresses more than 15 in 16 of them.
-    Counting the survivors waits for the device.
+    On a GPU a variant without NMS masks what it drops and never waits for the device; NMS, whose survivors have to be
+    counted, does.
 
     Source: arXiv:1604.03540, sec. 4; arXiv:1708.02002, sec. 5.1 and table 1d (B 128, 256, 512; NMS .5, .7; 1:3).
 
@@ -31,8 +32,6 @@ class OHEM(ClassificationLoss):
             without positives counts as one); at most B / (1 + r) positives are kept, the hardest. None takes the
             hardest of either kind.
     """
-
-    waits_for_device = True
 
     def __init__(
         self,
@@ -52,7 +51,7 @@ class OHEM(ClassificationLoss):
         self.num_hardest = int(num_hardest)
         self.nms_thresh = nms_thresh
         self.negatives_per_positive = negatives_per_positive
-        self.needs_boxes = nms_thresh is not None
+        self.needs_boxes = self.waits_for_device = nms_thresh is not None
 
     @torch.compiler.disable
     def forward(
@@ -64,6 +63,10 @@ class OHEM(ClassificationLoss):
             shape = None if boxes is None else tuple(boxes.shape)
             raise ValueError(f"ohem with NMS needs the predicted boxes {(*labels.shape, 4)}, got {shape}")
         hardness = anchor_cross_entropy(flat_logits.detach(), flat_labels).view(labels.shape)
+        zero, one = torch.zeros((), device=logits.device), torch.ones((), device=logits.device)
+        if logits.is_cuda and not self.waits_for_device:
+            kept_labels = labels.masked_fill(~self._is_hardest(hardness, labels), -1)
+            return focal_sum(flat_logits, kept_labels.reshape(-1), zero, one, one)
         image_boxes = None if boxes is None else boxes.detach().reshape(*hardness.shape, 4)
         kept = [
             self._hardest(hardness[i], labels[i], None if image_boxes is None else image_boxes[i])
@@ -71,7 +74,6 @@ class OHEM(ClassificationLoss):
             for i in range(len(hardness))
         ]
         index = torch.cat(kept) if kept else flat_labels.new_zeros(0)
-        zero, one = torch.zeros((), device=logits.device), torch.ones((), device=logits.device)
         return focal_sum(flat_logits[index], flat_labels[index], zero, one, one)
 
     @torch.no_grad()
@@ -87,6 +89,26 @@ class OHEM(ClassificationLoss):
         num_positives = min(int(is_positive.sum()), max(1, int(self.num_hardest / (1 + self.negatives_per_positive))))
         num_negatives = min(self.num_hardest - num_positives, int(self.negatives_per_positive * max(num_positives, 1)))
         return torch.cat([order[is_positive][:num_positives], order[~is_positive][:num_negatives]])
+
+    @torch.no_grad()
+    def _is_hardest(self, hardness: Tensor, labels: Tensor) -> Tensor:
+        """(N, R) bool, what ``_hardest`` without NMS finds in each image; by ranks, so that no shape depends on it."""
+        # Ignored anchors come last, where they move no rank.
+        order = hardness.masked_fill(labels < 0, -torch.inf).argsort(dim=1, descending=True, stable=True)
+        ordered = labels.gather(1, order)
+        is_positive = (ordered >= 0) & (ordered < self.num_classes)
+        is_negative = ordered >= self.num_classes
+        if self.negatives_per_positive is None:
+            chosen = (ordered >= 0) & (torch.arange(labels.shape[1], device=labels.device) < self.num_hardest)
+        else:
+            most = max(1, int(self.num_hardest / (1 + self.negatives_per_positive)))
+            num_positives = is_positive.sum(dim=1, keepdim=True).clamp(max=most)
+            wanted = (self.negatives_per_positive * num_positives.clamp(min=1).double()).long()  # rounded down
+            num_negatives = torch.minimum(self.num_hardest - num_positives, wanted)
+            chosen = (is_positive & (is_positive.cumsum(1) <= num_positives)) | (
+                is_negative & (is_negative.cumsum(1) <= num_negatives)
+            )
+        return torch.zeros_like(chosen).scatter_(1, order, chosen)
 
     def _suppress(self, order: Tensor, hardness: Tensor, labels: Tensor, boxes: Tensor) -> Tensor:
         """What of ``order`` survives NMS on the loss, hardest first: all, or the first B at least."""

@@ -22,7 +22,7 @@ class _QualityFocalTerms:
 
     def negative(self, x: Tensor, loss: Tensor, grad: Tensor, scratch: Tensor) -> float:
         """See ``elementwise.Terms``."""
-        beta, one = torch.tensor(self.beta, device=x.device), torch.ones((), device=x.device)
+        beta, one = torch.full((), self.beta, device=x.device), torch.ones((), device=x.device)
         return FocalTerms(beta, one, one).negative(x, loss, grad, scratch)
 
     def positive(self, x: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,8 +66,6 @@ class QualityFocal(_QualityLoss):
         num_classes, counts: see ``ClassificationLoss``.
         beta: exponent, >= 0.
     """
-
-    waits_for_device = True  # a tensor is made of beta in each step
 
     def __init__(self, num_classes: int, *, beta: float = 2.0, counts: Counts | None = None) -> None:
         super().__init__(num_classes, counts)

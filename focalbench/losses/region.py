@@ -90,6 +90,7 @@ class RegionLoss(Criterion):
 
     objectness: ClassificationLoss | None
     images_seen: Tensor
+    _own_prior: Tensor
 
     def __init__(
         self,
@@ -119,6 +120,7 @@ class RegionLoss(Criterion):
         self.ignore_iou, self.rescore, self.coord_area_scale = ignore_iou, rescore, coord_area_scale
         self.anneal_images = anneal_images
         self.register_buffer("images_seen", torch.tensor(0))
+        self.register_buffer("_own_prior", torch.tensor([0.5, 0.5, 0.0, 0.0]), persistent=False)
 
     @classmethod
     def around(
@@ -137,11 +139,6 @@ class RegionLoss(Criterion):
             apply_to=apply_to,
             **options,
         )
-
-    @property
-    def waits_for_device(self) -> bool:
-        """See ``Criterion``: constants are made of numbers in each step."""
-        return True
 
     def forward(self, outputs: HeadOutputs, targets: Targets) -> dict[str, Tensor]:
         """See ``Criterion``; there is a term ``obj``, and ``num_pos`` counts the responsible boxes.
@@ -248,8 +245,7 @@ class RegionLoss(Criterion):
         responsible, objects = assigned.responsible[..., None], matched_boxes(assigned.matched, targets)
         deltas = outputs.box_deltas.float()
         found = torch.cat((deltas[..., :2].sigmoid(), deltas[..., 2:]), dim=-1)
-        own_prior = found.new_tensor([0.5, 0.5, 0.0, 0.0])
-        wanted = torch.where(responsible, encode_cells(objects, outputs.anchors, stride=self.stride), own_prior)
+        wanted = torch.where(responsible, encode_cells(objects, outputs.anchors, stride=self.stride), self._own_prior)
         pull = PRIOR_PULL * (self.images_seen < self.anneal_images)
         scale = torch.where(responsible, self.coord_scale, pull)
         if self.coord_area_scale:

@@ -64,7 +64,7 @@ class Detector(nn.Module, ABC):
     def decode(
         self, outputs: HeadOutputs, *, score_thresh: float, nms_thresh: float, max_detections: int
     ) -> list[Detections]:
-        """Returns the final boxes of each image: see ``postprocess.decode_outputs``."""
+        """Returns the final boxes of each image, on the CPU: see ``postprocess.decode_outputs``."""
         return decode_outputs(
             outputs,
             self.scores(outputs),

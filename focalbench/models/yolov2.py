@@ -116,7 +116,7 @@ class YoloV2(Detector):
     def _place(self, canvas: tuple[int, int], device: torch.device) -> Tensor:
         """(R, 4) priors in all cells; kept for the next batch of the same size."""
         if (canvas, device) not in self._anchors:
-            self._anchors[canvas, device] = place_priors(self.priors.tolist(), canvas, self.stride).to(device)
+            self._anchors[canvas, device] = place_priors(self.priors, canvas, self.stride).to(device)
         return self._anchors[canvas, device]
 
     def anchors_for(self, canvas: tuple[int, int]) -> Tensor:

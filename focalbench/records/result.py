@@ -29,6 +29,10 @@ class TrialResult(JsonDocument):
         loss_weight: factor of the classification loss, a matched scale included.
         initial_loss: see ``experiment.selfcheck``.
         lr_scale: below 1 where the trial diverged and went on more slowly.
+        peak_memory_mb: largest resident memory of the process that finished the trial, MiB, that of the trials which it
+            trained before included.
+        gpu_memory_mb, gpu_reserved_mb: most memory of the GPU that tensors took, and that torch held for them, MiB, in
+            that process; of the first of several GPUs. None on a CPU.
     """
 
     trial: str = ""
@@ -55,6 +59,8 @@ class TrialResult(JsonDocument):
     initial_loss: dict[str, Any] | None = None
     lr_scale: float | None = None
     peak_memory_mb: float | None = None
+    gpu_memory_mb: float | None = None
+    gpu_reserved_mb: float | None = None
     device: str | None = None
     devices: int | None = None
     precision: str | None = None

@@ -42,6 +42,7 @@ def run_facts(
         ("Data root", _distinct(finished, lambda t: _section(t, "data").get("root"))),
         ("Data fingerprint", _distinct(finished, lambda t: t.result.data_fingerprint)),
         ("Device", _distinct(finished, lambda t: _joined(t.result.device, t.result.precision))),
+        ("Memory of the GPU", _gpu_memory_words(finished)),
         ("Trials ended", " to ".join(dict.fromkeys([ended[0], ended[-1]])) if ended else ""),
     ]
     return [(term, words) for term, words in rows if words]
@@ -78,6 +79,11 @@ def _length_words(trial: TrialRecord) -> str:
         f"learning rate {as_text(optim['lr'])}" if "lr" in optim else "",
         optim.get("schedule"),
     )
+
+
+def _gpu_memory_words(finished: Sequence[TrialRecord]) -> str:
+    found = [trial.result.gpu_memory_mb for trial in finished if trial.result.gpu_memory_mb is not None]
+    return f"tensors of a trial took {max(found) / 1024:.1f} GiB at most" if found else ""
 
 
 def class_names(finished: Sequence[TrialRecord]) -> list[str]:

@@ -21,6 +21,7 @@ from focalbench.config.paths import data_root
 from focalbench.config.schema import ExperimentConfig
 from focalbench.data.dataset import DetectionData, load_data
 from focalbench.data.images import Fit
+from focalbench.devices import available_precision, resolve_device, use_device
 from focalbench.errors import CheckpointError, ConfigError, DataError, FocalbenchError
 from focalbench.experiment import build
 from focalbench.experiment.build_loss import build_criterion
@@ -30,7 +31,6 @@ from focalbench.models.detector import Detector
 from focalbench.records.result import TrialResult
 from focalbench.records.state import TrialState
 from focalbench.records.trial import TrialFolder
-from focalbench.runtime import available_precision, resolve_device
 from focalbench.storage import START_ANEW
 from focalbench.tracking.hparams import flatten
 from focalbench.training.checkpoint import load_newest
@@ -124,6 +124,7 @@ def load_trained(
     checkpoint = _checkpoint(files.checkpoints, warn)
     _require_unchanged(config, checkpoint["config"], folder)
     where = resolve_device(device)
+    use_device(where)
     classes = tuple(checkpoint["classes"])
     try:
         model = build.build_model(config, len(classes), pretrained=False)

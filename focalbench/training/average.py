@@ -14,8 +14,9 @@ from focalbench.models.detector import Detector
 class MovingAverage(AveragedModel):
     """Exponential moving average of parameters and buffers; whole numbers among them are copied.
 
-    torch's own update copies its count of updates to the device, and so waits for it, in every step; nothing is asked
-    of the device here.
+    torch's own update looks at its count of updates in every step. Here that is a buffer on the model's device, so that
+    the update may be recorded as a part of a CUDA graph, and nothing is asked of it: whether there was an update is
+    known on the host.
 
     Args:
         model: on its device; copied.
@@ -26,12 +27,14 @@ class MovingAverage(AveragedModel):
 
     def __init__(self, model: Detector, decay: float) -> None:
         super().__init__(model, use_buffers=True)
-        self._decay = decay
+        self.n_averaged = self.n_averaged.to(next(model.parameters()).device)
+        self._decay, self._started = decay, False
+        self.register_load_state_dict_post_hook(_look_at_count)
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         """Moves the average towards ``model``; the first call copies it."""
-        started = bool(self.n_averaged)  # lies on the CPU
+        started, self._started = self._started, True
         pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
         moved = [pair for pair in pairs if started and pair[0].is_floating_point()]
         if moved:
@@ -41,6 +44,11 @@ class MovingAverage(AveragedModel):
             if not (started and average.is_floating_point()):
                 average.copy_(value)
         self.n_averaged += 1
+
+
+def _look_at_count(average: MovingAverage, incompatible_keys: object) -> None:
+    """A checkpoint brings the number of updates so far."""
+    average._started = bool(average.n_averaged)
 
 
 def _tensors(model: nn.Module) -> chain[Tensor]:

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from focalbench.data.dataset import DetectionData
+from focalbench.devices import autocast
 from focalbench.metrics.protocols import PROTOCOLS
 from focalbench.models.detector import Detector
 from focalbench.ranks import any_rank, gather, rank, world_size
-from focalbench.runtime import StopFlag, autocast
+from focalbench.runtime import StopFlag
 from focalbench.structures import Detections
 
 FlatArrays = dict[str, NDArray]
@@ -71,21 +72,30 @@ def detect(
         first = start + rank() * settings.batch_size
         indices = range(first, min(first + settings.batch_size, len(data)))
         if indices:
-            found = detect_batch(model, data.normalised(indices, device), settings, precision)
-            parts.append(_flat(data, indices, found))
+            images = data.normalised(same_shape(indices, min(settings.batch_size, len(data)), device), device)
+            found = detect_batch(model, images, settings, precision)
+            parts.append(_flat(data, indices, found[: len(indices)]))
     model.train(was_training)
     together = _joined(gather(_joined(parts)))
     order = together["image"].argsort(kind="stable")
     return {key: values[order] for key, values in together.items()}
 
 
+def same_shape(indices: Sequence[int], batch_size: int, device: torch.device) -> list[int]:
+    """Returns the images to run for ``indices``, not empty: on a GPU the last one again up to ``batch_size``, since for
+    another shape cuDNN searches its algorithms and a compiled network is compiled once more; on a CPU no others.
+    """
+    missing = batch_size - len(indices) if device.type == "cuda" else 0
+    return [*indices, *[indices[-1]] * missing]
+
+
 def _flat(data: DetectionData, indices: Sequence[int], found: Sequence[Detections]) -> FlatArrays:
     """The detections on some images as flat arrays, boxes in pixels of the original images."""
-    boxes = [data.to_original(i, one.boxes.cpu().numpy()) for i, one in zip(indices, found, strict=True)]
+    boxes = [data.to_original(i, one.boxes.numpy()) for i, one in zip(indices, found, strict=True)]
     return {
         "image": np.repeat(np.asarray(indices, np.int64), np.array([len(one.labels) for one in found], np.int64)),
-        "label": np.concatenate([np.zeros(0, np.int64), *(one.labels.cpu().numpy() for one in found)]),
-        "score": np.concatenate([np.zeros(0, np.float32), *(one.scores.cpu().numpy() for one in found)]),
+        "label": np.concatenate([np.zeros(0, np.int64), *(one.labels.numpy() for one in found)]),
+        "score": np.concatenate([np.zeros(0, np.float32), *(one.scores.numpy() for one in found)]),
         "box": np.concatenate([np.zeros((0, 4), np.float32), *boxes]).astype(np.float32),
     }
 
@@ -97,7 +107,9 @@ def _joined(parts: Sequence[FlatArrays]) -> FlatArrays:
 def detect_batch(
     model: Detector, images: Tensor, settings: DetectionSettings, precision: torch.dtype
 ) -> list[Detections]:
-    """Returns the detections on the canvas of one batch of normalised images; ``model`` should be in eval mode."""
+    """Returns the detections on the canvas of one batch of normalised images, on the CPU; ``model`` should be in eval
+    mode.
+    """
     with autocast(images.device, precision):
         outputs = model(images)
     return model.decode(

@@ -8,7 +8,7 @@ on the device, and gamma and alpha are buffers of the loss already.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,27 +44,48 @@ class Recorder(Protocol):
 
 
 class CudaRecorder:
-    """Records CUDA graphs on a stream of its own, as torch asks; all share one pool of memory."""
+    """Records CUDA graphs on a stream of its own, as torch asks; all share one pool of memory.
+
+    Memory that one stream made and the other one uses needs no ``record_stream``: each waits for the other whenever
+    they take turns, so that memory given back is used again only after what used it.
+    """
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
 
     def run(self, work: Callable[[], Values]) -> Values:
         """See ``Recorder``."""
-        current = torch.cuda.current_stream(self._stream.device)
-        self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
-            values = work()
-        current.wait_stream(self._stream)
+        with torch.cuda.device(self._device):
+            current = torch.cuda.current_stream()
+            self._stream.wait_stream(current)
+            with torch.cuda.stream(self._stream):
+                values = work()
+            current.wait_stream(self._stream)
         return values
 
     def record(self, work: Callable[[], Values]) -> tuple[Callable[[], None], Values]:
         """See ``Recorder``."""
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-            values = work()
+        with torch.cuda.device(self._device), torch.cuda.stream(torch.cuda.current_stream(self._device)):
+            # After a fault torch leaves its stream current: the block around gives the one before back. Another thread
+            # may pin memory meanwhile, which ends a recording in the usual mode.
+            graph = torch.cuda.CUDAGraph()
+            try:
+                with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+                    values = work()
+            except BaseException:
+                self._end_allocation()
+                raise
         return graph.replay, values
+
+    def _end_allocation(self) -> None:
+        """Ends the use of the pool that a recording which the driver gave up leaves on: while it lasts, torch's
+        allocator gives no memory back to the device, not even to stave off an out-of-memory error.
+        """
+        with suppress(AttributeError, RuntimeError):  # not torch's public interface; and mostly nothing is left on
+            torch._C._cuda_endAllocateToPool(self._stream.device_index, self._pool)
+            torch._C._cuda_releasePool(self._stream.device_index, self._pool)
 
 
 @dataclass(frozen=True)
@@ -129,10 +150,25 @@ class GraphedStep:
         except RuntimeError as fault:
             self._gave_up = True
             state.optimizer.zero_grad(set_to_none=True)
-            reason = (str(fault).strip() or type(fault).__name__).splitlines()[0]
-            self._warn(f"run.cuda_graph: the step cannot be recorded and stays plain: {reason}")
+            if state.scaler is not None:
+                state.scaler = _between_steps(state.scaler, images.device.type)
+            self._warn(f"run.cuda_graph: the step cannot be recorded and stays plain: {_first_reason(fault)}")
             return None
         return _Recording(own_images, own, replay, values)
+
+
+def _between_steps(scaler: torch.amp.GradScaler, device_type: str) -> torch.amp.GradScaler:
+    """Returns the same loss scaler as it is before a step, whatever step it was left in."""
+    fresh = torch.amp.GradScaler(device_type)
+    fresh.load_state_dict(scaler.state_dict())
+    return fresh
+
+
+def _first_reason(fault: BaseException) -> str:
+    """One line on what ended a recording; the fault that follows from it only says that it was ended."""
+    while isinstance(fault.__context__, RuntimeError):
+        fault = fault.__context__
+    return (str(fault).strip() or type(fault).__name__).splitlines()[0]
 
 
 def pad_targets(targets: Targets, multiple: int) -> Targets:

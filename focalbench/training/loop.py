@@ -11,15 +11,18 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from focalbench.devices import autocast
 from focalbench.errors import DivergedError, InterruptedTrial
 from focalbench.losses.criterion import Criterion
 from focalbench.models.detector import Detector
 from focalbench.ranks import any_rank, mean_over_ranks
-from focalbench.runtime import StopFlag, autocast
+from focalbench.runtime import StopFlag
 from focalbench.structures import Targets
 from focalbench.training.average import MovingAverage
 
 _CLIP_MARGIN = 1e-6  # torch divides the limit by the norm plus this
+# A loss scaler halves its factor at each overflow, and starts with 65,536: by now thirty steps in a row were skipped.
+_LEAST_LOSS_SCALE = 1e-4
 _NUMBERS = ("step", "lr_scale", "evaluated", "best", "seconds")
 
 
@@ -54,9 +57,17 @@ class Meter:
 
     def means(self) -> dict[str, float]:
         """Returns means since the last call, which also resets; a step that was not finite makes its mean so."""
-        means = {name: value.item() / self.steps for name, value in self.sums.items()}
+        means = {name: total / self.steps for name, total in _numbers(self.sums).items()}
         self.sums, self.steps = {}, 0
         return means
+
+
+def _numbers(scalars: Mapping[str, Tensor]) -> dict[str, float]:
+    """Reads scalars of one device, which is waited for once."""
+    if not scalars:
+        return {}
+    together = torch.stack([value.detach().double() for value in scalars.values()])
+    return dict(zip(scalars, together.tolist(), strict=True))
 
 
 @dataclass
@@ -99,7 +110,8 @@ class TrainState:
         """
         # A loss scaler skips a step whose gradients overflow; that is how it finds its factor.
         may_overflow = {"grad_norm"} if self.scaler is not None else set()
-        bad = [n for n, total in self.meter.sums.items() if n not in may_overflow and not math.isfinite(total.item())]
+        totals = _numbers(self.meter.sums)
+        bad = [name for name, total in totals.items() if name not in may_overflow and not math.isfinite(total)]
         weights = [value for value in self.model.state_dict().values() if value.is_floating_point()]
         # A step with finite gradients may overflow them.
         if not torch.stack([value.isfinite().all() for value in weights]).all().item():
@@ -303,9 +315,16 @@ def run_step(
 
 
 def check_finite(state: TrainState, values: Mapping[str, Tensor], lr: float) -> None:
-    """Raises DivergedError when the step's loss or gradient norm is not finite (with a loss scaler: the loss)."""
+    """Raises DivergedError when the step's loss or gradient norm is not finite; with a loss scaler, whose steps are
+    skipped when a gradient overflows: when the loss is not, or steps are skipped without end.
+    """
+    if state.scaler is not None and (scale := state.scaler.get_scale()) < _LEAST_LOSS_SCALE:
+        raise DivergedError(
+            f"diverged at step {state.step}: gradients overflow fp16 in every step, at a loss scale of {scale:g} too, "
+            f"lr {lr:g}; use optim.precision: bf16 or fp32, or lower optim.lr"
+        )
     names = ["loss"] if state.scaler is not None else ["loss", "grad_norm"]
-    found = {name: values[name].item() for name in names}
+    found = _numbers({name: values[name] for name in names})
     if not all(math.isfinite(value) for value in found.values()):
         parts = ", ".join(f"{name} {value:g}" for name, value in found.items())
         raise DivergedError(

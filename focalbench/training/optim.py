@@ -31,6 +31,16 @@ def build_optimizer(model: nn.Module, name: str, *, weight_decay: float, **optio
     return OPTIMIZERS[name](groups, fused=True, **options)
 
 
+def start_at_rest(optimizer: torch.optim.Optimizer) -> None:
+    """Sets the momentum before the first step to 0, which changes no step where there is no loss scaler.
+
+    When one skips the first step, torch's fused SGD keeps as its momentum the memory that it took for it, unwritten.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group.get("momentum") else ():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
+
+
 def learning_rate_factor(
     step: int,
     total_steps: int,

@@ -291,7 +291,7 @@ def test_metrics_are_known_by_name_and_unknown_ones_get_a_suggestion(write_arms:
 @pytest.mark.parametrize(
     ("metric", "direction"),
     [("val/mAP", "higher"), ("AP/loss", "higher"), ("train/loss", "none"), ("wall_s", "lower"),
-     ("images_per_s", "higher"), ("num_parameters", "none"), ("train/lr", "none")],
+     ("gpu_memory_mb", "lower"), ("images_per_s", "higher"), ("num_parameters", "none"), ("train/lr", "none")],
 )  # fmt: skip
 def test_directions(metric: str, direction: str) -> None:
     assert metric_direction(metric) == direction

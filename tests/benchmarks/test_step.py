@@ -6,7 +6,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from focalbench.benchmarks.step import bench_config, bench_step, count_operations, torchvision_step
+from focalbench.benchmarks.step import as_in_a_training, bench_config, bench_step, count_operations, torchvision_step
 from focalbench.cli import app
 from focalbench.errors import ConfigError
 from focalbench.experiment.build import build_model
@@ -74,6 +74,32 @@ def test_growth_is_told_for_each_axis_alone(monkeypatch: pytest.MonkeyPatch) -> 
     assert growth["canvas"]["exponent"] == pytest.approx(1)  # four times the pixels
     assert growth["batch"]["exponent"] == pytest.approx(2)
     json.dumps(result)
+
+
+def test_steps_are_timed_with_what_a_training_sets_and_nothing_of_it_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    from focalbench.benchmarks import step
+
+    def settings() -> tuple[bool, ...]:
+        return (
+            torch.backends.cudnn.benchmark,
+            torch.backends.cuda.matmul.allow_tf32,
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+        )
+
+    seen: list[tuple[bool, ...]] = []
+    monkeypatch.setattr(step, "_case", lambda *arguments: seen.append(settings()))
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        before = settings()
+        bench_step(device="cpu", cases={"small": (64, 2)})
+        assert settings() == before
+        with pytest.raises(KeyError), as_in_a_training():
+            raise KeyError
+        assert settings() == before
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert [found[:3] for found in seen] == [(True, True, False)]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU that is not there")

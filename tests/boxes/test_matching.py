@@ -1,33 +1,25 @@
-"""Matching: worked out by hand, against torchvision's Matcher, and the GPU's form against the CPU's."""
+"""Matching: worked out by hand, against torchvision's Matcher, and the GPU's forms against the CPU's."""
+
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from interpreted import check
+from scenes import random_scene
+from sm90 import Kernel, machine_code
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
 from focalbench.boxes import matching
-from focalbench.boxes.anchors import cell_anchors, grid_anchors
 from focalbench.boxes.matching import BACKGROUND, IGNORE, match_anchors
 
 
 def batched(anchors, boxes, labels, pos_iou, neg_iou, force_best):
-    """What a GPU computes."""
+    """What a GPU computes where Triton is missing."""
     return matching._assign(matching._batched_iou(anchors, boxes, labels), pos_iou, neg_iou, force_best)
-
-
-def random_scene(seed, num_images=3, num_objects=6, *, grid=False):
-    """Anchors, boxes and labels with some padding; on a grid of whole pixels, ties are common."""
-    generator = torch.Generator().manual_seed(seed)
-    anchors = grid_anchors(cell_anchors([16.0, 32.0], [0.5, 1.0]), (6, 5), (16, 16))
-    corner = torch.rand(num_images, num_objects, 2, generator=generator) * 70
-    size = torch.rand(num_images, num_objects, 2, generator=generator) * 50 + 4
-    if grid:
-        corner, size = (corner / 8).round() * 8, (size / 16).round() * 16 + 16
-    labels = torch.randint(-1, 4, (num_images, num_objects), generator=generator)
-    boxes = torch.cat((corner, corner + size), dim=-1) * (labels >= 0)[..., None]
-    return anchors, boxes, labels
 
 
 def test_thresholds_by_hand():
@@ -101,6 +93,68 @@ def test_both_forms_are_one_rule(force_best, seed, grid):
     anchors, boxes, labels = random_scene(seed, grid=grid)
     on_cpu = match_anchors(anchors, boxes, labels, pos_iou=0.5, neg_iou=0.3, force_best=force_best)
     assert torch.equal(on_cpu, batched(anchors, boxes, labels, 0.5, 0.3, force_best))
+
+
+def test_the_interpreted_kernels_match_as_the_cpu_does():
+    pytest.importorskip("triton")
+    check(Path(__file__).with_name("interpreted_matching.py"))
+
+
+def test_the_kernels_compile_without_contraction_or_spills(tmp_path):
+    """A product contracted into a sum would be rounded otherwise: then thresholds and ties would fall elsewhere."""
+    module, options = "focalbench.boxes.matching_triton", {"num_warps": 8, "enable_fp_fusion": False}
+    given = {"anchors": "*fp32", "boxes": "*fp32", "labels": "*i64"}
+    sizes = {"num_anchors": "i32", "num_objects": "i32"}
+    kernels = [
+        Kernel(
+            module,
+            "_best_kernel",
+            {**given, "best": "*i32", **sizes},
+            {"block": 1024, "blocks": 4, "objects": 4},
+            options=options,
+        ),
+        Kernel(
+            module,
+            "_assign_kernel",
+            {**given, "best": "*fp32", "matched": "*i64", **sizes, "pos_iou": "fp32", "neg_iou": "fp32"},
+            {"background": BACKGROUND, "ignore": IGNORE, "force_best": True, "block": 1024},
+            options=options,
+        ),
+    ]
+    for code in machine_code(kernels, tmp_path):
+        names = code.names()
+        divisions = names.count("FCHK")  # one in each division, beside five multiplications with a sum
+        assert divisions > 0
+        assert sum(name == "FFMA" for name in names[: names.index("EXIT")]) == 5 * divisions
+        assert not {name for name in names if name.startswith(("LDL", "STL"))}, "spilled"
+
+
+def test_kernels_are_launched_on_the_device_of_the_anchors(monkeypatch):
+    """Triton launches on the current device, whatever that of the arguments is."""
+    pytest.importorskip("triton")
+    from focalbench.boxes import matching_triton
+
+    events = []
+
+    class Recorder:
+        def __init__(self, name):
+            self.name = name
+
+        def __getitem__(self, grid):
+            return lambda *args, **options: events.append((self.name, options["enable_fp_fusion"]))
+
+    @contextmanager
+    def device_of(tensor):
+        events.append(("enter", tensor.shape))
+        yield
+        events.append("leave")
+
+    for name in ("_best_kernel", "_assign_kernel"):
+        monkeypatch.setattr(matching_triton, name, Recorder(name))
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    anchors, boxes, labels = random_scene(0)
+    matching_triton.match(anchors, boxes, labels, 0.5, 0.4, True, BACKGROUND, IGNORE)
+    assert events == [("enter", anchors.shape), ("_best_kernel", False), ("_assign_kernel", False), "leave"]
 
 
 @pytest.mark.gpu

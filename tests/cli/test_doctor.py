@@ -2,9 +2,11 @@
 
 import json
 import re
-from importlib.metadata import metadata
+import tomllib
+from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from focalbench.cli import app, doctor
@@ -55,7 +57,8 @@ def test_no_extra_is_advised_that_cannot_be_installed(monkeypatch):
     monkeypatch.setattr(doctor, "_version", lambda package: None)
     advised = re.findall(r"pip install 'focalbench\[(\w+)\]'", call())
     assert advised
-    assert set(advised) <= set(metadata("focalbench").get_all("Provides-Extra"))
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert set(advised) <= set(project["optional-dependencies"])
 
 
 def test_data_folder_of_the_environment(monkeypatch, tmp_path):
@@ -71,3 +74,52 @@ def test_cache_folder_need_not_exist_yet(monkeypatch, tmp_path, folder):
     (finding,) = [finding for finding in json.loads(call("--json"))["findings"] if finding["name"] == "cache"]
     assert finding["value"].startswith(str(tmp_path / folder))
     assert not (tmp_path / "sub").exists()
+
+
+class _Properties:
+    def __init__(self, name, gib, major, minor):
+        self.name, self.total_memory, self.major, self.minor = name, gib * 2**30, major, minor
+
+
+def _gpus(monkeypatch, *properties, built_for=("sm_75", "sm_90", "compute_120")):
+    """A machine with these GPUs, as torch shows it; returns what doctor finds, by name."""
+    cuda = torch.cuda
+    monkeypatch.setattr(cuda, "is_available", lambda: bool(properties))
+    monkeypatch.setattr(cuda, "device_count", lambda: len(properties))
+    monkeypatch.setattr(cuda, "get_device_properties", lambda index: properties[index])
+    monkeypatch.setattr(
+        cuda, "get_device_capability", lambda device: (properties[device.index].major, properties[device.index].minor)
+    )
+    monkeypatch.setattr(cuda, "get_arch_list", lambda: list(built_for))
+    monkeypatch.setattr("focalbench.devices.gpu_driver", lambda: "570.86.15")
+    return {finding["name"]: finding for finding in json.loads(call("--json"))["findings"]}
+
+
+def test_each_gpu_has_its_name_memory_capability_and_whether_bf16_is_fast(monkeypatch):
+    found = _gpus(monkeypatch, _Properties("NVIDIA H100", 80, 9, 0), _Properties("Tesla T4", 15, 7, 5))
+    assert found["GPU driver"]["value"] == "570.86.15"
+    assert found["GPU cuda:0"]["value"] == "NVIDIA H100, 80 GiB, compute 9.0, bf16 fast"
+    assert (found["GPU cuda:0"]["good"], found["GPU cuda:0"]["advice"]) == (True, "")
+    assert found["GPU cuda:1"]["value"] == "Tesla T4, 15 GiB, compute 7.5, bf16 not fast"
+    assert "optim.precision: fp16" in found["GPU cuda:1"]["advice"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "runs"),
+    [((7, 0), False), ((7, 5), True), ((8, 6), False), ((9, 0), True), ((9, 1), True), ((12, 1), True)],
+)
+def test_a_gpu_that_this_torch_has_no_code_for_is_told(monkeypatch, capability, runs):
+    found = _gpus(monkeypatch, _Properties("GPU", 8, *capability))["GPU cuda:0"]
+    assert ("this torch is built for sm_75, sm_90, compute_120" in found["advice"]) == (not runs)
+
+
+def test_why_there_is_no_gpu_and_what_triton_is_for_are_told(monkeypatch):
+    monkeypatch.setattr(doctor, "_version", lambda package: None)
+    monkeypatch.setattr("focalbench.devices.why_no_gpu", lambda: "the driver is too old")
+    found = _gpus(monkeypatch)
+    assert found["GPU"]["value"] == "none: the driver is too old"
+    assert found["triton"]["advice"].endswith("pip install triton; without one nothing is lost")
+    found = _gpus(monkeypatch, _Properties("NVIDIA H100", 80, 9, 0))
+    assert found["triton"]["advice"] == (
+        "on a GPU the loss is one kernel of Triton's, and without it many of torch's: pip install triton"
+    )

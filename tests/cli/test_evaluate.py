@@ -176,6 +176,7 @@ def test_analyze_prints_tables(focalbench: Call, trained: Any) -> None:
     assert "errors by cause" not in done.out
 
 
+@pytest.mark.usefixtures("extra_onnx")
 def test_export_says_what_was_written_and_checked(
     focalbench: Call, trained: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

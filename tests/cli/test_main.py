@@ -138,6 +138,20 @@ def test_fault_of_focalbench_ends_with_1_and_says_how_to_see_more(monkeypatch, c
     assert "Traceback" not in text
 
 
+def test_memory_and_a_gpu_that_give_out_are_no_fault_of_focalbench(monkeypatch, capsys):
+    free = "GPU 0 has a total capacity of 8.00 GiB of which 1.00 GiB is free."
+    assert raising(monkeypatch, RuntimeError(f"CUDA out of memory. Tried to allocate 2.00 GiB. {free}")) == 2
+    assert raising(monkeypatch, MemoryError()) == 2
+    assert raising(monkeypatch, RuntimeError("CUDA error: device-side assert triggered")) == 3
+    lines = capsys.readouterr().err.splitlines()
+    way_out = "close what else takes it (nvidia-smi shows who has a GPU's), or use --device cpu or another GPU"
+    assert lines[:2] == [
+        f"the GPU is out of memory: 2.00 GiB were asked for, and of 8.0 GiB 1.0 were free; {way_out}",
+        f"this machine is out of memory: MemoryError; {way_out}",
+    ]
+    assert lines[2].startswith("the GPU is lost to this process: CUDA error: device-side assert triggered; ")
+
+
 def test_every_command_is_documented():
     commands = typer.main.get_command(cli.app).commands
     assert {"run", "compare", "report", "data", "init", "validate", "show", "schema", "doctor"} <= set(commands)

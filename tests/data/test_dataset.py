@@ -1,5 +1,7 @@
 """Canvas and original pixels, and what of an annotation reaches training and evaluation."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
@@ -93,6 +95,26 @@ def test_val_takes_the_classes_of_train(mixed):
     train = load(mixed)
     val = load_data(mixed.root, ("2007/val",), train.classes, 64)
     assert val.classes == ("cat", "dog")
+
+
+def test_memory_is_pinned_for_the_gpu_that_will_fetch_it_whatever_the_thread_is_on(mixed, monkeypatch):
+    current, pinned_on = [0], []
+
+    @contextmanager
+    def on(device):
+        before, current[0] = current[0], torch.device(device).index
+        yield
+        current[0] = before
+
+    def pin(tensor):
+        pinned_on.append(current[0])
+        return tensor.clone()
+
+    monkeypatch.setattr(torch.cuda, "device", on)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    load(mixed, cache="disk").load([2, 0], "cuda:1")
+    assert pinned_on == [1, 1, 1]
+    assert current == [0]
 
 
 @pytest.mark.gpu

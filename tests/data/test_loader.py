@@ -1,6 +1,7 @@
 """A step's batch is a pure function of seed and step."""
 
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -56,6 +57,28 @@ def test_ahead_gives_what_was_asked_for_whatever_the_order():
     prefetcher = Prefetcher(load)
     assert [prefetcher(step) for step in (0, 1, 2, 7, 8, 2)] == [0, 10, 20, 70, 80, 20]
     assert not any(in_main for _, in_main in asked)
+
+
+def test_what_was_read_ahead_and_the_thread_go_with_the_last_reference():
+    class Batch:
+        pass
+
+    batches = []
+
+    def load(step):
+        made = Batch()
+        batches.append(weakref.ref(made))
+        threads.add(threading.current_thread())
+        return made
+
+    threads = set()
+    prefetcher = Prefetcher(load)
+    prefetcher(0)
+    del prefetcher
+    for thread in threads:
+        thread.join(timeout=30)
+        assert not thread.is_alive()
+    assert [batch() for batch in batches] == [None, None]
 
 
 def test_the_next_step_is_loaded_before_it_is_asked_for():

@@ -52,6 +52,12 @@ def test_boxes_stay_on_their_objects(size):
     assert torch.equal(moved.labels, targets.labels)
 
 
+def test_boxes_are_scaled_in_their_own_precision():
+    boxes = 90 * torch.rand(2, 5, 4, generator=torch.Generator().manual_seed(0))
+    _, moved = resize_batch(torch.zeros(2, 3, 96, 128), Targets(boxes, torch.zeros(2, 5, dtype=torch.int64)), 160)
+    assert torch.equal(moved.boxes, boxes * torch.tensor([160 / 128, 160 / 96] * 2))
+
+
 def test_the_same_size_is_left_alone():
     images, targets = torch.rand(1, 3, 64, 64), Targets(torch.rand(1, 1, 4), torch.zeros(1, 1, dtype=torch.int64))
     resized, moved = resize_batch(images, targets, 64)

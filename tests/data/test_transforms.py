@@ -4,8 +4,18 @@ import numpy as np
 import pytest
 import torch
 
+from focalbench.data.images import PAD_COLOR
 from focalbench.data.loader import step_generator
-from focalbench.data.transforms import MEAN, STD, Augment, _warp_batch, normalise
+from focalbench.data.transforms import (
+    MEAN,
+    STD,
+    Augment,
+    Windows,
+    _color_each,
+    _resize_each,
+    _warp_batch,
+    normalise,
+)
 from focalbench.structures import Targets
 
 HEIGHT, WIDTH = 48, 64
@@ -86,6 +96,46 @@ def test_both_paths_give_almost_the_same_images():
     assert (out - warped).abs().mean() < 0.03
     assert out.is_contiguous(memory_format=torch.channels_last)
     assert warped.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_batched_path_is_an_affine_map_and_a_matrix_to_within_rounding():
+    """Both in float64 by torch's own functions; the pad colour is what lies outside."""
+    images = torch.randint(0, 256, (16, HEIGHT, WIDTH, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    augment, draws = Augment(), torch.rand((16, 8), generator=step_generator(0, 0))
+    zoom, shift = augment._draw_windows(draws, HEIGHT, WIDTH).affine(WIDTH)
+    matrix, offset = augment._draw_color(draws)
+    found = _warp_batch(images, zoom, shift, matrix, offset)
+    inverse = 1 / zoom.double()
+    move = inverse - 1 - 2 * shift.double() * inverse / torch.tensor([WIDTH, HEIGHT])
+    theta = torch.cat([torch.diag_embed(inverse), move[..., None]], dim=2)
+    grid = torch.nn.functional.affine_grid(theta, list(images.shape), align_corners=False)
+    pad = torch.tensor(PAD_COLOR, dtype=torch.float64).view(3, 1, 1)
+    moved = torch.nn.functional.grid_sample(images.double() - pad, grid, align_corners=False) + pad
+    expected = torch.einsum("bij,bjhw->bihw", matrix.double(), moved) + offset.double()[..., None, None]
+    torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("start", "corner", "taken", "flipped"),
+    [
+        ((0, 0), (0, 0), (WIDTH, HEIGHT), False),
+        ((0, 0), (0, 0), (WIDTH, HEIGHT), True),
+        ((7, 3), (0, 0), (40, 30), False),
+        ((0, 5), (9, 2), (50, 40), True),
+    ],
+)
+def test_both_paths_agree_where_nothing_is_resampled(start, corner, taken, flipped):
+    """As they are, mirrored, and moved by whole pixels."""
+    images = torch.randint(0, 256, (2, HEIGHT, WIDTH, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    pairs = (torch.tensor([pair, pair]) for pair in (start, taken, corner, taken))
+    windows = Windows(*pairs, torch.tensor([flipped, flipped]))
+    matrix, offset = Augment()._draw_color(torch.rand((2, 8), generator=step_generator(0, 0)))
+    expected = _color_each(_resize_each(images, windows), matrix, offset)
+    found = _warp_batch(images, *windows.affine(WIDTH), matrix, offset)
+    inside = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)  # further out one path cuts, the other one shows the image
+    left = WIDTH - corner[0] - taken[0] if flipped else corner[0]
+    inside[corner[1] : corner[1] + taken[1], left : left + taken[0]] = True
+    torch.testing.assert_close(found[..., inside], expected[..., inside], atol=1e-3, rtol=0)
 
 
 def test_magnification_and_aspect_stay_in_their_ranges():

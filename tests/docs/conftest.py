@@ -65,7 +65,7 @@ class Recipe:
 
     def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Runs Python on the copy."""
-        environment = {**os.environ, "PYTHONPATH": str(self.folder)}
+        environment = {**os.environ, "PYTHONPATH": f"{self.folder}{os.pathsep}{os.environ['PYTHONPATH']}"}
         return subprocess.run(
             [sys.executable, *arguments], cwd=self.folder, env=environment, capture_output=True, text=True
         )

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,14 @@ from PIL import Image
 pytestmark = pytest.mark.slow
 
 _PAGE = Path(__file__).parents[2] / "docs" / "tutorial.md"
+_INSTALLED = (Path(sys.executable).parent / "focalbench").exists()
+_COMMAND = "" if _INSTALLED else f'focalbench() {{ {shlex.quote(sys.executable)} -m focalbench "$@"; }}\n'
 
 
 def test_the_blocks_run_in_order_and_leave_what_the_page_says(tmp_path: Path) -> None:
     blocks = re.findall(r"^```bash\n(.*?)^```$", _PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert len(blocks) >= 5
-    script = "set -euo pipefail\n" + "\n".join(blocks)
+    script = "set -euo pipefail\n" + _COMMAND + "\n".join(blocks)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-c", script], cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True

@@ -1,6 +1,9 @@
 """What a configuration becomes: the parts that no whole trial on a CPU shows."""
 
+import gc
+import weakref
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,17 +11,24 @@ import torch
 from torch import nn
 
 from focalbench.config.schema import ExperimentConfig
+from focalbench.data.transforms import Augment
 from focalbench.experiment import build
+from focalbench.experiment.batches import AugmentedBatches
+from focalbench.experiment.build_loss import keywords_among
 from focalbench.losses import CRITERIA, LOSSES
 from focalbench.training.graph import GraphedStep
 from focalbench.training.loop import TrainState
+from focalbench.training.optim import start_at_rest
 
 GPU = torch.device("cuda:0")
 
 
 def _state(config: ExperimentConfig) -> TrainState:
     model: Any = nn.Linear(1, 1)
-    criterion = CRITERIA[config.model.name].around(LOSSES[config.loss.name], num_classes=2)
+    kind, loss = CRITERIA[config.model.name], LOSSES[config.loss.name]
+    make_loss = partial(loss, **keywords_among(config.loss.model_dump(), loss))
+    given = keywords_among({"apply_to": config.loss.apply_to}, kind)
+    criterion = kind.around(make_loss, num_classes=2, **given)
     return TrainState(model, criterion, torch.optim.SGD(model.parameters()))
 
 
@@ -32,9 +42,19 @@ def test_steps_are_plain_unless_asked_for() -> None:
     assert _step(GPU, run={}) == (None, [])
 
 
-def test_a_step_is_recorded_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        {"model": {"name": "yolov2"}, "data": {"name": "voc", "image_size": 416}},
+        {"loss": {"name": "quality_focal"}},
+        {"loss": {"name": "ohem", "nms_thresh": None}},
+    ],
+)
+@pytest.mark.parametrize("scaler", [None, torch.amp.GradScaler("cpu")])
+def test_a_step_is_recorded_on_a_gpu(sections: dict[str, Any], scaler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "CudaRecorder", lambda device: device)
-    step, warnings = _step(GPU)
+    step, warnings = _step(GPU, scaler=scaler, **sections)
     assert isinstance(step, GraphedStep)
     assert warnings == []
 
@@ -44,7 +64,15 @@ def test_a_step_is_recorded_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (torch.device("cpu"), {}, "no CUDA graphs on cpu"),
         (GPU, {"loss": {"name": "ohem"}}, "retinanet with loss ohem"),
-        (GPU, {"model": {"name": "yolov2"}, "data": {"name": "voc", "image_size": 416}}, "yolov2 with loss focal"),
+        (
+            GPU,
+            {
+                "model": {"name": "yolov2"},
+                "data": {"name": "voc", "image_size": 416},
+                "loss": {"name": "ohem", "apply_to": "objectness"},
+            },
+            "yolov2 with loss ohem",
+        ),
     ],
 )
 def test_what_cannot_be_recorded_is_plain_and_says_why(
@@ -56,13 +84,35 @@ def test_what_cannot_be_recorded_is_plain_and_says_why(
     assert reason in warnings[0]
 
 
+def test_batches_let_go_of_their_images_at_once() -> None:
+    """The garbage collector may take its time, while the next trial wants the memory of the GPU."""
+    images: Any = type("Images", (list,), {})([0, 0, 0, 0])
+    batches = AugmentedBatches(images, Augment(), batch_size=2, seed=0, device=GPU, channels_last=True)
+    held = weakref.ref(images)
+    gc.disable()
+    try:
+        del batches, images
+        assert held() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_momentum_starts_at_rest_where_a_loss_scaler_may_skip_the_first_step(momentum: float) -> None:
+    """torch's fused SGD would go on from memory that nobody has written."""
+    parameter = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([parameter], lr=0.1, momentum=momentum, fused=True)
+    start_at_rest(optimizer)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    for slope in (float("inf"), 1.0):
+        optimizer.zero_grad()
+        scaler.scale((parameter * slope).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    torch.testing.assert_close(parameter.detach(), torch.full((3,), 0.9))
+
+
 @pytest.mark.parametrize(("asked", "total", "used"), [(100, 101, 100), (100, 100, 0.5), (0.15, 1, 0.15), (0, 6, 0)])
 def test_a_warm_up_ends_before_the_training_does(asked: float, total: int, used: float) -> None:
     config = ExperimentConfig.model_validate({"optim": {"name": "sgd", "warmup_steps": asked}})
     assert build.warmup_steps(config, total) == used
-
-
-def test_a_loss_scaler_keeps_steps_plain() -> None:
-    step, warnings = _step(GPU, scaler=torch.amp.GradScaler("cpu"))
-    assert step is None
-    assert "fp16" in warnings[0]

@@ -36,6 +36,7 @@ def _run(search: SearchConfig, num: int) -> list[ArmScore]:
     return history
 
 
+@pytest.mark.usefixtures("extra_search")
 def test_proposals_lie_within_their_ranges() -> None:
     for arm in _run(_search(), 24):
         assert list(arm.values) == list(_PARAMS)
@@ -45,6 +46,7 @@ def test_proposals_lie_within_their_ranges() -> None:
         assert arm.values["loss.alpha"] in _PARAMS["loss.alpha"]["choice"]
 
 
+@pytest.mark.usefixtures("extra_search")
 def test_they_follow_from_seed_and_results_alone() -> None:
     history = _run(_search(), 12)
     assert propose(_search(), history) == propose(_search(), history)
@@ -60,12 +62,14 @@ def test_a_larger_num_or_early_stopping_is_the_same_search() -> None:
     assert len({space_of(_search(**keys)) for keys in ({}, {"seed": 1}, {"batch": 2}, {"startup": 2})}) == 4
 
 
+@pytest.mark.usefixtures("extra_search")
 def test_later_arms_are_better_than_random_ones() -> None:
     arms = [arm.score for seed in range(4) for arm in _run(_search(seed=seed), 32)[8:]]
     random = [arm.score for seed in range(4) for arm in _run(_search(seed=seed, startup=99), 32)[8:]]
     assert sum(arms) / len(arms) > sum(random) / len(random) + 0.1
 
 
+@pytest.mark.usefixtures("extra_search")
 def test_arms_that_failed_or_were_stopped_count_as_worse_than_any_that_ended() -> None:
     search = _search(params={"loss.gamma": {"uniform": [0, 5]}}, startup=1, batch=2)
     ended = [ArmScore({"loss.gamma": 4 + i / 40}, 0.1 + i / 100) for i in range(20)]

@@ -9,19 +9,31 @@ from typing import Any
 import pytest
 import torch
 
-from focalbench import runtime
+from focalbench import devices
 from focalbench.config.load import load_config
 from focalbench.config.sweep import Trial
-from focalbench.errors import BusyError, CheckpointError, ConfigError, DivergedError, InterruptedTrial, StorageError
+from focalbench.errors import (
+    BusyError,
+    CheckpointError,
+    ConfigError,
+    DeviceLostError,
+    DeviceMemoryError,
+    DivergedError,
+    InterruptedTrial,
+    StorageError,
+)
 from focalbench.experiment import events
 from focalbench.experiment import trial as trial_module
+from focalbench.experiment.memory import ways_out
 from focalbench.experiment.resume import require_same
 from focalbench.experiment.trial import run_trial
 from focalbench.records.metrics import read_metrics
+from focalbench.records.trial import TrialFolder
 from focalbench.runtime import StopFlag
 from focalbench.training.checkpoint import list_checkpoints, load_checkpoint, load_newest, save_checkpoint
 
-_CLOCKS = ("images_per_s", "perf/images_per_s", "perf/time_s", "wall_s", "train_s", "peak_memory_mb")
+_MEMORY = ("peak_memory_mb", "gpu_memory_mb", "gpu_reserved_mb")
+_CLOCKS = ("images_per_s", "perf/images_per_s", "perf/time_s", "wall_s", "train_s", *_MEMORY)
 
 Write = Callable[..., Path]
 
@@ -259,12 +271,12 @@ def test_auto_precision_stays_what_it_was_on_a_machine_that_would_choose_another
     began: str, elsewhere: torch.dtype, write_config: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = torch.float32 if began == "fp32" else torch.bfloat16
-    monkeypatch.setattr(runtime, "has_fast_bf16", lambda device: here == torch.bfloat16)
+    monkeypatch.setattr(devices, "has_fast_bf16", lambda device: here == torch.bfloat16)
     trial, stop = _trial(write_config()), StopFlag()
     unbroken = _run(trial, tmp_path / "unbroken")
     with pytest.raises(InterruptedTrial):
         _run(trial, tmp_path / "t", stop, _stop_at(2, stop))
-    monkeypatch.setattr(runtime, "has_fast_bf16", lambda device: elsewhere == torch.bfloat16)
+    monkeypatch.setattr(devices, "has_fast_bf16", lambda device: elsewhere == torch.bfloat16)
     result = _run(trial, tmp_path / "t")
     assert result["precision"] == unbroken["precision"] == str(here).removeprefix("torch.")
     assert _lines(tmp_path / "t") == _lines(tmp_path / "unbroken")
@@ -386,3 +398,92 @@ def test_alpha_auto_is_counted_on_the_training_set(write_config: Write, tmp_path
     alphas = {line["train/alpha"] for line in read_metrics(tmp_path / "t") if "train/alpha" in line}
     (alpha,) = alphas
     assert 0.8 < alpha < 1  # far more background than objects
+
+
+class _Reached(Exception):  # noqa: N818 - ends a training where the test has seen enough
+    pass
+
+
+def _reach(*arguments: Any, **keywords: Any) -> None:
+    raise _Reached
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A machine with two GPUs as torch shows it; returns what takes memory on one, in the order of the calls."""
+    calls: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    for name in ("set_device", "reset_peak_memory_stats", "mem_get_info", "synchronize", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda device=None, name=name: calls.append(f"{name} {device}"))
+    return calls
+
+
+def test_a_trial_on_the_second_gpu_makes_it_the_current_one_before_anything_else_takes_memory(
+    write_config: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_gpus: list[str]
+) -> None:
+    monkeypatch.setattr(trial_module.build, "build_data", _reach)
+    with pytest.raises(_Reached):
+        run_trial(
+            _trial(write_config()), tmp_path / "t", device="cuda:1", stop=StopFlag(), progress=lambda *values: None
+        )
+    assert two_gpus == ["set_device cuda:1", "reset_peak_memory_stats cuda:1"]
+
+
+def test_memory_that_runs_out_names_keys_for_a_step_and_for_an_evaluation(
+    write_config: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out(*arguments: Any, **keywords: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
+
+    config = _trial(write_config(), "optim.precision=fp32", "run.trials_per_device=3", "eval.batch_size=9").config
+    assert ways_out(config, "cuda") == (
+        "set run.trials_per_device below 3 (so many trials share a GPU, and one may take what another lacks), "
+        "data.cache: disk, run.devices above 1 (each takes its share of a batch), optim.precision: bf16, "
+        "optim.batch_size below 4 or data.image_size below 64"
+    )
+    trial = _trial(write_config(), "eval.batch_size=9")
+    monkeypatch.setattr(trial_module, "fit", run_out)
+    with pytest.raises(DeviceMemoryError, match=r"optim\.batch_size below 4 or data\.image_size below 64$"):
+        _run(trial, tmp_path / "step")
+    assert TrialFolder(tmp_path / "step").state() == "failed"
+    monkeypatch.undo()
+    monkeypatch.setattr(events, "detect", run_out)
+    with pytest.raises(DeviceMemoryError, match=r"set eval\.batch_size below 9, .* or data\.image_size below 64$"):
+        _run(trial, tmp_path / "evaluation")
+
+
+def test_memory_that_runs_out_at_a_resume_is_no_fault_of_the_checkpoint(
+    write_config: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial, stop = _trial(write_config()), StopFlag()
+    with pytest.raises(InterruptedTrial):
+        _run(trial, tmp_path / "t", stop, _stop_at(2, stop))
+
+    def run_out(*arguments: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
+
+    monkeypatch.setattr(trial_module.TrainState, "load_state_dict", run_out)
+    with pytest.raises(DeviceMemoryError):
+        _run(trial, tmp_path / "t")
+
+
+def test_a_lost_gpu_leaves_a_trial_to_go_on_with(
+    write_config: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(*arguments: Any) -> None:
+        raise torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")
+
+    monkeypatch.setattr(trial_module, "fit", lose)
+    with pytest.raises(DeviceLostError, match="uncorrectable ECC"):
+        _run(_trial(write_config()), tmp_path / "t")
+    assert TrialFolder(tmp_path / "t").state() == "interrupted"
+
+
+def test_a_result_has_the_memory_of_the_gpu_and_none_of_a_processor(
+    write_config: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial_module, "gpu_peaks_mb", lambda device: (12.5, 20.0))
+    result = _run(_trial(write_config()), tmp_path / "gpu")
+    assert (result["gpu_memory_mb"], result["gpu_reserved_mb"]) == (12.5, 20.0)

@@ -16,7 +16,14 @@ from focalbench.config.load import load_config
 from focalbench.errors import ConfigError
 from focalbench.launchers.job import Job
 from focalbench.launchers.job_queue import JobQueue
-from focalbench.launchers.local import LocalRun, Slots, plan_slots, report_idle_cores, slots_of
+from focalbench.launchers.local import (
+    LocalRun,
+    Slots,
+    plan_slots,
+    report_idle_cores,
+    report_unused_gpus,
+    slots_of,
+)
 from focalbench.records.metrics import read_metrics
 from focalbench.records.trial import TrialFolder
 from focalbench.runtime import StopFlag
@@ -228,3 +235,116 @@ def test_a_trial_on_several_devices_takes_a_slot_of_as_many(monkeypatch: pytest.
     assert _slots(100, "auto", 2, devices_per_trial=2) == Slots(pairs * 2, 1)
     with pytest.raises(ConfigError, match=r"run.devices: 5: run.device auto is 4 GPUs on this machine; use at most 4"):
         _slots(1, "auto", 1, devices_per_trial=5)
+
+
+# Speaks as a worker does, without torch. The trial's arm says what becomes of it; NOTES keeps who trained what where.
+_PRETENDED_WORKER = """
+import json, os, sys
+for line in sys.stdin:
+    job = json.loads(line)
+    name, device = job["trial"]["name"], job["devices"][0]
+    with open(NOTES, "a") as notes:
+        notes.write(f"{os.getpid()} {device} {name}\\n")
+    say = lambda **report: print(json.dumps({"name": name, **report}), flush=True)
+    lost = {"event": "lost", "exit_code": 3, "may_go_on": True, "device_is_gone": device == "cuda:1"}
+    if name.startswith("asserts") or device == "cuda:1":
+        say(**lost, error=f"{device} is lost")
+        say(**lost, error="what another rank says of it")
+        os._exit(1)
+    if name.startswith("large"):
+        say(**{**lost, "exit_code": 2, "may_go_on": False}, error="rank 1: cuda:0 is out of memory")
+        os._exit(1)
+    say(event="finished", state="done", values={})
+"""
+
+
+def _pretend(
+    monkeypatch: pytest.MonkeyPatch, path: Path, out: Path, watcher: _Watcher, devices: tuple[tuple[str, ...], ...]
+) -> tuple[LocalRun, Callable[[], list[list[str]]]]:
+    """A run whose workers are ``_PRETENDED_WORKER``, and what reads their notes: process, device, arm."""
+    notes = out / "notes"
+    out.mkdir()
+    code = _PRETENDED_WORKER.replace("NOTES", repr(str(notes)))
+    monkeypatch.setattr("focalbench.launchers.process._command", lambda devices: [sys.executable, "-c", code])
+    jobs = [Job(trial=t, folder=out / t.name, devices=("auto",), threads=1) for t in load_config(path).trials]
+    queue = JobQueue(jobs, retries=1, watcher=watcher, on_change=lambda: None)
+    run = LocalRun(queue, Slots(devices, 1), watcher=watcher, log_folder=out)
+    return run, lambda: [line.split("-")[0].split() for line in notes.read_text().splitlines()]
+
+
+def test_a_trial_that_loses_its_gpu_each_time_is_given_up_with_the_reason_and_the_next_has_a_fresh_process(
+    monkeypatch: pytest.MonkeyPatch, write_config: Write, tmp_path: Path
+) -> None:
+    path = write_config("sweep: {list: [{name: asserts, loss.gamma: 1}, {name: good, loss.gamma: 3}]}")
+    watcher = _Watcher()
+    run, notes = _pretend(monkeypatch, path, tmp_path / "o", watcher, (("cuda:0",),))
+    bad, good = run.run(StopFlag()).values()
+    assert good.state == "done"
+    assert (bad.state, bad.exit_code) == ("failed", 3)
+    assert bad.error == f"cuda:0 is lost; see {tmp_path / 'o' / 'workers.log'}"
+    assert any(
+        "asserts" in text and "cuda:0 is lost; going on from its checkpoint" in text for text in watcher.messages
+    )
+    assert [arm for _, _, arm in notes()] == ["asserts", "asserts", "good"]
+    assert len({process for process, _, _ in notes()}) == 3
+    (folder,) = (tmp_path / "o").glob("asserts*")
+    assert json.loads((folder / "status.json").read_text())["error"] == bad.error
+
+
+def test_a_rank_without_memory_fails_its_trial_at_once_in_its_own_words(
+    monkeypatch: pytest.MonkeyPatch, write_config: Write, tmp_path: Path
+) -> None:
+    path = write_config("sweep: {list: [{name: large, loss.gamma: 1}]}")
+    run, notes = _pretend(monkeypatch, path, tmp_path / "o", _Watcher(), (("cuda:0",),))
+    (outcome,) = run.run(StopFlag()).values()
+    assert (outcome.state, outcome.exit_code) == ("failed", 2)
+    assert str(outcome.error).startswith("rank 1: cuda:0 is out of memory; see ")
+    assert len(notes()) == 1
+
+
+def test_where_a_gpu_has_gone_no_further_trial_is_put_while_there_are_others(
+    monkeypatch: pytest.MonkeyPatch, write_config: Write, tmp_path: Path
+) -> None:
+    path, watcher = write_config("sweep: {grid: {loss.gamma: [1, 2, 3, 4]}}"), _Watcher()
+    run, notes = _pretend(monkeypatch, path, tmp_path / "o", watcher, (("cuda:0",), ("cuda:1",)))
+    assert {outcome.state for outcome in run.run(StopFlag()).values()} == {"done"}
+    assert [device for _, device, _ in notes()].count("cuda:1") == 1
+    assert "warning: cuda:1: no further trial is put there" in watcher.messages
+
+
+def test_the_last_gpu_of_all_is_tried_until_every_trial_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, write_config: Write, tmp_path: Path
+) -> None:
+    path = write_config("sweep: {grid: {loss.gamma: [1, 2]}}")
+    run, notes = _pretend(monkeypatch, path, tmp_path / "o", _Watcher(), (("cuda:1",),))
+    assert {outcome.state for outcome in run.run(StopFlag()).values()} == {"failed"}
+    assert len(notes()) == 4
+
+
+def test_a_processor_that_trains_beside_a_gpus_driver_is_told_once_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("focalbench.launchers.local.why_no_gpu", lambda: "the driver is too old")
+    for driver in (False, True):
+        monkeypatch.setattr("focalbench.launchers.local.has_gpu_driver", lambda found=driver: found)
+        for device in ("auto", "cpu"):
+            report_unused_gpus(Slots((("cpu",),), 1), device, told.append)
+        report_unused_gpus(Slots((("cuda:0",),), 1), "auto", told.append)
+    (line,) = told
+    assert line.startswith(
+        "warning: training on the processor, though a GPU's driver is there: the driver is too old; "
+    )
+
+
+def test_each_gpu_that_is_visible_is_a_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr("focalbench.launchers.local.has_gpu_driver", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert _slots(100, "auto", 1) == Slots((("cuda:0",), ("cuda:1",)), 4)
+    assert _slots(100, "cuda:1", 1) == Slots((("cuda:1",),), 8)
+    words = r"run.devices: 3: run.device cuda is 2 GPUs on this machine, with CUDA_VISIBLE_DEVICES='4,6'; use at most 2"
+    with pytest.raises(ConfigError, match=words):
+        _slots(1, "cuda", 1, devices_per_trial=3)

@@ -1,27 +1,32 @@
 """A trial on several devices: a rank that dies costs one try, a stop reaches all ranks, none outlives its launcher."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from focalbench.config.load import load_config
 from focalbench.config.sweep import Trial
+from focalbench.errors import DeviceLostError, DeviceMemoryError
+from focalbench.launchers import rank as rank_module
 from focalbench.launchers.job import Job
 from focalbench.launchers.job_queue import JobQueue
 from focalbench.launchers.local import LocalRun, Slots
+from focalbench.launchers.process import _command
+from focalbench.launchers.worker import Reporter
 from focalbench.records.metrics import read_metrics
 from focalbench.records.trial import TrialFolder
 from focalbench.runtime import StopFlag
 from focalbench.storage import read_json
-
-pytestmark = pytest.mark.slow
 
 Write = Callable[..., Path]
 _LINUX = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
@@ -80,6 +85,7 @@ def _runs(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 @_LINUX
 def test_a_rank_that_is_killed_costs_one_try(write_config: Write, tmp_path: Path) -> None:
     killed: list[int] = []
@@ -103,6 +109,7 @@ def test_a_rank_that_is_killed_costs_one_try(write_config: Write, tmp_path: Path
     _wait_until_gone(killed)
 
 
+@pytest.mark.slow
 def test_a_stop_reaches_all_ranks_and_one_process_may_go_on(write_config: Write, tmp_path: Path) -> None:
     stop = StopFlag()
     watcher = _Watcher(lambda step: stop.request(signal.SIGTERM) if step >= 2 else None)
@@ -118,6 +125,7 @@ def test_a_stop_reaches_all_ranks_and_one_process_may_go_on(write_config: Write,
     assert result.step == 6
 
 
+@pytest.mark.slow
 def test_a_fault_of_all_ranks_is_reported_once_and_not_tried_again(write_config: Write, tmp_path: Path) -> None:
     (trial,) = load_config(write_config("sweep: {list: [{name: bad, loss.alpha: [0.1, 0.2]}]}")).trials
     watcher = _Watcher(lambda step: None)
@@ -127,9 +135,11 @@ def test_a_fault_of_all_ranks_is_reported_once_and_not_tried_again(write_config:
     assert len(watcher.messages) == 1
 
 
+@pytest.mark.slow
 @_LINUX
 def test_ranks_end_when_launcher_and_agent_are_killed(write_config: Write, tmp_path: Path) -> None:
-    text = write_config().read_text().replace("steps: 6", "steps: 100000").replace("run: {", "run: {devices: 2, ")
+    text = write_config().read_text().replace("steps: 6", "steps: 100000")
+    text = text.replace("run: {", "run: {device: cpu, devices: 2, ")
     config = write_config(text=text)
     out = tmp_path / "o"
     launcher = subprocess.Popen(
@@ -157,3 +167,82 @@ def _pid_of_running(out: Path) -> int:
                 return int(status["pid"])
         time.sleep(0.1)
     pytest.fail("the trial did not start within a minute")
+
+
+class _Ended(BaseException):
+    """In the place of the end of the process."""
+
+
+@pytest.fixture
+def second_rank(monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], io.StringIO]:
+    """This process as the second of two ranks on GPUs that torch shows; what it does, in order, and what it reports."""
+    did, said = [], io.StringIO()
+
+    @contextmanager
+    def joined(device_type: str) -> Iterator[None]:
+        did.append(f"join by {device_type}")
+        yield
+
+    def end() -> None:
+        raise _Ended
+
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(sys, "argv", ["rank", "cuda:2", "cuda:3"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: did.append(f"set {device}"))
+    monkeypatch.setattr("focalbench.ranks.joined", joined)
+    monkeypatch.setattr("focalbench.ranks.rank", lambda: 1)
+    monkeypatch.setattr(rank_module, "open_reporter", lambda: Reporter(said))
+    monkeypatch.setattr(rank_module, "end_at_once", end)
+    monkeypatch.setattr(rank_module, "_FIRST_SPEAKS_S", 0.0)
+    monkeypatch.setattr(rank_module, "_train_one", lambda stop, reporter: did.append("train"))
+    return did, said
+
+
+def test_a_rank_takes_its_gpu_before_it_speaks_to_the_others(second_rank: tuple[list[str], io.StringIO]) -> None:
+    did, said = second_rank
+    rank_module.main()
+    assert did == ["set cuda:3", "join by cuda", "train"]
+    assert not said.getvalue()
+
+
+def test_a_rank_whose_gpu_is_gone_says_so_and_ends(
+    second_rank: tuple[list[str], io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    did, said = second_rank
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    with pytest.raises(_Ended):
+        rank_module.main()
+    assert did == []
+    report = json.loads(said.getvalue())
+    assert (report["event"], report["device_is_gone"]) == ("lost", True)
+    assert report["error"].startswith("rank 1: cuda:3 is gone: device: cuda:3: this machine has 3")
+
+
+@pytest.mark.parametrize(
+    ("fault", "may_go_on"), [(DeviceMemoryError("cuda:3 is out of memory"), False), (DeviceLostError("cuda:3"), True)]
+)
+def test_why_a_rank_that_is_not_the_first_cannot_go_on_reaches_the_launcher(
+    second_rank: tuple[list[str], io.StringIO],
+    monkeypatch: pytest.MonkeyPatch,
+    write_config: Write,
+    tmp_path: Path,
+    fault: Exception,
+    may_go_on: bool,
+) -> None:
+    def fail(*arguments: object, **keywords: object) -> None:
+        raise fault
+
+    monkeypatch.setattr("focalbench.experiment.trial.follow_trial", fail)
+    (trial,) = load_config(write_config()).trials
+    job = Job(trial=trial, folder=tmp_path / "t", devices=("cuda:2", "cuda:3"), threads=1)
+    assert not rank_module._follow(job, StopFlag(), Reporter(second_rank[1]))
+    report = json.loads(second_rank[1].getvalue())
+    assert (report["event"], report["name"], report["may_go_on"]) == ("lost", trial.name, may_go_on)
+    assert report["error"] == f"rank 1: {fault}"
+
+
+def test_the_agent_hands_every_rank_the_devices_of_all() -> None:
+    assert _command(("cuda:2", "cuda:3"))[-3:] == ["focalbench.launchers.rank", "cuda:2", "cuda:3"]
+    assert "--nproc-per-node=2" in _command(("cuda:2", "cuda:3"))

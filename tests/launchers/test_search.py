@@ -15,6 +15,8 @@ from focalbench.records.sweep import SweepFolder
 from focalbench.records.trial import TrialFolder
 from focalbench.storage import write_json
 
+pytestmark = pytest.mark.usefixtures("extra_search")
+
 Write = Callable[..., Path]
 _STEPS = 10
 

@@ -7,9 +7,11 @@ import torch
 from torch.autograd import gradcheck
 from torch.nn import functional as F
 
+from focalbench import kernels
 from focalbench.config.loss import LossConfig
-from focalbench.losses import LOSSES
+from focalbench.losses import LOSSES, elementwise, focal_op
 from focalbench.losses.base import ClassificationLoss, Counts
+from focalbench.losses.cross_entropy import SigmoidFamily
 
 K = 3
 COUNTS = Counts((10, 20, 30), 1000)
@@ -47,6 +49,43 @@ def test_gradient_is_the_derivative(name):
     loss = build(name).eval()
     logits, others = problem(loss)
     assert gradcheck(lambda x: loss(x, LABELS, **others), (logits,))
+
+
+class _SeenOnGPU(torch.Tensor):
+    """A tensor on the CPU that says it were on a GPU."""
+
+    is_cuda = True
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if isinstance(build(name), SigmoidFamily)])
+def test_the_factor_of_a_sigmoid_loss_is_in_its_gradient_before_backward_on_a_gpu(name, monkeypatch):
+    """Backward then has nothing to multiply, and value and gradient are those of the sum times the factor."""
+    monkeypatch.setattr(kernels, "triton_kernels", lambda module: None)
+    scales = []
+    for module in (elementwise, focal_op):
+        monkeypatch.setattr(module, "scale_in_place", lambda grad, scale: scales.append(float(scale)) or grad * scale)
+    loss = build(name)
+    logits, _ = problem(loss, torch.float32)
+    factor = {"weight": torch.tensor(0.7), "avg_factor": torch.tensor(3.0)}
+    plain = loss.normalised(logits, LABELS, **factor)
+    (wanted,) = torch.autograd.grad(plain, logits)
+    scales.clear()
+    leaf = logits.detach().as_subclass(_SeenOnGPU).requires_grad_()
+    folded = loss.normalised(leaf, LABELS, **factor)
+    (found,) = torch.autograd.grad(folded, leaf)
+    assert scales == [1.0]
+    torch.testing.assert_close(folded.detach().as_subclass(torch.Tensor), plain.detach(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(found.as_subclass(torch.Tensor), wanted, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_what_a_loss_is_multiplied_with_changes_no_bit_on_a_cpu(name):
+    loss = build(name).eval()
+    logits, others = problem(loss, torch.float32)
+    weight, avg_factor = torch.tensor(0.7), torch.tensor(3.0)
+    (wanted,) = torch.autograd.grad(weight * (loss(logits, LABELS, **others) / avg_factor), logits)
+    found = loss.normalised(logits, LABELS, weight=weight, avg_factor=avg_factor, **others)
+    assert torch.equal(torch.autograd.grad(found, logits)[0], wanted)
 
 
 @pytest.mark.parametrize("name", LOSSES)

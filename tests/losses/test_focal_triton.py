@@ -1,64 +1,129 @@
-"""The CUDA kernel, run by Triton's interpreter on the CPU in a process of its own, against the CPU path."""
+"""The CUDA kernel where there is no GPU: interpreted, and as the machine code that a GPU would run."""
 
-import os
-import subprocess
-import sys
+from contextlib import contextmanager
+from pathlib import Path
 
+import mpmath
+import numpy as np
 import pytest
 import torch
+from interpreted import check
+from sm90 import Kernel, machine_code
+
+from focalbench.losses.focal_terms import FocalTerms
 
 pytest.importorskip("triton")
 
-CHECKS = """
-import torch
 from focalbench.losses import focal_triton
-from focalbench.losses.elementwise import sum_on_cpu
-from focalbench.losses.focal_terms import FocalTerms
 
-generator = torch.Generator().manual_seed(0)
-per_class = torch.rand(20, generator=generator)
-cases = [
-    (torch.float32, torch.int64, 0.0, torch.tensor(0.25), None),
-    (torch.float32, torch.int32, 0.5, per_class, None),
-    (torch.float32, torch.int64, 1.0, torch.tensor(0.25), torch.rand(300, 1, generator=generator)),
-    (torch.float32, torch.int8, 2.0, torch.tensor(0.25), torch.rand(300, 20, generator=generator)),
-    (torch.float32, torch.int64, 5.0, per_class, None),
-    (torch.bfloat16, torch.int64, 2.0, torch.tensor(0.25), None),
-    (torch.float16, torch.int64, 3.3, torch.tensor(0.25), None),
-]
-for dtype, integer, gamma, alpha, weight in cases:
-    logits = (torch.randn(300, 20, generator=generator) * 5).to(dtype)
-    logits[0], logits[1] = 1e4, -1e4
-    labels = torch.randint(-1, 21, (300,), generator=generator).to(integer)
-    terms = FocalTerms(torch.tensor(gamma), alpha, 1 - alpha)
-    total, grad = focal_triton.focal_sum(logits, labels, terms, weight, want_grad=True)
-    wanted, slope = sum_on_cpu(logits, labels, terms, weight, want_grad=True)
-    torch.testing.assert_close(total, wanted, rtol=1e-6, atol=0)
-    tight = dtype == torch.float32
-    torch.testing.assert_close(grad, slope, rtol=3e-6 if tight else 1e-2, atol=1e-9 if tight else 1e-6)
-    assert grad.isfinite().all() and grad.dtype == dtype
-
-kept = grad.clone()
-focal_triton.scale_in_place(grad, torch.tensor(1.0))
-assert torch.equal(grad, kept)
-focal_triton.scale_in_place(grad, torch.tensor(0.5))
-torch.testing.assert_close(grad, kept * 0.5)
-empty, _ = focal_triton.focal_sum(logits[:0], labels[:0], terms, None, want_grad=True)
-assert empty.item() == 0
-try:
-    focal_triton.focal_sum(logits, torch.full((300,), 21), terms, None, want_grad=False)
-except RuntimeError as fault:
-    assert "outside -1..20" in str(fault)
-else:
-    raise AssertionError("a label out of range went through")
-print("equal")
-"""
+POINTERS = {"labels": "*i64", "partials": "*fp32", "fits": "*i8"}
+NUMBERS = {"gamma": "*fp32", "alpha_pos": "*fp32", "alpha_neg": "*fp32"}
+STRIDES = {"num_groups": "i32", "weight_row_stride": "i32", "weight_column_stride": "i32"}
 
 
-def test_interpreted_kernel_equals_the_cpu_path():
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", CHECKS], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.stdout.strip() == "equal", done.stderr[-2000:]
+def test_the_interpreted_kernel_equals_the_cpu_path_and_keeps_its_bound():
+    check(Path(__file__).with_name("interpreted_focal.py"))
+
+
+def test_an_element_takes_few_instructions(tmp_path):
+    """gamma 0, gamma 2 and any other are the ways through the kernel. A row of 20 classes is five times 4 elements: 16
+    bytes of float32, 8 of bfloat16.
+    """
+    kernels = [
+        Kernel(
+            "focalbench.losses.focal_triton",
+            "_focal_kernel",
+            {**dict.fromkeys(("logits", "weight", "grad"), f"*{dtype}"), **POINTERS, **NUMBERS, **STRIDES},
+            {
+                "num_columns": 20,
+                "width": 4,
+                "alpha_per_class": False,
+                "weights": 0,
+                "want_grad": True,
+                "groups": focal_triton._BLOCK // 4,
+            },
+            aligned=("num_groups",),
+            options={"num_warps": focal_triton._WARPS},
+        )
+        for dtype in ("fp32", "bf16")
+    ]
+    elements = focal_triton._BLOCK // (32 * focal_triton._WARPS)
+    for kernel, code, bits in zip(kernels, machine_code(kernels, tmp_path), (128, 64), strict=True):
+        per_element = [length / elements for length in code.path_lengths()]
+        assert len(per_element) == 3
+        assert np.less_equal(per_element, (48, 54, 60)).all(), (kernel, per_element)
+        names = code.names()
+        assert f"LDG.E.{bits}" in names
+        assert f"STG.E.{bits}" in names
+        assert not {name for name in names if name.startswith(("LDL", "STL"))}, "spilled"
+
+
+def test_log1p_is_a_minimax_polynomial_and_its_error_is_bounded():
+    """The bound adds the polynomial's error to what each rounding in Horner's scheme makes of it."""
+    coefficients, error = remez(degree=8)
+    kept = focal_triton._LOG1P.value
+    np.testing.assert_allclose(kept, coefficients, rtol=1e-9)
+    assert error < 2.0**-24.9
+    e = np.maximum(np.linspace(0, 1, 100_001), 1e-30)
+    exact = np.log1p(e) / e
+    unit = 2.0**-24
+    *others, value = np.float32(kept).astype(np.float64)
+    rounding = np.zeros_like(e)
+    for coefficient in reversed(others):
+        product = e * value
+        value = product + coefficient
+        rounding = e * rounding + unit * (np.abs(product) + np.abs(value))
+    assert ((rounding + np.abs(value - exact)) / exact).max() < 5 * unit
+
+
+def remez(degree):
+    """Coefficients of the polynomial nearest to log(1 + e) / e on [0, 1] and its largest relative error there."""
+    with mpmath.workdps(30):
+        grid = np.linspace(0, 1, 20_001)
+        exact = np.array([1.0, *(np.log1p(grid[1:]) / grid[1:])])
+        nodes = [(1 - mpmath.cos(mpmath.pi * k / (degree + 1))) / 2 for k in range(degree + 2)]
+        for _ in range(6):
+            target = [mpmath.log1p(x) / x if x else mpmath.mpf(1) for x in nodes]
+            rows = [
+                [*(x**power for power in range(degree + 1)), (-1) ** k * y]
+                for k, (x, y) in enumerate(zip(nodes, target, strict=True))
+            ]
+            solution = mpmath.lu_solve(mpmath.matrix(rows), mpmath.matrix(target))
+            coefficients = [float(value) for value in solution[: degree + 1]]
+            error = np.polyval(coefficients[::-1], grid) / exact - 1
+            parts = np.split(np.arange(len(grid)), np.flatnonzero(np.diff(np.sign(error))) + 1)
+            nodes = [mpmath.mpf(grid[part[np.abs(error[part]).argmax()]]) for part in parts]
+            assert len(nodes) == degree + 2
+        return coefficients, np.abs(error).max()
+
+
+def test_kernels_are_launched_on_the_device_of_the_logits(monkeypatch):
+    """Triton launches on the current device, whatever that of the arguments is."""
+    events = []
+
+    class Recorder:
+        def __init__(self, name):
+            self.name = name
+
+        def __getitem__(self, grid):
+            return lambda *args, **options: events.append(self.name)
+
+    @contextmanager
+    def device_of(tensor):
+        events.append(("enter", tensor.shape))
+        yield
+        events.append("leave")
+
+    for name in ("_focal_kernel", "_total_kernel", "_scale_kernel"):
+        monkeypatch.setattr(focal_triton, name, Recorder(name))
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    logits = torch.zeros(3, 4)
+    terms = FocalTerms(*torch.tensor([2.0, 0.25, 0.75]))
+    focal_triton.focal_sum(logits, torch.zeros(3, dtype=torch.int64), terms, None, want_grad=True)
+    assert events == [("enter", logits.shape), "_focal_kernel", "_total_kernel", "leave"]
+    events.clear()
+    focal_triton.scale_in_place(logits, torch.tensor(2.0))
+    assert events == [("enter", logits.shape), "_scale_kernel", "leave"]
 
 
 @pytest.mark.gpu

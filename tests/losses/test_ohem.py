@@ -93,6 +93,34 @@ def test_hardness_is_the_cross_entropy_of_the_anchor():
     torch.testing.assert_close(anchor_cross_entropy(logits, labels), each)
 
 
+@pytest.mark.parametrize("ratio", [None, 3.0, 0.4])
+@pytest.mark.parametrize("num_hardest", [1, 8, 64, 500])
+def test_masks_keep_what_indices_do(monkeypatch, ratio, num_hardest):
+    """As on a GPU; many anchors are equally hard, one image has no positives and one nothing but ignored anchors."""
+    generator = torch.Generator().manual_seed(num_hardest)
+    logits = torch.randint(-3, 4, (5, 200, 2), generator=generator).float()
+    labels = torch.randint(-1, 3, (5, 200), generator=generator)
+    labels[1] = labels[1].clamp(max=0) * 3 + 2  # background or ignored
+    labels[2] = -1
+    labels[3] = 0
+    loss = LOSSES["ohem"](num_classes=2, nms_thresh=None, num_hardest=num_hardest, negatives_per_positive=ratio)
+    found = []
+    for is_cuda in (False, True):
+        leaf = logits.clone().requires_grad_()
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.Tensor, "is_cuda", property(lambda tensor, is_cuda=is_cuda: is_cuda), raising=False)
+            value = loss(leaf, labels)
+        found.append((value, torch.autograd.grad(3 * value, leaf)[0]))
+    (by_index, gradient), (by_mask, same_gradient) = found
+    torch.testing.assert_close(by_mask, by_index, rtol=1e-6, atol=0)
+    assert torch.equal(same_gradient, gradient)
+
+
+def test_only_nms_waits_for_the_device():
+    assert LOSSES["ohem"](num_classes=1).waits_for_device
+    assert not LOSSES["ohem"](num_classes=1, nms_thresh=None, negatives_per_positive=3).waits_for_device
+
+
 def test_boxes_are_asked_for():
     logits, labels = ladder()
     with pytest.raises(ValueError, match="predicted boxes"):

@@ -38,6 +38,7 @@ def random_case(seed: int, num_classes: int = 4) -> tuple[Columns, Columns]:
 
 def pycocotools_stats(det: Columns, gt: Columns, num_classes: int) -> np.ndarray:
     """AP, AP50, AP75, small, medium, large."""
+    pytest.importorskip("pycocotools", reason="pycocotools is not installed")
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 

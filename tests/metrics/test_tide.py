@@ -177,6 +177,7 @@ class Tidecv:
         with pytest.MonkeyPatch.context() as patch:
             for module in DRAWING:
                 patch.setitem(sys.modules, module, MagicMock())
+            pytest.importorskip("tidecv", reason="tidecv is not installed")
             from tidecv import ap, data, quantify
         self.data, self.quantify, self.points = data, quantify, ap.APDataObject
 

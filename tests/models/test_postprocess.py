@@ -1,10 +1,21 @@
-"""Selection of detections, with a plain loop and torchvision's NMS as oracle."""
+"""Selection of detections, with a plain loop and torchvision's NMS as oracle, and the GPU's form against the CPU's."""
 
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from torchvision.ops import nms
 
+from focalbench.models import postprocess
 from focalbench.models.postprocess import class_scores, select_detections, top_candidates
+
+FORMS = {"one by one": postprocess._select_one_by_one, "together": postprocess._select_together}
+
+
+@pytest.fixture(params=FORMS.values(), ids=FORMS)
+def _form(request, monkeypatch):
+    """Both forms on a CPU."""
+    monkeypatch.setattr(postprocess, "_select_one_by_one", request.param)
 
 
 def test_scores_by_hand():
@@ -50,6 +61,7 @@ def reference(scores, labels, boxes, size, thresh, nms_thresh, limit):
 
 
 @pytest.mark.parametrize("limit", [5, 1000])
+@pytest.mark.usefixtures("_form")
 def test_selection_equals_a_plain_loop(limit):
     generator = torch.Generator().manual_seed(1)
     corner = torch.rand(3, 60, 2, generator=generator) * 60 - 10
@@ -67,6 +79,7 @@ def test_selection_equals_a_plain_loop(limit):
         torch.testing.assert_close(found[image].boxes, torch.tensor([box for *_, box in expected]))
 
 
+@pytest.mark.usefixtures("_form")
 def test_an_image_is_judged_alike_alone_and_anywhere_in_a_batch():
     """Two boxes whose IoU is a hair above the threshold: shifted by image and class in float32 they would be kept."""
     pair = torch.tensor([[0.1, 0.1, 10.1, 10.1], [0.1, 0.1, 10.1, 5.1005]])
@@ -90,6 +103,7 @@ def test_an_image_is_judged_alike_alone_and_anywhere_in_a_batch():
         torch.testing.assert_close(found.boxes, alone.boxes, rtol=0, atol=0)
 
 
+@pytest.mark.usefixtures("_form")
 def test_an_image_without_detections_among_others():
     scores = torch.tensor([[0.1], [0.9]])
     boxes = torch.tensor([[[0.0, 0, 5, 5]], [[1.0, 1, 6, 6]]])
@@ -107,6 +121,7 @@ def test_an_image_without_detections_among_others():
     assert found[1].labels.tolist() == [1]
 
 
+@pytest.mark.usefixtures("_form")
 def test_the_threshold_itself_is_no_detection():
     found = select_detections(
         torch.tensor([[0.5]]),
@@ -119,3 +134,101 @@ def test_the_threshold_itself_is_no_detection():
         max_detections=10,
     )
     assert len(found[0].boxes) == 0
+
+
+@pytest.mark.usefixtures("_form")
+def test_of_equal_scores_the_first_candidate_is_the_better_one():
+    """Many of them: torch's sort leaves a few in their order by itself."""
+    count = 50
+    boxes = (
+        torch.tensor([[0.0, 0, 10, 10], [20.0, 0, 30, 10]])[torch.arange(count) % 2] + torch.arange(count)[:, None] / 64
+    )
+    (found,) = select_detections(
+        torch.full((1, count), 0.5),
+        torch.arange(count)[None] // 25,
+        boxes[None],
+        num_classes=2,
+        canvas=(40, 40),
+        score_thresh=0.1,
+        nms_thresh=0.5,
+        max_detections=3,
+    )
+    assert torch.equal(found.boxes, boxes[[0, 1, 25]])
+    assert found.labels.tolist() == [0, 0, 1]
+
+
+def random_scene(seed, num_images, num_candidates, *, coarse):
+    """Scores, labels and boxes, partly outside the canvas of 64 x 48; if coarse, many of each are equal."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.rand(num_images, num_candidates, generator=generator)
+    corner, size = (torch.rand(2, num_images, num_candidates, 2, generator=generator) * 60).unbind()
+    if coarse:
+        scores, corner, size = (scores * 4).floor() / 4, (corner / 16).floor() * 16, (size / 16).floor() * 16
+    labels = torch.randint(0, 3, (num_images, num_candidates), generator=generator)
+    return scores, labels, torch.cat((corner - 10, corner - 10 + size), dim=2)
+
+
+def assert_same(found, expected):
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        for name in ("boxes", "scores", "labels"):
+            ours, theirs = getattr(one, name), getattr(other, name)
+            assert ours.dtype == theirs.dtype
+            assert ours.device.type == "cpu"
+            assert torch.equal(ours, theirs)
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    num_images=st.integers(1, 4),
+    num_candidates=st.sampled_from([0, 1, 2, 30, 120]),
+    coarse=st.booleans(),
+    score_thresh=st.sampled_from([-1.0, 0.0, 0.25, 0.9, 1.0]),
+    nms_thresh=st.sampled_from([0.0, 1 / 3, 0.5, 1.0]),
+    limit=st.sampled_from([1, 7, 1000]),
+)
+@example(seed=0, num_images=2, num_candidates=1200, coarse=False, score_thresh=0.0, nms_thresh=0.5, limit=300)
+@settings(max_examples=60, deadline=None)
+def test_both_forms_find_the_same(seed, num_images, num_candidates, coarse, score_thresh, nms_thresh, limit):
+    scene = random_scene(seed, num_images, num_candidates, coarse=coarse)
+    one_by_one, together = (form(*scene, (48, 64), score_thresh, nms_thresh, limit) for form in FORMS.values())
+    assert_same(together, one_by_one)
+
+
+def test_scores_that_are_no_numbers_push_nothing_out():
+    scores, labels, boxes = random_scene(1, 2, 30, coarse=False)
+    scores[:, ::3] = float("nan")
+    one_by_one, together = (form(scores, labels, boxes, (48, 64), 0.2, 0.5, 10) for form in FORMS.values())
+    assert_same(together, one_by_one)
+    assert len(together[0].scores) > 3
+
+
+def test_a_chain_longer_than_the_rounds_is_followed_to_its_end(monkeypatch):
+    reads, real = [], postprocess._wait_for
+    monkeypatch.setattr(postprocess, "_wait_for", lambda tensor: reads.append(tensor.shape) or real(tensor))
+    x = 2.0 * torch.arange(100)
+    boxes = torch.stack((x, 0 * x, x + 6, 0 * x + 4), dim=1)[None]
+    scene = torch.linspace(0.9, 0.1, 100)[None], torch.zeros(1, 100, dtype=torch.int64), boxes
+    one_by_one, together = (form(*scene, (10, 300), 0.05, 0.4, 1000) for form in FORMS.values())
+    assert_same(together, one_by_one)
+    assert len(together[0].scores) == 50
+    assert len(reads) == 1 + 3  # 16, 64 and 256 rounds
+
+
+def test_more_candidates_than_fit_into_memory_are_judged_on_the_host(monkeypatch):
+    scene = random_scene(2, 3, 80, coarse=True)
+    one_by_one, together = FORMS.values()
+    expected = one_by_one(*scene, (48, 64), 0.3, 0.5, 20)
+    monkeypatch.setattr(postprocess, "MAX_BOXES", 40)
+    monkeypatch.setattr(postprocess, "suppress", None)
+    assert_same(together(*scene, (48, 64), 0.3, 0.5, 20), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("coarse", [False, True])
+def test_a_gpu_selects_as_the_cpu_does(coarse):
+    scores, labels, boxes = random_scene(5, 4, 500, coarse=coarse)
+    options = {"num_classes": 3, "canvas": (48, 64), "score_thresh": 0.1, "nms_thresh": 0.6, "max_detections": 100}
+    on_gpu = select_detections(scores.cuda(), labels.cuda(), boxes.cuda(), **options)
+    assert_same(on_gpu, select_detections(scores, labels, boxes, **options))

@@ -240,7 +240,9 @@ def _session(path: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def exported(loaded: TrainedTrial, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, export_module.Exported]:
+def exported(
+    extra_onnx: None, loaded: TrainedTrial, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, export_module.Exported]:
     path = tmp_path_factory.mktemp("export") / "new" / "model.onnx"
     return path, export_onnx(loaded, path)
 
@@ -267,6 +269,7 @@ def test_the_exported_network_computes_what_torch_does_for_any_batch(
     assert [p.name for p in path.parent.iterdir()] == ["model.onnx"]
 
 
+@pytest.mark.usefixtures("extra_onnx")
 def test_yolov2_is_exported_too(loaded: TrainedTrial, tmp_path: Path) -> None:
     model = MODELS["yolov2"](num_classes=4, backbone="tiny").eval()
     done = export_onnx(dataclasses.replace(loaded, model=model), tmp_path / "yolo.onnx")
@@ -278,6 +281,7 @@ def test_yolov2_is_exported_too(loaded: TrainedTrial, tmp_path: Path) -> None:
     np.testing.assert_allclose(scores, expected.numpy(), atol=1e-4)
 
 
+@pytest.mark.usefixtures("extra_onnx")
 def test_a_missing_extra_is_named_and_nothing_is_written(
     loaded: TrainedTrial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,3 +311,17 @@ def test_an_export_that_disagrees_is_not_kept(
     with pytest.raises(RuntimeError, match="differs"):
         export_onnx(loaded, tmp_path / "model.onnx")
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("model.onnx", b"older")]
+
+
+def test_the_gpu_that_was_asked_for_is_the_current_one_before_the_network_goes_there(
+    trained: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels of libraries start on the current one, and without this that is the first of the machine."""
+    calls: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(f"set {device}"))
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, device: calls.append(f"to {device}"))
+    with pytest.raises(AttributeError):
+        load_trained(trained.folder, device="cuda:1")
+    assert calls == ["set cuda:1", "to cuda:1"]

@@ -5,7 +5,10 @@ recorded with, and knows nothing of what Python computed in between.
 """
 
 import copy
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,10 +18,13 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from focalbench import kernels
 from focalbench.losses.base import ClassificationLoss
 from focalbench.losses.detection import DetectionLoss
+from focalbench.losses.region import ApplyTo, RegionLoss
 from focalbench.models import MODELS
 from focalbench.structures import Targets
+from focalbench.training import graph
 from focalbench.training.average import MovingAverage
 from focalbench.training.graph import CudaRecorder, GraphedStep, Values, pad_targets
 from focalbench.training.loop import StepSettings, TrainState, train_step
@@ -73,21 +79,22 @@ class _TapeRecorder:
 
 def _memory(state: TrainState) -> list[Tensor]:
     moments = [value for slots in state.optimizer.state.values() for value in slots.values()]
-    parts = [state.model, state.criterion, *([state.ema.module] if state.ema else [])]
-    return [*moments, *(value.detach() for part in parts for value in (*part.parameters(), *part.buffers()))]
+    scaler = [] if state.scaler is None else [state.scaler._scale, state.scaler._growth_tracker]
+    parts = [state.model, state.criterion, *([state.ema] if state.ema else [])]
+    return [*moments, *scaler, *(value.detach() for part in parts for value in (*part.parameters(), *part.buffers()))]
 
 
 class _MaskedFocal(ClassificationLoss):
     """Focal loss as a GPU computes it: every operation goes through torch, and none depends on a value."""
 
-    def __init__(self) -> None:
-        super().__init__(3)
+    def __init__(self, num_classes: int = 3) -> None:
+        super().__init__(num_classes)
         self._keep("gamma", {"schedule": "linear", "values": [0.0, 2.0]})
 
     def forward(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
     ) -> Tensor:
-        target = (labels[..., None] == torch.arange(3, device=labels.device)).float()
+        target = (labels[..., None] == torch.arange(self.num_classes, device=labels.device)).float()
         loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         loss = loss * (target - logits.sigmoid()).abs().pow(self.gamma)
         return torch.where(labels[..., None] < 0, 0.0, loss).sum()
@@ -97,6 +104,7 @@ class _MaskedFocal(ClassificationLoss):
 def masks(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the CPU, but by a GPU's way: with masks in the place of indices."""
     monkeypatch.setattr(Tensor, "is_cuda", property(lambda tensor: True), raising=False)
+    monkeypatch.setattr(kernels, "triton_kernels", lambda module: None)
 
 
 def _state(optimizer: str = "adamw", device: torch.device = CPU) -> TrainState:
@@ -109,6 +117,16 @@ def _state(optimizer: str = "adamw", device: torch.device = CPU) -> TrainState:
         build_optimizer(model, optimizer, lr=1.0, weight_decay=0.01, **options),
         ema=MovingAverage(model, 0.9),
     )
+
+
+def _yolo_state(apply_to: ApplyTo) -> TrainState:
+    """The pull towards the priors ends after ten of the batches below."""
+    torch.manual_seed(0)
+    model = MODELS["yolov2"](num_classes=3, backbone="tiny", activation="sigmoid")
+    criterion = RegionLoss.around(
+        _MaskedFocal, num_classes=3, apply_to=apply_to, stride=model.stride, anneal_images=20, coord_area_scale=True
+    )
+    return TrainState(model, criterion, build_optimizer(model, "sgd", lr=1.0, weight_decay=0.01, momentum=0.9))
 
 
 def _batch(step: int, canvas: int = 64) -> tuple[Tensor, Targets]:
@@ -147,6 +165,36 @@ def _same(one: TrainState, other: TrainState) -> bool:
     return all(torch.equal(a, b) for a, b in zip(_memory(one), _memory(other), strict=True))
 
 
+@pytest.mark.parametrize("apply_to", ["class", "both"])
+def test_a_yolov2_is_recorded_too_with_its_count_of_images(apply_to: ApplyTo) -> None:
+    plain, graphed = _yolo_state(apply_to), _yolo_state(apply_to)
+    recorder = _TapeRecorder(graphed)
+    expected = _train(plain, train_step, range(14), _two_sizes)
+    assert _train(graphed, GraphedStep(recorder, pytest.fail), range(14), _two_sizes) == expected
+    assert (recorder.num_plain, recorder.num_recorded) == (2 * 3 + 1, 2)
+    assert graphed.criterion.get_buffer("images_seen") == 28
+    assert _same(plain, graphed)
+
+
+def test_a_loss_scaler_goes_its_way_in_a_recording() -> None:
+    def state() -> TrainState:
+        """It doubles its factor after each step that did not overflow."""
+        made = replace(_state(), scaler=torch.amp.GradScaler("cpu", init_scale=2.0**126, growth_interval=1))
+        made.criterion.weight.fill_(16)
+        return made
+
+    plain, graphed = state(), state()
+    recorder = _TapeRecorder(graphed)
+    expected = _train(plain, train_step, range(8))
+    assert str(_train(graphed, GraphedStep(recorder, pytest.fail), range(8))) == str(expected)  # NaN is not itself
+    assert recorder.num_recorded == 1
+    overflowed = [not math.isfinite(values["grad_norm"]) for values in expected]
+    assert any(overflowed[4:])
+    assert not all(overflowed[4:])
+    assert plain.state_dict()["scaler"] == graphed.state_dict()["scaler"]
+    assert _same(plain, graphed)
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_recorded_steps_equal_plain_ones_bit_by_bit(optimizer: str) -> None:
     plain, graphed = _state(optimizer), _state(optimizer)
@@ -174,14 +222,15 @@ def test_what_a_checkpoint_holds_is_what_a_plain_training_saves() -> None:
     assert _same(resumed, state)
 
 
-def test_each_canvas_is_recorded_by_itself() -> None:
-    def canvas(step: int) -> int:
-        return 96 if step % 2 else 64
+def _two_sizes(step: int) -> int:
+    return 96 if step % 2 else 64
 
+
+def test_each_canvas_is_recorded_by_itself() -> None:
     plain, graphed = _state(), _state()
     recorder = _TapeRecorder(graphed)
-    expected = _train(plain, train_step, range(8), canvas)
-    assert _train(graphed, GraphedStep(recorder, pytest.fail), range(8), canvas) == expected
+    expected = _train(plain, train_step, range(8), _two_sizes)
+    assert _train(graphed, GraphedStep(recorder, pytest.fail), range(8), _two_sizes) == expected
     assert recorder.num_recorded == 2
     assert _same(plain, graphed)
 
@@ -189,11 +238,13 @@ def test_each_canvas_is_recorded_by_itself() -> None:
 def test_a_step_that_cannot_be_recorded_stays_plain_and_is_told_once() -> None:
     class Broken(_TapeRecorder):
         def record(self, work: Callable[[], Values]) -> tuple[Callable[[], None], Values]:
-            work_state = self._state.optimizer.param_groups[0]
-            assert isinstance(work_state["lr"], Tensor)
+            optimizer, scaler = self._state.optimizer, self._state.scaler
+            assert isinstance(optimizer.param_groups[0]["lr"], Tensor)
+            assert scaler is not None
+            scaler.unscale_(optimizer)  # in the middle of a step
             raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
-    plain, graphed = _state(), _state()
+    plain, graphed = (replace(_state(), scaler=torch.amp.GradScaler("cpu")) for _ in range(2))
     warnings: list[str] = []
     expected = _train(plain, train_step, range(6))
     assert _train(graphed, GraphedStep(Broken(graphed), warnings.append), range(6)) == expected
@@ -210,6 +261,110 @@ def test_padding_adds_no_objects() -> None:
     assert torch.equal(padded.labels[:, :3], targets.labels)
     assert (padded.labels[:, 3:] == -1).all()
     assert pad_targets(padded, 8) is padded
+
+
+class _FakeCuda:
+    """Follows which device and which stream are current, as torch does, and writes down what is asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.device, self.streams = 0, {0: "main 0", 1: "main 1"}
+        self.calls: list[Any] = []
+        monkeypatch.setattr(torch.cuda, "Stream", lambda where: _FakeStream(self, f"side {where.index}", where.index))
+        monkeypatch.setattr(torch.cuda, "current_stream", self._current_stream)
+        monkeypatch.setattr(torch.cuda, "device", self._on_device)
+        monkeypatch.setattr(torch.cuda, "stream", self._on_stream)
+        monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 7))
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: _FakeGraph(self))
+        monkeypatch.setattr(torch.cuda, "graph", self._capture)
+        for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
+            monkeypatch.setattr(torch._C, name, lambda *asked, name=name: self.calls.append((name, *asked)))
+
+    def where(self) -> tuple[int, str]:
+        return self.device, self.streams[self.device]
+
+    def _current_stream(self, device: torch.device | None = None) -> "_FakeStream":
+        index = self.device if device is None else device.index
+        return _FakeStream(self, self.streams[index], index)
+
+    @contextmanager
+    def _on_device(self, device: torch.device) -> Iterator[None]:
+        before, self.device = self.device, device.index
+        try:
+            yield
+        finally:
+            self.device = before
+
+    @contextmanager
+    def _on_stream(self, stream: "_FakeStream") -> Iterator[None]:
+        device, before = self.device, dict(self.streams)
+        self.device, self.streams[stream.device_index] = stream.device_index, stream.name
+        try:
+            yield
+        finally:
+            self.device, self.streams = device, before
+
+    @contextmanager
+    def _capture(self, graph: "_FakeGraph", pool: Any, stream: "_FakeStream", **options: Any) -> Iterator[None]:
+        """Leaves its stream current after a fault, and tells of another one."""
+        self.calls.append(("capture", graph.made, pool, stream.name, options, self.where()))
+        self.device, self.streams[stream.device_index], before = stream.device_index, stream.name, dict(self.streams)
+        try:
+            yield
+        except BaseException:
+            raise RuntimeError("operation failed due to a previous error during capture")  # noqa: B904
+        self.streams = before
+
+
+class _FakeStream:
+    def __init__(self, cuda: _FakeCuda, name: str, device_index: int) -> None:
+        self._cuda, self.name, self.device_index = cuda, name, device_index
+
+    def wait_stream(self, other: "_FakeStream") -> None:
+        self._cuda.calls.append((self.name, "waits for", other.name))
+
+
+class _FakeGraph:
+    def __init__(self, cuda: _FakeCuda) -> None:
+        self.made = cuda.where()
+
+    def replay(self) -> None:
+        pass
+
+
+def test_a_second_gpus_steps_run_and_are_recorded_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = _FakeCuda(monkeypatch)
+    recorder = CudaRecorder(torch.device("cuda:1"))
+
+    def work() -> Values:
+        cuda.calls.append(cuda.where())
+        return {}
+
+    recorder.run(work)
+    assert cuda.calls == [("side 1", "waits for", "main 1"), (1, "side 1"), ("main 1", "waits for", "side 1")]
+    cuda.calls.clear()
+    recorder.record(work)
+    mode = {"capture_error_mode": "thread_local"}  # a thread that reads ahead may pin memory meanwhile
+    assert cuda.calls == [("capture", (1, "main 1"), (0, 7), "side 1", mode, (1, "main 1")), (1, "side 1")]
+    assert cuda.where() == (0, "main 0")
+
+
+def test_a_failed_recording_gives_the_stream_back_and_tells_what_ended_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> Values:
+        raise RuntimeError("Cannot copy between CPU and CUDA tensors during CUDA graph capture\nmore")
+
+    cuda = _FakeCuda(monkeypatch)
+    monkeypatch.setattr(graph, "train_step", fail)
+    monkeypatch.setattr(graph, "_WARM_UP", 0)
+    monkeypatch.setattr(CudaRecorder, "run", lambda recorder, work: {})
+    warnings: list[str] = []
+    step = GraphedStep(CudaRecorder(torch.device("cuda:1")), warnings.append)
+    step(_state(), *_batch(0), StepSettings(CPU, torch.float32, clip_norm=None))
+    assert (cuda.where(), cuda.streams[1]) == ((0, "main 0"), "main 1")
+    assert cuda.calls[1:] == [("_cuda_endAllocateToPool", 1, (0, 7)), ("_cuda_releasePool", 1, (0, 7))]
+    assert warnings == [
+        "run.cuda_graph: the step cannot be recorded and stays plain: "
+        "Cannot copy between CPU and CUDA tensors during CUDA graph capture"
+    ]
 
 
 @pytest.mark.gpu

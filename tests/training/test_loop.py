@@ -13,7 +13,7 @@ from focalbench.losses.detection import DetectionLoss
 from focalbench.models.retinanet import RetinaNet
 from focalbench.runtime import StopFlag
 from focalbench.structures import Targets
-from focalbench.training.loop import Plan, StepSettings, TrainState, clip_gradients, fit, train_step
+from focalbench.training.loop import Plan, StepSettings, TrainState, check_finite, clip_gradients, fit, train_step
 
 CPU = StepSettings(torch.device("cpu"), torch.float32, clip_norm=1.0)
 
@@ -200,6 +200,22 @@ def test_gradients_that_a_loss_scaler_found_too_large_are_no_divergence() -> Non
     state.meter.add({"loss": torch.tensor(math.nan)})
     with pytest.raises(DivergedError, match="loss not finite"):
         state.require_finite()
+
+
+def test_steps_that_a_loss_scaler_skips_without_end_are_a_divergence() -> None:
+    state = _state()
+    parameter = next(iter(state.model.parameters()))
+    state.scaler = torch.amp.GradScaler("cpu")
+    values = {"loss": torch.tensor(1.0), "grad_norm": torch.tensor(math.inf)}
+    for _ in range(29):
+        parameter.grad = torch.full_like(parameter, math.inf)
+        state.scaler.scale(torch.zeros(()))  # makes the factor
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        check_finite(state, values, 0.1)
+    state.scaler.update(torch.tensor(5e-5))
+    with pytest.raises(DivergedError, match=r"overflow fp16 in every step.*5e-05 too.*; use optim.precision: bf16"):
+        check_finite(state, values, 0.1)
 
 
 def test_weights_that_overflow_after_a_finite_loss_are_neither_scored_nor_saved() -> None:

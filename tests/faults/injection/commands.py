@@ -75,7 +75,8 @@ class Sandbox:
         return self.root / "work"
 
     def environment(self, **change: str) -> dict[str, str]:
-        """A plain one: nothing of the caller's but the PATH."""
+        """A plain one: nothing of the caller's but the PATH, and the PYTHONPATH behind this checkout."""
+        modules = [str(_HOOK), str(_CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
         plain = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.root / "home"),
@@ -83,7 +84,7 @@ class Sandbox:
             "LANG": "C.UTF-8",
             "OMP_NUM_THREADS": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONPATH": f"{_HOOK}{os.pathsep}{_CHECKOUT}",
+            "PYTHONPATH": os.pathsep.join(modules),
             "FAULTS_WRITES": str(self._writes),
         }
         return plain | change

@@ -14,7 +14,8 @@ import torch
 from focalbench.records.metrics import read_metrics
 from focalbench.training.checkpoint import BEST, list_checkpoints, load_checkpoint
 
-_CLOCKS = {"images_per_s", "perf/images_per_s", "perf/time_s", "wall_s", "train_s", "peak_memory_mb", "seconds"}
+_MEMORY = {"peak_memory_mb", "gpu_memory_mb", "gpu_reserved_mb"}
+_CLOCKS = {"images_per_s", "perf/images_per_s", "perf/time_s", "wall_s", "train_s", "seconds"} | _MEMORY
 
 
 def differences(broken: Path, whole: Path) -> list[str]:
