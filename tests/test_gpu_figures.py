@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ from typing import Any
 import gpu_figures
 import pytest
 import torch
-from gpu_figures import CONTEXT_LOST, FIGURES, PARTS, Part, measured
+from gpu_figures import CONTEXT_LOST, FIGURES, NOT_ALL, PARTS, Part, measured
 from gpu_parts import __main__ as parts_main
 from gpu_parts import kernels, steps, trainings
-from gpu_parts.run import Run
+from gpu_parts.run import Run, watched
 
 SCRIPT = Path(gpu_figures.__file__)
 
@@ -110,6 +111,11 @@ def test_a_part_that_loses_the_gpu_goes_on_after_the_case_that_did_it(schedule: 
     assert code == 0
     assert [request["known"] for request in requests] == [set(), {"one", "two"}]
     assert figures[-1]["ended"] == 0
+
+
+def test_a_part_that_left_cases_out_is_no_fault_and_goes_on_next_time(schedule: Callable[..., Any]) -> None:
+    assert schedule({"a": _says("one") + f"import sys; sys.exit({NOT_ALL})"})[0] == 0
+    assert schedule({"a": ""})[2][0]["known"] == {"one"}
 
 
 def test_a_part_that_takes_too_long_is_ended_and_the_next_one_begins(
@@ -246,6 +252,41 @@ def test_one_of_them_trains_when_it_is_asked(
     measure(pace)
 
 
+def test_a_sweep_that_time_cuts_off_brings_what_is_done(
+    measure: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "slow" / "focalbench").mkdir(parents=True)
+    code = (
+        "import json, pathlib, signal, sys, time\n"
+        "out = pathlib.Path(sys.argv[sys.argv.index('--out') + 1], 'one')\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
+        "out.mkdir(parents=True)\n"
+        "(out / 'result.json').write_text(json.dumps({'val/mAP': 0.5, 'device': 'cpu'}))\n"
+        "time.sleep(60)\n"
+    )
+    (tmp_path / "slow" / "focalbench" / "__main__.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "slow"))
+    monkeypatch.setattr(trainings, "ROOT", tmp_path / "slow")
+    monkeypatch.setattr(trainings, "_STOPS_S", 598.5)
+
+    def sweep(run: Run) -> None:
+        run.measure("sweep", lambda: trainings.focalbench_run(run, "table", tmp_path / "x.yaml", []))
+
+    found = measure(sweep)["sweep"]
+    assert (found["trials"], found["val/mAP"], found["left_out"]) == (1, 0.5, "the rest: no time left")
+    assert found["command_s"] < 10
+
+
+def test_only_what_waits_for_the_gpu_is_noted(measure: Callable[..., Any]) -> None:
+    def warn(run: Run) -> None:
+        with watched(run) as caught:
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+            warnings.warn("a prototype feature", stacklevel=1)
+        assert [str(one.message) for one in caught] == ["called a synchronizing CUDA operation"]
+
+    measure(warn)
+
+
 def test_a_case_that_fails_leaves_its_reason_and_the_others_go_on(measure: Callable[..., Any]) -> None:
     def fail() -> dict[str, Any]:
         raise RuntimeError("out of memory")
@@ -253,7 +294,7 @@ def test_a_case_that_fails_leaves_its_reason_and_the_others_go_on(measure: Calla
     def both(run: Run) -> None:
         run.measure("bad", fail)
         run.measure("good", lambda: {"ms": 1.23456789})
-        assert run.failures == 1
+        assert run.exit_code() == 1
 
     found = measure(both)
     assert found["bad"]["failed"] == "RuntimeError: out of memory"
@@ -263,7 +304,9 @@ def test_a_case_that_fails_leaves_its_reason_and_the_others_go_on(measure: Calla
 def test_known_cases_and_cases_without_time_are_not_measured(measure: Callable[..., Any]) -> None:
     def two(run: Run) -> None:
         run.measure("known", pytest.fail)
+        assert run.exit_code() == 0
         run.measure("late", pytest.fail, needs_s=5.0)
+        assert run.exit_code() == NOT_ALL
 
     found = measure(two, known=frozenset({"known"}), left=lambda: 4.0)
     assert set(found) == {"late"}

@@ -57,7 +57,7 @@ def main() -> None:
     os.environ.setdefault("FOCALBENCH_CACHE", str(run.work / "cache"))
     for measurements in PARTS[run.part]:
         measurements(run)
-    sys.exit(min(run.failures, 1))
+    sys.exit(run.exit_code())
 
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_figures import CONTEXT_LOST
+from gpu_figures import CONTEXT_LOST, NOT_ALL
 
 
 @dataclass
@@ -28,6 +28,8 @@ class Run:
         work: folder for trainings, shared by all parts.
         known: cases that are measured already.
         left: returns the seconds that are left.
+        failures: cases that have failed.
+        is_complete: whether no case was left out.
     """
 
     part: str
@@ -40,13 +42,18 @@ class Run:
     sweep_data: str | None
     known: frozenset[str]
     left: Callable[[], float]
-    failures: int = field(default=0)
+    failures: int = 0
+    is_complete: bool = True
 
     @property
     def on_gpu(self) -> bool:
         return self.device.type == "cuda"
 
+    def exit_code(self) -> int:
+        return 1 if self.failures else 0 if self.is_complete else NOT_ALL
+
     def say(self, case: str, **facts: Any) -> None:
+        self.is_complete &= "left_out" not in facts
         print(json.dumps({"part": self.part, "case": case, **rounded(facts)}), flush=True)
 
     def measure(self, case: str, work: Callable[[], dict[str, Any]], *, needs_s: float = 4.0) -> None:
@@ -125,7 +132,8 @@ def replayed(run: Run, work: Callable[[], object], calls: int = 20) -> tuple[flo
 def watched(run: Run) -> Iterator[list[warnings.WarningMessage]]:
     """Within the block torch warns wherever the host waits for the GPU; other warnings are left out."""
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always" if run.on_gpu else "ignore")
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", message=".*synchronizing CUDA operation")
         if run.on_gpu:
             torch.cuda.set_sync_debug_mode("warn")
         try:

@@ -23,21 +23,30 @@ _KEPT = (
     "val/mAP", "images_per_s", "train_s", "wall_s", "steps", "train_images", "val_images", "precision", "device",
     "peak_memory_mb", "gpu_memory_mb", "gpu_reserved_mb",
 )  # fmt: skip
+_STOPS_S = 20.0  # what a sweep that is told to stop gets for its checkpoints, and its verdict
 
 
-def focalbench_run(run: Run, name: str, config: Path, overrides: Sequence[str], limit: float) -> dict[str, Any]:
-    """Calls ``focalbench run`` as a user does; returns its seconds and what its trials found."""
+def focalbench_run(run: Run, name: str, config: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """Calls ``focalbench run`` as a user does; returns its seconds and what those of its trials found that ended."""
     out = run.work / "runs" / name
     more = [text for override in overrides for text in ("-s", override)]
     command = [sys.executable, "-m", "focalbench", "run", str(config), "--out", str(out), "--device", str(run.device)]
     began = time.perf_counter()
-    done = subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, timeout=limit)
+    process = subprocess.Popen([*command, *more], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    cut_off: dict[str, Any] = {}
+    try:
+        printed, _ = process.communicate(timeout=max(1.0, run.left() - _STOPS_S))
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        printed, _ = process.communicate()
+        cut_off = {"left_out": "the rest: no time left"}
     seconds = time.perf_counter() - began
     results = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(out.glob("*/result.json"))]
-    if done.returncode != 0 or not results:
-        raise RuntimeError(f"exit code {done.returncode}: {done.stdout[-600:]} {done.stderr[-600:]}")
+    if not results or (process.returncode != 0 and not cut_off):
+        raise RuntimeError(f"exit code {process.returncode}: {printed[-800:]}")
     kept = {key: _middle([result.get(key) for result in results]) for key in _KEPT}
-    return {"command_s": seconds, "trials": len(results), "trials_an_hour": 3600 * len(results) / seconds, **kept}
+    pace = 3600 * len(results) / seconds
+    return {"command_s": seconds, "trials": len(results), "trials_an_hour": pace, **kept, **cut_off}
 
 
 def _middle(values: Sequence[Any]) -> Any:
@@ -63,15 +72,12 @@ def training(run: Run) -> None:
         overrides = [*more, *([] if run.on_gpu else small)]
         run.measure(
             name,
-            lambda name=name, overrides=overrides: focalbench_run(
-                run, f"training-{name}", config, overrides, run.left()
-            ),
+            lambda name=name, overrides=overrides: focalbench_run(run, f"training-{name}", config, overrides),
         )
 
 
 def evaluation(run: Run) -> None:
     """Detection on the evaluation images of the trained trial, the first time and again, and where the host waits."""
-
     folders = sorted(file.parent for file in (run.work / "runs").glob("training-*/*/result.json"))
     if not folders:
         run.say("detect", failed="no training has finished in this folder")
@@ -112,7 +118,7 @@ def sweep(run: Run) -> None:
 
     def table() -> dict[str, Any]:
         config = ROOT / "experiments" / "table1b_gamma.yaml"
-        found = focalbench_run(run, "table1b", config, overrides, run.left())
+        found = focalbench_run(run, "table1b", config, overrides)
         command = [sys.executable, "-m", "focalbench", "compare", str(run.work / "runs" / "table1b")]
         return {**found, "verdict": said([*command, "--baseline", "gamma=0-alpha=0.75", "--no-test-noise"])}
 
