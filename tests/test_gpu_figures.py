@@ -19,6 +19,8 @@ from gpu_parts import __main__ as parts_main
 from gpu_parts import kernels, steps, trainings
 from gpu_parts.run import Run, watched
 
+from focalbench.training.loop import Meter
+
 SCRIPT = Path(gpu_figures.__file__)
 
 # ------------------------------------------------------------------------------------------- parts and their schedule
@@ -202,8 +204,21 @@ def test_matching_is_compared_with_the_cpu(measure: Callable[..., Any]) -> None:
     assert found["equals_the_cpu"]
 
 
-def test_both_detectors_are_watched_and_recorded(measure: Callable[..., Any]) -> None:
+def test_the_places_where_a_step_waits_are_told_with_their_number(
+    measure: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(meter: Meter, values: object) -> None:
+        warnings.warn("called a synchronizing CUDA operation", stacklevel=2)
+
     assert [found["places"] for found in measure(steps.waits).values()] == [{}, {}]
+    monkeypatch.setattr(Meter, "add", read)
+    for found in measure(steps.waits).values():
+        ((place, number),) = found["places"].items()
+        assert place.startswith("scripts/gpu_parts/steps.py:")
+        assert number == 3
+
+
+def test_recorded_steps_are_compared_with_plain_ones(measure: Callable[..., Any]) -> None:
     for found in measure(steps.graph).values():
         assert found["largest_difference"] == found["between_two_plain_runs"] == 0
         assert found["plain"][0] != found["plain"][1]

@@ -25,6 +25,17 @@ _SIZES = ["num_anchors", "num_objects"]
 
 
 @triton.jit
+def _corners(boxes, index, mask):
+    """x1, y1, x2 and y2 of the boxes with these numbers; 0 where masked."""
+    at = boxes + index * 4
+    x1 = tl.load(at, mask=mask, other=0.0)
+    y1 = tl.load(at + 1, mask=mask, other=0.0)
+    x2 = tl.load(at + 2, mask=mask, other=0.0)
+    y2 = tl.load(at + 3, mask=mask, other=0.0)
+    return x1, y1, x2, y2
+
+
+@triton.jit
 def _iou(x1, y1, x2, y2, a1, b1, a2, b2):
     """IoU of boxes and anchors, each operation rounded by itself, in the order of torchvision's ``box_iou``."""
     width = tl.maximum(tl.minimum(a2, x2) - tl.maximum(a1, x1), 0.0)
@@ -52,22 +63,14 @@ def _best_kernel(
     index = tl.program_id(1) * objects + tl.arange(0, objects)
     place = tl.program_id(0).to(tl.int64) * num_objects + index
     is_real = tl.load(labels + place, mask=index < num_objects, other=-1) >= 0
-    corner = (boxes + place * 4)[:, None]
-    x1 = tl.load(corner, mask=is_real[:, None], other=0.0)
-    y1 = tl.load(corner + 1, mask=is_real[:, None], other=0.0)
-    x2 = tl.load(corner + 2, mask=is_real[:, None], other=0.0)
-    y2 = tl.load(corner + 3, mask=is_real[:, None], other=0.0)
+    x1, y1, x2, y2 = _corners(boxes, place[:, None], is_real[:, None])
     largest = tl.zeros((objects, block), dtype=tl.float32)
     start = tl.program_id(2) * blocks * block
     stop = tl.where(tl.max(is_real.to(tl.int32), axis=0) > 0, tl.minimum(start + blocks * block, num_anchors), start)
     while start < stop:
         offset = (start + tl.arange(0, block))[None, :]
         inside = offset < num_anchors
-        at = anchors + offset * 4
-        a1 = tl.load(at, mask=inside, other=0.0)
-        b1 = tl.load(at + 1, mask=inside, other=0.0)
-        a2 = tl.load(at + 2, mask=inside, other=0.0)
-        b2 = tl.load(at + 3, mask=inside, other=0.0)
+        a1, b1, a2, b2 = _corners(anchors, offset, inside)
         largest = tl.maximum(largest, _iou(x1, y1, x2, y2, a1, b1, a2, b2))
         start += block
     tl.atomic_max(best + place, tl.max(largest, axis=1).to(tl.int32, bitcast=True), mask=is_real, sem="relaxed")
@@ -93,11 +96,7 @@ def _assign_kernel(
     image = tl.program_id(0).to(tl.int64)
     offset = tl.program_id(1) * block + tl.arange(0, block)
     inside = offset < num_anchors
-    at = anchors + offset * 4
-    a1 = tl.load(at, mask=inside, other=0.0)
-    b1 = tl.load(at + 1, mask=inside, other=0.0)
-    a2 = tl.load(at + 2, mask=inside, other=0.0)
-    b2 = tl.load(at + 3, mask=inside, other=0.0)
+    a1, b1, a2, b2 = _corners(anchors, offset, inside)
     largest = tl.full((block,), -1.0, dtype=tl.float32)
     choice = tl.zeros((block,), dtype=tl.int32)
     is_forced = offset < 0

@@ -65,20 +65,11 @@ class SigmoidFamily(ClassificationLoss):
         return None if self.alpha.ndim else (float(self.alpha), 1 - float(self.alpha))
 
     def normalised(
-        self,
-        logits: Tensor,
-        labels: Tensor,
-        *,
-        weight: Tensor | float,
-        avg_factor: Tensor,
-        quality: Tensor | None = None,
-        boxes: Tensor | None = None,
+        self, logits: Tensor, labels: Tensor, *, weight: Tensor | float, avg_factor: Tensor, **others: Tensor | None
     ) -> Tensor:
         """See ``ClassificationLoss``. On a GPU the factor goes into the weights: the gradient is final at once."""
         if not logits.is_cuda:
-            return super().normalised(
-                logits, labels, weight=weight, avg_factor=avg_factor, quality=quality, boxes=boxes
-            )
+            return super().normalised(logits, labels, weight=weight, avg_factor=avg_factor, **others)
         scale = weight / avg_factor
         return self._weighed_sum(*self._flat(logits, labels), *(scale * side for side in self.weights()))
 

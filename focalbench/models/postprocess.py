@@ -5,7 +5,10 @@ whatever the size of the batch. On a CPU each image goes through torchvision's s
 test holds them equal.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -104,65 +107,59 @@ def select_detections(
         canvas: (H, W) pixels.
     """
     select = _select_together if scores.is_cuda else _select_one_by_one
-    return select(scores, indices % num_classes, boxes, canvas, score_thresh, nms_thresh, max_detections)
+    return select(scores, indices % num_classes, boxes, _Rule(canvas, score_thresh, nms_thresh, max_detections))
 
 
-def _select_one_by_one(
-    scores: Tensor,
-    labels: Tensor,
-    boxes: Tensor,
-    canvas: tuple[int, int],
-    score_thresh: float,
-    nms_thresh: float,
-    max_detections: int,
-) -> list[Detections]:
+@dataclass(frozen=True)
+class _Rule:
+    """What becomes of candidates, in either form: see :func:`select_detections`."""
+
+    canvas: tuple[int, int]
+    score_thresh: float
+    nms_thresh: float
+    max_detections: int
+
+
+def _select_one_by_one(scores: Tensor, labels: Tensor, boxes: Tensor, rule: _Rule) -> list[Detections]:
     """The form for a CPU: torchvision's suppression, in float64, for it shifts the boxes of each class by a multiple of
     the largest coordinate.
     """
-    chosen = scores > score_thresh
+    chosen = scores > rule.score_thresh
     image, place = chosen.nonzero(as_tuple=True)
-    score, label, box = scores[image, place], labels[image, place], _cut(boxes[image, place], canvas)
+    score, label, box = scores[image, place], labels[image, place], _cut(boxes[image, place], rule.canvas)
     counts = chosen.sum(dim=1).tolist()
     detections = []
     for own_box, own_score, own_label in zip(box.split(counts), score.split(counts), label.split(counts), strict=True):
         # its own order of equal scores differs from processor to processor
         order = own_score.argsort(descending=True, stable=True)
         falling = torch.arange(len(order), 0, -1, dtype=torch.float64)
-        keep = batched_nms(own_box[order].double(), falling, own_label[order], nms_thresh)  # best first
-        keep = order[keep[:max_detections]]
+        keep = batched_nms(own_box[order].double(), falling, own_label[order], rule.nms_thresh)  # best first
+        keep = order[keep[: rule.max_detections]]
         detections.append(Detections(own_box[keep], own_score[keep], own_label[keep]))
     return detections
 
 
-def _select_together(
-    scores: Tensor,
-    labels: Tensor,
-    boxes: Tensor,
-    canvas: tuple[int, int],
-    score_thresh: float,
-    nms_thresh: float,
-    max_detections: int,
-) -> list[Detections]:
+def _select_together(scores: Tensor, labels: Tensor, boxes: Tensor, rule: _Rule) -> list[Detections]:
     """The form for a GPU: the host waits twice for a whole batch, for the largest number of candidates and for what is
     left of them, and once more each time that the suppression took more rounds than it was given. Candidates of which
     there are too many to look at all pairs are fetched, and judged on the host.
     """
-    chosen = scores > score_thresh
+    chosen = scores > rule.score_thresh
     largest = int(_wait_for(chosen.sum(dim=1).max()))
     if largest > MAX_BOXES:
         candidates = (scores.cpu(), labels.cpu(), boxes.cpu())
-        return _select_one_by_one(*candidates, canvas, score_thresh, nms_thresh, max_detections)
+        return _select_one_by_one(*candidates, rule)
     order = scores.masked_fill(~chosen, -1.0).argsort(dim=1, descending=True, stable=True)[:, :largest]
     scores, labels, chosen = (values.gather(1, order) for values in (scores, labels, chosen))
-    boxes = _cut(boxes.gather(1, order[..., None].expand(-1, -1, 4)), canvas)
+    boxes = _cut(boxes.gather(1, order[..., None].expand(-1, -1, 4)), rule.canvas)
     rounds = _FIRST_ROUNDS
     while True:
-        keep, settled = suppress(boxes, labels, chosen, iou_thresh=nms_thresh, rounds=rounds)
+        keep, settled = suppress(boxes, labels, chosen, iou_thresh=rule.nms_thresh, rounds=rounds)
         columns = (scores, labels, keep, settled[:, None].expand_as(keep))
         packed = torch.cat((boxes.double(), torch.stack([column.double() for column in columns], dim=-1)), dim=-1)
         found = _wait_for(packed)  # float64 holds all of it exactly
         if found[..., 7].all():
-            return [_unpack(rows[rows[:, 6] > 0][:max_detections]) for rows in found]
+            return [_unpack(rows[rows[:, 6] > 0][: rule.max_detections]) for rows in found]
         rounds *= 4
 
 

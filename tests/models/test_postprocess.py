@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torchvision.ops import nms
 
 from focalbench.models import postprocess
-from focalbench.models.postprocess import class_scores, select_detections, top_candidates
+from focalbench.models.postprocess import _Rule, class_scores, select_detections, top_candidates
 
 FORMS = {"one by one": postprocess._select_one_by_one, "together": postprocess._select_together}
 
@@ -191,14 +191,14 @@ def assert_same(found, expected):
 @settings(max_examples=60, deadline=None)
 def test_both_forms_find_the_same(seed, num_images, num_candidates, coarse, score_thresh, nms_thresh, limit):
     scene = random_scene(seed, num_images, num_candidates, coarse=coarse)
-    one_by_one, together = (form(*scene, (48, 64), score_thresh, nms_thresh, limit) for form in FORMS.values())
+    one_by_one, together = (form(*scene, _Rule((48, 64), score_thresh, nms_thresh, limit)) for form in FORMS.values())
     assert_same(together, one_by_one)
 
 
 def test_scores_that_are_no_numbers_push_nothing_out():
     scores, labels, boxes = random_scene(1, 2, 30, coarse=False)
     scores[:, ::3] = float("nan")
-    one_by_one, together = (form(scores, labels, boxes, (48, 64), 0.2, 0.5, 10) for form in FORMS.values())
+    one_by_one, together = (form(scores, labels, boxes, _Rule((48, 64), 0.2, 0.5, 10)) for form in FORMS.values())
     assert_same(together, one_by_one)
     assert len(together[0].scores) > 3
 
@@ -209,7 +209,7 @@ def test_a_chain_longer_than_the_rounds_is_followed_to_its_end(monkeypatch):
     x = 2.0 * torch.arange(100)
     boxes = torch.stack((x, 0 * x, x + 6, 0 * x + 4), dim=1)[None]
     scene = torch.linspace(0.9, 0.1, 100)[None], torch.zeros(1, 100, dtype=torch.int64), boxes
-    one_by_one, together = (form(*scene, (10, 300), 0.05, 0.4, 1000) for form in FORMS.values())
+    one_by_one, together = (form(*scene, _Rule((10, 300), 0.05, 0.4, 1000)) for form in FORMS.values())
     assert_same(together, one_by_one)
     assert len(together[0].scores) == 50
     assert len(reads) == 1 + 3  # 16, 64 and 256 rounds
@@ -218,10 +218,10 @@ def test_a_chain_longer_than_the_rounds_is_followed_to_its_end(monkeypatch):
 def test_more_candidates_than_fit_into_memory_are_judged_on_the_host(monkeypatch):
     scene = random_scene(2, 3, 80, coarse=True)
     one_by_one, together = FORMS.values()
-    expected = one_by_one(*scene, (48, 64), 0.3, 0.5, 20)
+    expected = one_by_one(*scene, _Rule((48, 64), 0.3, 0.5, 20))
     monkeypatch.setattr(postprocess, "MAX_BOXES", 40)
     monkeypatch.setattr(postprocess, "suppress", None)
-    assert_same(together(*scene, (48, 64), 0.3, 0.5, 20), expected)
+    assert_same(together(*scene, _Rule((48, 64), 0.3, 0.5, 20)), expected)
 
 
 @pytest.mark.gpu
