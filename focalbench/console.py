@@ -132,18 +132,30 @@ def table_text(
     styles: Styles = MappingProxyType({}),
 ) -> str:
     """Returns what ``print_table`` prints."""
-    cells = [[str(cell) for cell in row] for row in rows]
-    right = [bool(cells) and all(_is_number(row[index]) for row in cells) for index in range(len(columns))]
-    if is_terminal(sys.stdout):
-        body = _rich_table(columns, cells, right, [styles.get(column, {}) for column in columns])
-    else:
-        body = _plain_table(columns, cells, right)
+    if not is_terminal(sys.stdout):
+        return plain_table_text(columns, rows, title=title, note=note)
+    cells, right = _laid_out(columns, rows)
+    body = _rich_table(columns, cells, right, [styles.get(column, {}) for column in columns])
     return "\n".join(part for part in (title, body, _wrapped(note)) if part)
+
+
+def plain_table_text(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None, note: str | None = None
+) -> str:
+    """Returns what ``print_table`` prints where stdout is no terminal."""
+    body = _plain_table(columns, *_laid_out(columns, rows))
+    return "\n".join(part for part in (title, body, note) if part)
+
+
+def _laid_out(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> tuple[list[list[str]], list[bool]]:
+    """The cells as text, and which columns stand to the right."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    return cells, [bool(cells) and all(_is_number(row[index]) for row in cells) for index in range(len(columns))]
 
 
 def _wrapped(note: str | None) -> str | None:
     """``note`` with its lines broken between words where a terminal would break them anywhere."""
-    if not note or not is_terminal(sys.stdout):
+    if not note:
         return note
     width = shutil.get_terminal_size().columns
     lines = (textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) for line in note.split("\n"))

@@ -26,6 +26,10 @@ class BusyError(StorageError):
     """Another process is at work in the folder."""
 
 
+class PluginError(FocalbenchError):
+    """The code of a plugin is wrong, at the file and line that are named."""
+
+
 class CheckpointError(FocalbenchError):
     """A checkpoint is damaged, untrusted or belongs to another configuration."""
 
@@ -61,6 +65,21 @@ class DeviceLostError(DeviceError):
     def __init__(self, message: str, *, gone: bool = False) -> None:
         super().__init__(message)
         self.gone = gone
+
+
+class NothingFinishedError(FocalbenchError):
+    """Not one trial of a sweep has come to its end; the message says why the first of them failed.
+
+    ``exit_code`` is that of ``focalbench run``.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class MissingPackageError(FocalbenchError, ImportError):
+    """A package that only an extra brings is not installed; the message says what to install."""
 
 
 class InterruptedTrial(FocalbenchError):  # noqa: N818 - an ordered stop, not a fault

@@ -1,7 +1,8 @@
-"""Shows how far a sweep or a download is: rows with bars on a terminal, else plain lines now and then."""
+"""Shows how far a sweep or a download is: rows with bars on a terminal or in a notebook, else lines now and then."""
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,20 +10,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from focalbench.console import clock, duration, info, is_terminal, points, rendered, table_text, terminal_width
 from focalbench.records.state import TrialState
 from focalbench.tags import IMAGES_PER_S, LEARNING_RATE, MEAN_AP, TRAIN_LOSS
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.console import Group, RenderableType
     from rich.live import Live
     from rich.progress import Progress, TaskID
     from rich.table import Table
+    from rich.text import Text
 
 PLAIN_INTERVAL_S = 30.0
 """Without a terminal: seconds between two lines of a trial that has nothing new but its step."""
+
+_NOTEBOOK_INTERVAL_S = 0.5
+_NOTEBOOK_WIDTH = 100  # columns; what JupyterLab shows without a scroll bar
 
 
 def _mean_ap_text(value: float) -> str:
@@ -189,8 +194,59 @@ class _TrialProgress:
         )
 
 
+def in_notebook() -> bool:
+    """Says whether a notebook's kernel runs this process: it shows what a cell displays, and replaces it when told."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and hasattr(shell, "kernel")
+
+
+class _NotebookRows:
+    """One output of a notebook's cell that shows the rows, written anew twice a second at most."""
+
+    def __init__(self, view: Callable[[int], Group]) -> None:
+        from IPython.display import display
+
+        self._view = view
+        self._drawn = time.monotonic()
+        self._handle: Any = display(self._content(view(_NOTEBOOK_WIDTH)), raw=True, display_id=True)
+
+    def changed(self) -> None:
+        """Draws what has changed, unless that was done a moment ago."""
+        if time.monotonic() - self._drawn >= _NOTEBOOK_INTERVAL_S:
+            self._drawn = time.monotonic()
+            self._handle.update(self._content(self._view(_NOTEBOOK_WIDTH)), raw=True)
+
+    def close(self, last: Text) -> None:
+        """Leaves ``last`` in the place of the rows."""
+        self._handle.update(self._content(last), raw=True)
+
+    @staticmethod
+    def _content(view: RenderableType) -> dict[str, str]:
+        from rich.console import Console
+
+        console = Console(file=io.StringIO(), width=_NOTEBOOK_WIDTH, color_system=None, force_jupyter=False)
+        with console.capture() as capture:
+            console.print(view)
+        return {"text/plain": "\n".join(line.rstrip() for line in capture.get().splitlines())}
+
+
+class NoDisplay:
+    """Shows nothing; takes the calls that ``SweepDisplay`` takes."""
+
+    def message(self, text: str) -> None: ...
+    def sweep_grew(self, num_trials: int) -> None: ...
+    def standing(self, lines: Sequence[str]) -> None: ...
+    def trial_started(self, name: str) -> None: ...
+    def trial_phase(self, name: str, phase: str) -> None: ...
+    def trial_progress(self, name: str, step: int, steps: int, values: Mapping[str, float | None]) -> None: ...
+    def trial_finished(self, name: str, state: str, values: Mapping[str, float | None]) -> None: ...
+    def stopping(self) -> None: ...
+
+
 class SweepDisplay:
-    """Shows progress on stderr: a row for each running trial and one for the sweep; plain lines without a terminal.
+    """Shows progress on stderr: a row for each running trial and one for the sweep; plain lines without a terminal. In
+    a notebook the rows are an output of the cell.
 
     Use it as a context manager, or call ``close`` at the end.
     """
@@ -220,7 +276,10 @@ class SweepDisplay:
         self._started = self._last_report = time.monotonic()
         self._first_report: float | None = None
         self._live: Live | None = None
-        if is_terminal(sys.stderr):
+        self._notebook: _NotebookRows | None = None
+        if in_notebook():
+            self._notebook = _NotebookRows(self._view)
+        elif is_terminal(sys.stderr):
             from rich.console import Console
             from rich.live import Live
 
@@ -254,20 +313,23 @@ class SweepDisplay:
     def standing(self, lines: Sequence[str]) -> None:
         """Shows how the arms stand, below the rows, until the next call."""
         self._standing = tuple(lines)
-        for line in lines if self._live is None else ():
+        for line in lines if self._is_plain else ():
             self.message(line)
+        self._redraw()
 
     def trial_started(self, name: str) -> None:
         """Notes that a trial begins, or resumes from its checkpoint."""
         self._begun.pop(name, None)
         self._running[name] = _TrialProgress(time.monotonic())
-        if self._live is None:
+        if self._is_plain:
             self.message(f"{name}: started")
+        self._redraw()
 
     def trial_phase(self, name: str, phase: str) -> None:
         """Notes what a trial does before its first step, in words."""
         if name in self._running:
             self._running[name].phase = phase
+        self._redraw()
 
     def trial_progress(self, name: str, step: int, steps: int, values: Mapping[str, float | None]) -> None:
         """Notes that a trial has reached ``step`` of ``steps``; ``values`` are the newest metrics, by their TensorBoard
@@ -278,7 +340,8 @@ class SweepDisplay:
         trial = self._running.setdefault(name, _TrialProgress(now))
         evaluated = any(tag.startswith("val/") for tag in values)
         trial.update(now, step, steps, values)
-        if self._live is None and (evaluated or now - trial.last_line >= PLAIN_INTERVAL_S):
+        self._redraw()
+        if self._is_plain and (evaluated or now - trial.last_line >= PLAIN_INTERVAL_S):
             trial.last_line = now
             left = None if self._stopping else trial.seconds_left()
             rest = f", about {duration(left)} left" if left is not None and step < steps else ""
@@ -304,9 +367,11 @@ class SweepDisplay:
             self.num_stopped += 1
         elif trial is not None:
             self._begun[name] = trial.fraction
-        if state != TrialState.INTERRUPTED:  # that message says after which step
+        # That message says after which step; and a notebook keeps every line, so that a hundred trials would fill it.
+        if state != TrialState.INTERRUPTED and (self._notebook is None or state != TrialState.DONE):
             known = {tag: value for tag, value in values.items() if value is not None}
             self.message(f"{name}: {state}{_values_text(known, ', ')} ({self._sweep_text()})")
+        self._redraw()
 
     def stopping(self) -> None:
         """Notes that no trial starts any more, and that those at work write a checkpoint and end."""
@@ -314,10 +379,23 @@ class SweepDisplay:
         self.message(self._stopping_text())
 
     def close(self) -> None:
-        """Takes the rows off the terminal; may be called twice."""
+        """Takes the rows off the terminal, or leaves one line of them in a notebook; may be called twice."""
         if self._live is not None:
             self._live.stop()
             self._live = None
+        if self._notebook is not None:
+            self._notebook.close(self._totals())
+            self._notebook = None
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether there is nothing but lines to show progress with."""
+        return self._live is None and self._notebook is None
+
+    def _redraw(self) -> None:
+        """Shows the rows anew where they do not do that by themselves."""
+        if self._notebook is not None:
+            self._notebook.changed()
 
     def seconds_left(self) -> float | None:
         """Returns the time to the end of the sweep, as of the last report, at the pace since the first one: loading is
@@ -386,14 +464,21 @@ class SweepDisplay:
                 seconds_left=self.seconds_left(),
             )
         )
-        text = Text(f"{self.num_done} of {self.num_trials} done", "green")
-        text.append(self._failed_text(), "bold red")
-        for part, style in ((self._stopping_text() * self._stopping, "yellow"), (self._best_text(), "")):
-            text.append(f"; {part}" if part else "", style)
+        text = self._totals()
         standing = Text("\n".join(self._standing), "dim")
         for line in (text, standing):
             line.no_wrap, line.overflow = True, "ellipsis"
         return Group(rows_table(rows, width), text, *([standing] if self._standing else []))
+
+    def _totals(self) -> Text:
+        """How many trials have ended and how, and the best arm so far."""
+        from rich.text import Text
+
+        text = Text(f"{self.num_done} of {self.num_trials} done", "green")
+        text.append(self._failed_text(), "bold red")
+        for part, style in ((self._stopping_text() * self._stopping, "yellow"), (self._best_text(), "")):
+            text.append(f"; {part}" if part else "", style)
+        return text
 
 
 def _arm_of(trial: str) -> str:

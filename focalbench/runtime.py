@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from focalbench.devices import gpu_driver, num_gpus
 from focalbench.errors import InterruptedTrial, StorageError
+from focalbench.version import __version__
 
 if TYPE_CHECKING:
     import torch
@@ -278,10 +279,8 @@ def environment(device: torch.device | None = None) -> dict[str, str | int]:
     import torch
     import torchvision
 
-    import focalbench
-
     facts: dict[str, str | int] = {
-        "focalbench": focalbench.__version__,
+        "focalbench": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
@@ -295,6 +294,8 @@ def environment(device: torch.device | None = None) -> dict[str, str | int]:
         facts["gpu"] = torch.cuda.get_device_name(device)
         facts["cuda"] = str(torch.version.cuda)
         facts |= {"driver": driver} if (driver := gpu_driver()) else {}
+    if "timm" in sys.modules:  # loaded by a backbone that is one of its networks
+        facts["timm"] = sys.modules["timm"].__version__
     return facts
 
 

@@ -12,6 +12,9 @@ from typing import Any, Literal, get_args
 
 Kind = Literal["constant", "step", "linear", "cosine"]
 
+MOVES = "moves"
+"""Marks, in an annotation, a number that may be a schedule."""
+
 
 @dataclass(frozen=True)
 class Schedule:

@@ -6,17 +6,18 @@ A test checks that the page is up to date.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 
 from focalbench.config.base import Section
 from focalbench.config.data import AugmentConfig
 from focalbench.config.faults import BRANCHES, models_in, variants
+from focalbench.config.forms import key_form, yaml_form
 from focalbench.config.identity import EFFECTS, keeps_trial
 from focalbench.config.loss import AlphaSchedule, GammaSchedule
 from focalbench.config.schema import ExperimentConfig, RandomConfig, SearchConfig
 
+_TOP = ("name", "seed", "plugins")
 PAGE = Path(__file__).parent.parent / "docs" / "configuration.md"
 _FREE = ", ".join(f"`{key}`" for key in filter(keeps_trial, EFFECTS) if not key.startswith("run."))
 _INTRODUCTION = f"""\
@@ -37,6 +38,7 @@ with every default spelled out.
 - Paths are relative to the current folder.
 - A trial's identity, the 8 hex digits of its name, comes from everything but
   {_FREE}, and of `run` all but `run.threads`.
+  What a plugin brings is known by the digest of its source.
   So data that moved to another folder are the same data. A sweep over several `data.root` has a trial for each all the
   same; there too, another spelling of one folder is the same trial.
 - Same trial, same bits: on one kind of processor and one version of torch a trial ends with the same weights, alone or
@@ -61,10 +63,10 @@ sweep:                              # the union of the blocks, each crossed with
 
 def reference() -> str:
     """Return the page as Markdown."""
-    top = [_row(key, ExperimentConfig) for key in ("name", "seed")]
+    top = [_row(key, ExperimentConfig) for key in _TOP]
     parts = [_INTRODUCTION, "## Top level\n", _table(top)]
     for branch in ExperimentConfig.model_fields:
-        if branch in {"name", "seed"}:
+        if branch in _TOP:
             continue
         parts.append(f"## `{branch}`\n")
         if branch in BRANCHES:
@@ -116,58 +118,8 @@ def _row(key: str, model: type[BaseModel]) -> tuple[str, ...]:
     elif isinstance(field.default, Section):
         default = "as below"
     else:
-        default = f"`{_yaml(field.default)}`"
-    return f"`{key}`", _form(schema["properties"][key], schema), default, " ".join((field.description or "").split())
-
-
-def _yaml(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_yaml(item) for item in value) + "]"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _form(node: dict[str, Any], root: dict[str, Any]) -> str:
-    """What a key takes, in words, from its JSON Schema."""
-    if "$ref" in node:
-        name = node["$ref"].rpartition("/")[2]
-        inner = root["$defs"][name]
-        return (
-            "a schedule" if "Schedule" in name else "a section" if inner.get("type") == "object" else _form(inner, root)
-        )
-    members = node.get("anyOf") or node.get("oneOf")
-    if members:
-        return " or ".join(dict.fromkeys(_form(member, root) for member in members))
-    if "const" in node:
-        return f"`{node['const']}`"
-    if "enum" in node:
-        return ", ".join(f"`{_yaml(value)}`" for value in node["enum"])
-    return _plain_form(node, root)
-
-
-def _plain_form(node: dict[str, Any], root: dict[str, Any]) -> str:
-    kind = node.get("type")
-    if kind in {"integer", "number"}:
-        return ("whole number" if kind == "integer" else "number") + _range(node)
-    if kind == "array":
-        if "prefixItems" in node:
-            return "[" + ", ".join(_form(item, root) for item in node["prefixItems"]) + "]"
-        inner = _form(node["items"], root) if node.get("items") else "any value"
-        return f"a list of: {inner}"
-    if kind == "object":
-        return "a mapping"
-    return {"boolean": "`true`, `false`", "string": "text", "null": "`null`"}.get(str(kind), "any value")
-
-
-def _range(node: dict[str, Any]) -> str:
-    words = []
-    for key, sign in (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="), ("exclusiveMaximum", "<")):
-        if key in node:
-            words.append(f"{sign} {node[key]:.10g}")
-    if "multipleOf" in node:
-        words.append(f"multiple of {node['multipleOf']}")
-    return " " + ", ".join(words) if words else ""
+        default = f"`{yaml_form(field.default)}`"
+    return f"`{key}`", key_form(schema["properties"][key], schema), default, " ".join((field.description or "").split())
 
 
 if __name__ == "__main__":

@@ -1,17 +1,20 @@
-"""What several tests share: a private cache folder, a configuration small enough to train in a second, and run folders
-as trials leave them, written in a moment.
+"""What several tests share: a private cache folder, the command line in the process of the tests, a configuration small
+enough to train in a second, and run folders as trials leave them, written in a moment.
 """
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import yaml
+
+from focalbench.cli import main
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -48,6 +51,39 @@ def extra_onnx() -> None:
     """For tests that need the extra ``onnx``, which are skipped where it is not installed."""
     for package in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(package, reason="the extra onnx is not installed")
+
+
+@pytest.fixture(scope="session")
+def extra_timm() -> None:
+    """For tests that need the extra ``timm``, which are skipped where it is not installed."""
+    pytest.importorskip("timm", reason="the extra timm is not installed")
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Done]
+
+
+@pytest.fixture
+def focalbench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
+    """``focalbench ARGUMENTS`` in an empty folder and in this process: one import of torch for all tests."""
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+
+    def call(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["focalbench", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        streams = capsys.readouterr()
+        return Done(int(end.value.code or 0), streams.out, streams.err)
+
+    return call
 
 
 TINY = """\

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from focalbench.config.identity import EFFECTS, Effect, effect_of, keeps_trial
+from focalbench.config.identity import EFFECTS, Effect, effect_of, is_unset, keeps_trial
 from focalbench.records.document import as_number
 from focalbench.records.reader import TrialRecord, flatten_config
 from focalbench.records.state import TrialState
@@ -144,7 +144,7 @@ def circumstances(arms: Sequence[Arm]) -> list[str]:
         kinds = {str(found).split(":")[0] for trial in trials if (found := getattr(trial.result, key))}
         if len(kinds) > 1:
             warnings.append(f"trials were run with different {words}: {', '.join(sorted(kinds))}")
-    for package in ("focalbench", "torch"):
+    for package in ("focalbench", "torch", "timm"):
         versions = {str(found) for trial in trials if (found := trial.result.environment.get(package))}
         if len(versions) > 1:
             warnings.append(f"trials were run with different versions of {package}: {', '.join(sorted(versions))}")
@@ -157,8 +157,8 @@ def circumstances(arms: Sequence[Arm]) -> list[str]:
 
 
 def _settings(trial: TrialRecord) -> dict[str, Any]:
-    settings = flatten_config(trial.config).items()
-    return {key: value for key, value in settings if key != "seed" and not keeps_trial(key)}
+    settings = {key: value for key, value in flatten_config(trial.config).items() if not is_unset(key, value)}
+    return {key: value for key, value in settings.items() if key != "seed" and not keeps_trial(key)}
 
 
 def _facts(trial: TrialRecord, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,13 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
-from focalbench.analysis.comparison import Comparison
+from focalbench.analysis.comparison import Comparison, compare_trials
 from focalbench.errors import DataError, StorageError
 from focalbench.records.plan import Look
 from focalbench.records.reader import TrialRecord
 from focalbench.records.sweep import SweepFolder
 from focalbench.statistics.verdict import MIN_SEEDS
 from focalbench.tags import MEAN_AP
+
+
+def compare_and_record(
+    trials: Sequence[TrialRecord],
+    *,
+    baseline: str | None = None,
+    metric: str = MEAN_AP,
+    with_test_set_noise: bool = True,
+) -> Comparison:
+    """Compares ``trials`` for somebody who is told the outcome, which is noted; see ``compare_trials``."""
+    comparison = compare_trials(trials, baseline=baseline, metric=metric, with_test_set_noise=with_test_set_noise)
+    record_look(comparison, trials)
+    return comparison
 
 
 def record_look(comparison: Comparison, trials: Sequence[TrialRecord]) -> None:

@@ -131,7 +131,12 @@ class Board:
         from focalbench.tracking import summaries
 
         if self._columns is None:
-            columns = columns_of(ExperimentConfig.model_json_schema())
+            sweep = SweepFolder(self.folder)
+            of_plugins = sweep.plugin_schema()
+            try:
+                columns = columns_of(ExperimentConfig.model_json_schema(), of_plugins)
+            except (AttributeError, KeyError, TypeError, RecursionError) as fault:
+                raise DataError(f"{sweep.path / sweep.LIST}: plugin_schema is no JSON Schema") from fault
             configs = self.configs if self.configs is not None else [trial.config for trial in trials if trial.config]
             self._columns = summaries.experiment(columns, ticked_columns(configs, columns))
         return self._columns

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 from focalbench.analysis import formats
 from focalbench.analysis.comparison import Comparison
 from focalbench.analysis.judged_arms import ArmComparison, ArmResult
+from focalbench.analysis.tables import markdown_table, markdown_text, rule
 from focalbench.figures.lettering import undrawable
 from focalbench.records.reader import TrialRecord
 from focalbench.records.state import TrialState
@@ -38,7 +38,7 @@ def verdict_text(
     title = f"# {name}: {'so far' if unfinished else 'verdict'}"
     parts = [title, _counts(trials), *_verdicts(comparison), *_differences(differs)]
     if comparison is not None and comparison.warnings:
-        parts += ["## To keep in mind", "\n".join(f"- {_plain(warning)}" for warning in comparison.warnings)]
+        parts += ["## To keep in mind", "\n".join(f"- {markdown_text(warning)}" for warning in comparison.warnings)]
     parts += _failures(trials) + _class_numbers(trials)
     parts += ["## To repeat", _commands(name, command)]
     return "\n\n".join(parts) + "\n"
@@ -64,8 +64,8 @@ def _verdicts(comparison: Comparison | None) -> list[str]:
     base = f"minus {_code(comparison.baseline)}" if comparison.baseline else "difference"
     columns = ["arm", "n", "mean mAP in points (sd)", base, "95 % interval", "p (Holm)", "verdict"]
     return [
-        _table(columns, rows),
-        _plain(comparison.rule) if comparison.baseline else "One arm: nothing to compare it with.",
+        markdown_table(columns, rows),
+        markdown_text(rule(comparison)),
     ]
 
 
@@ -77,7 +77,7 @@ def _row(result: ArmResult, entry: ArmComparison | None, comparison: Comparison)
         return [*row, "", "", "", "baseline"]
     found = entry.judgement
     if found is None:
-        return [*row, "", "", "", f"{entry.verdict}: {_plain('; '.join(entry.not_comparable))}"]
+        return [*row, "", "", "", f"{entry.verdict}: {markdown_text('; '.join(entry.not_comparable))}"]
     words = formats.verdict_words(entry, metric, comparison.margin)
     words = f"**{words}**" if entry.verdict in ("better", "worse") else words
     differs = [formats.difference(found.difference, metric), formats.interval(found.ci, metric)]
@@ -89,14 +89,14 @@ def _differences(differs: Mapping[str, Mapping[str, Any]]) -> list[str]:
         [_code(arm), ", ".join(_code(f"{key}={_value(value)}") for key, value in values.items()) or "nothing is swept"]
         for arm, values in differs.items()
     ]
-    return ["## Arms", _table(["arm", "what it sets"], rows)]
+    return ["## Arms", markdown_table(["arm", "what it sets"], rows)]
 
 
 def _failures(trials: Sequence[TrialRecord]) -> list[str]:
     failed = [trial for trial in trials if trial.state in (TrialState.FAILED, TrialState.UNREADABLE)]
     if not failed:
         return []
-    lines = [f"- {_code(trial.folder.name)}: {_plain(trial.reason)}" for trial in failed[:_MAX_LISTED]]
+    lines = [f"- {_code(trial.folder.name)}: {markdown_text(trial.reason)}" for trial in failed[:_MAX_LISTED]]
     lines += [f"- and {len(failed) - _MAX_LISTED} more"] if len(failed) > _MAX_LISTED else []
     return ["## Failed", "\n".join(lines)]
 
@@ -106,7 +106,7 @@ def _class_numbers(trials: Sequence[TrialRecord]) -> list[str]:
     classes = next((trial.result.classes for trial in trials if trial.result.classes), None)
     if classes is None or all(name.isascii() for name in classes):  # looking for fonts takes a while
         return []
-    lines = [f"- {_code(f'#{label}')} is {_plain(name)}" for label, name in undrawable(classes).items()]
+    lines = [f"- {_code(f'#{label}')} is {markdown_text(name)}" for label, name in undrawable(classes).items()]
     return ["## Numbers of classes on the pictures", "\n".join(lines)] if lines else []
 
 
@@ -116,11 +116,6 @@ def _commands(name: str, command: str) -> str:
     return "\n".join(f"    {line}" for line in lines)
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
@@ -128,9 +123,3 @@ def _value(value: Any) -> str:
 def _code(text: str | None) -> str:
     """``text`` as it is, whatever it holds; a backtick or a bar would end the cell."""
     return f"`{str(text).replace('`', chr(39)).replace('|', '/')}`"
-
-
-def _plain(text: str) -> str:
-    """``text`` without what markdown or HTML would take for a command."""
-    escaped = html.escape(" ".join(text.split()), quote=False)
-    return "".join(f"\\{letter}" if letter in "\\`*_{}[]#|" else letter for letter in escaped)

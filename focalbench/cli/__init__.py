@@ -11,11 +11,25 @@ from typing import Annotated
 
 import typer
 
-from focalbench import __version__, console
-from focalbench.cli import bench, compare, config, data, doctor, evaluate, init, report, run, status, tensorboard
+from focalbench import console
+from focalbench.cli import (
+    bench,
+    compare,
+    config,
+    data,
+    doctor,
+    evaluate,
+    init,
+    plugin,
+    report,
+    run,
+    status,
+    tensorboard,
+)
 from focalbench.device_faults import explained
 from focalbench.errors import FocalbenchError
 from focalbench.runtime import prepare_process
+from focalbench.version import __version__
 
 MAX_MESSAGE_LINES = 20
 _NO_MEMORY = "close what else takes it (nvidia-smi shows who has a GPU's), or use --device cpu or another GPU"
@@ -23,7 +37,7 @@ _STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.
 
 app = typer.Typer(
     name="focalbench",
-    help="Does focal loss help your detector on your data? Trains the arms side by side and says what holds.",
+    help="Does your loss help your detector on your data? Trains the arms side by side and says what holds.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
@@ -36,7 +50,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
 )
 for _command in _COMMANDS:
     app.command()(_command)
-for _group in (data.data_app, bench.bench_app):
+for _group in (data.data_app, plugin.plugin_app, bench.bench_app):
     app.add_typer(_group)
 
 
@@ -72,7 +86,9 @@ def main() -> None:
             _crash(error)
         _fail(f"{error.filename or 'file'}: {error.strerror}", 2)
     except Exception as error:
-        fault = explained(error, "the GPU", lambda: _NO_MEMORY)
+        from focalbench.plugins.loading import plugin_fault
+
+        fault = explained(error, "the GPU", lambda: _NO_MEMORY) or plugin_fault(error)
         if fault is not None:
             _fail(str(fault), fault.exit_code)
         _crash(error)

@@ -18,7 +18,7 @@ from focalbench.tags import MEAN_AP
 
 if TYPE_CHECKING:
     from focalbench.analysis.comparison import Comparison
-    from focalbench.analysis.judged_arms import ArmComparison, ArmResult
+    from focalbench.analysis.judged_arms import ArmResult
     from focalbench.analysis.published import ReproductionCard
     from focalbench.analysis.swept_keys import SweptGrid
 
@@ -60,14 +60,12 @@ def compare(
     ] = None,
 ) -> None:
     """Compare arms over their seeds: mean, sd, paired difference to a baseline, and what can be claimed."""
-    from focalbench.analysis.comparison import compare_trials
     from focalbench.analysis.comparison_document import comparison_document
-    from focalbench.analysis.look_record import record_look
+    from focalbench.analysis.look_record import compare_and_record
     from focalbench.records.reader import read_trials
 
     trials = read_trials(paths)
-    comparison = compare_trials(trials, baseline=baseline, metric=metric, with_test_set_noise=test_noise)
-    record_look(comparison, trials)
+    comparison = compare_and_record(trials, baseline=baseline, metric=metric, with_test_set_noise=test_noise)
     if csv is not None:
         _write_csv(comparison, csv)
     if as_json:
@@ -98,20 +96,10 @@ def print_comparison(comparison: Comparison) -> None:
 
 def verdict_table(comparison: Comparison, note: str | None = None) -> str:
     """Returns the table of arms and verdicts as text, the best mean first; on a terminal in colours."""
-    against = {entry.arm: entry for entry in comparison.comparisons}
-    metric = comparison.metric
-    rows = [_verdict_row(result, against.get(result.arm.label), comparison) for result in comparison.ranked]
-    rows += [
-        [entry.arm, "0", "", "", "", "", "", formats.verdict_words(entry, metric, None)]
-        for entry in comparison.without_result
-    ]
-    return console.table_text(
-        ["arm", "n", "mean", "sd", "difference", "95 % CI", "p (Holm)", "verdict"],
-        rows,
-        title=formats.heading(metric) + (f", differences to {comparison.baseline}" if comparison.baseline else ""),
-        note=note,
-        styles=_styles(comparison),
-    )
+    from focalbench.analysis.tables import COLUMNS, title, verdict_cells
+
+    styles = _styles(comparison)
+    return console.table_text(COLUMNS, verdict_cells(comparison), title=title(comparison), note=note, styles=styles)
 
 
 def _styles(comparison: Comparison) -> dict[str, dict[str, str]]:
@@ -124,25 +112,13 @@ def _styles(comparison: Comparison) -> dict[str, dict[str, str]]:
 
 
 def _print_verdicts(comparison: Comparison) -> None:
-    note = comparison.rule if comparison.baseline else "One arm: nothing to compare it with."
-    console.print_text(verdict_table(comparison, note))
+    from focalbench.analysis.tables import rule
+
+    console.print_text(verdict_table(comparison, rule(comparison)))
     for entry in comparison.comparisons:
         if entry.not_comparable:
             to_what = f" with {comparison.baseline}" if comparison.baseline else ""
             console.print_text(f"{entry.arm} is not comparable{to_what}: {'; '.join(entry.not_comparable)}")
-
-
-def _verdict_row(result: ArmResult, entry: ArmComparison | None, comparison: Comparison) -> list[str]:
-    summary, metric = result.summary, comparison.metric
-    row = [result.arm.label, str(summary.n), formats.value(summary.mean, metric), formats.value(summary.sd, metric)]
-    if entry is None:
-        return [*row, "", "", "", "baseline" if result.values else ""]
-    words = formats.verdict_words(entry, metric, comparison.margin)
-    found = entry.judgement
-    if found is None or found.n == 0:
-        return [*row, "", "", "", words]
-    differs = [formats.difference(found.difference, metric), formats.interval(found.ci, metric)]
-    return [*row, *differs, formats.p_value(found.p_corrected), words]
 
 
 def _print_resolution(comparison: Comparison) -> None:

@@ -28,6 +28,12 @@ TrainSplits = Annotated[
 ValSplits = Annotated[
     list[str] | None, typer.Option("--val", metavar="YEAR/SPLIT", help="Split to evaluate on; may be repeated.")
 ]
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin", metavar="FILE", help="With the keys of a plugin, which is executed; repeatable.", show_default=False
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
@@ -109,8 +115,13 @@ def show(config: ConfigPath, overrides: Overrides = None) -> None:
     console.print_text(dump_yaml(loaded, allow_unicode=console.takes_unicode()))
 
 
-def schema() -> None:
+def schema(plugin: Plugins = None) -> None:
     """Print the JSON Schema, for completion and checks in an editor."""
     from focalbench.config.json_schema import json_schema
 
-    console.print_json(json_schema())
+    if not plugin:
+        console.print_json(json_schema())
+        return
+    from focalbench.config.load import schema_of_plugins
+
+    console.print_json(json_schema(schema_of_plugins(plugin)))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from focalbench import console
 from focalbench.cli.config import AsJson
+from focalbench.version import __version__
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,11 @@ class Finding:
 EXTRAS = {
     "ray": ("ray", "several machines"),
     "optuna": ("search", "sweep.search"),
+    "pandas": ("pandas", "data frames of results"),
     "onnx": ("onnx", "export to ONNX"),
     "onnxscript": ("onnx", "export to ONNX"),
     "onnxruntime": ("onnx", "checking an exported network"),
+    "timm": ("timm", "backbones timm/NAME"),
 }
 """Optional packages, the extra of focalbench that brings each, and what it is for."""
 
@@ -64,11 +67,7 @@ def _version(package: str) -> str | None:
 def _versions() -> Iterator[Finding]:
     import platform
 
-    import focalbench
-
-    yield Finding(
-        "focalbench", f"{focalbench.__version__} on Python {platform.python_version()}, {platform.platform()}"
-    )
+    yield Finding("focalbench", f"{__version__} on Python {platform.python_version()}, {platform.platform()}")
     for package in ("torch", "torchvision", "tensorboard", "faster-coco-eval"):
         found = _version(package)
         advice = "" if found else f"pip install {package}"

@@ -11,6 +11,7 @@ import typer
 from focalbench import console
 from focalbench.cli.config import AsJson
 from focalbench.tags import MEAN_AP, ProtocolName
+from focalbench.trained import SCORE_THRESH
 
 if TYPE_CHECKING:
     from focalbench.trained.trial import TrainedTrial
@@ -43,10 +44,21 @@ SplitOption = Annotated[
 ]
 
 
-def _load(trial: Path, device: str, unfinished: bool) -> TrainedTrial:
+PluginOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE",
+        help="Execute this source of a plugin that the trial was trained with, where its network or loss is needed.",
+        show_default=False,
+    ),
+]
+
+
+def _load(trial: Path, device: str, unfinished: bool, plugins: list[str] | None) -> TrainedTrial:
     from focalbench.trained.trial import load_trained
 
-    return load_trained(trial, device=device, unfinished=unfinished, warn=console.warn)
+    return load_trained(trial, device=device, unfinished=unfinished, plugins=plugins or (), warn=console.warn)
 
 
 def evaluate(
@@ -59,10 +71,11 @@ def evaluate(
     root: RootOption = None,
     device: DeviceOption = "auto",
     unfinished: UnfinishedOption = False,
+    plugin: PluginOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a trained trial on any split."""
-    trained = _load(trial, device, unfinished)
+    trained = _load(trial, device, unfinished, plugin)
     chosen = protocol.value if protocol is not None else trained.config.eval.protocol
     data = trained.data(root=root, splits=split)
     detections, truth = trained.detect(data), data.ground_truth()
@@ -141,13 +154,16 @@ def predict(
         typer.Argument(metavar="IMAGE...", help="Files, folders or patterns such as 'dir/*.jpg'.", show_default=False),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the pictures.")] = Path("predictions"),
-    score_thresh: Annotated[float, typer.Option(min=0.0, max=1.0, help="Boxes with a lower score are left out.")] = 0.3,
+    score_thresh: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Boxes with a lower score are left out.")
+    ] = SCORE_THRESH,
     device: DeviceOption = "auto",
     unfinished: UnfinishedOption = False,
+    plugin: PluginOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Draw boxes on images and print them; no image is ever overwritten."""
-    trained = _load(trial, device, unfinished)
+    trained = _load(trial, device, unfinished, plugin)
     from focalbench.errors import DataError
     from focalbench.figures.lettering import undrawable
     from focalbench.report.prediction_files import PictureFolder
@@ -210,10 +226,11 @@ def analyze(
     root: RootOption = None,
     device: DeviceOption = "auto",
     unfinished: UnfinishedOption = False,
+    plugin: PluginOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Show where the loss of a trained trial comes from: figures 1 and 4 of the paper, hard tail, calibration."""
-    trained = _load(trial, device, unfinished)
+    trained = _load(trial, device, unfinished, plugin)
     from focalbench.records.trial import TrialFolder
     from focalbench.report.analysis import write_analysis
 
@@ -263,10 +280,11 @@ def export(
     trial: TrialPath,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="ONNX file.", show_default=False)],
     unfinished: UnfinishedOption = False,
+    plugin: PluginOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the trained network as ONNX, checked against torch."""
-    trained = _load(trial, "cpu", unfinished)
+    trained = _load(trial, "cpu", unfinished, plugin)
     from focalbench.trained.export import export_onnx
 
     done = export_onnx(trained, out)

@@ -7,7 +7,6 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,12 +58,17 @@ def run(
     chosen = {"run.device": device, "run.launcher": launcher}
     extra = [f"{key}={value}" for key, value in chosen.items() if value is not None]
     experiment = load_config(config, [*(overrides or ()), *extra])
-    folder = out if out is not None else Path("runs") / experiment.config.name
+
+    from focalbench.api.training import default_folder, train  # after that: what is wrong is said at once
+    from focalbench.launchers.session import SessionOptions
+
+    folder = out if out is not None else default_folder(experiment)
     if dry_run:
         _list_trials(experiment, folder, retry_failed=retry_failed, fresh=fresh, as_json=as_json)
         return
+    options = SessionOptions(experiment.config.run.device, fresh, retry_failed, fail_fast, _command())
     try:
-        session = _train(experiment, folder, fresh=fresh, retry_failed=retry_failed, fail_fast=fail_fast)
+        session = train(experiment, folder, options)
     except InterruptedTrial as stopped:  # before the first trial started, and before --fresh set anything aside
         if as_json:
             _print_document(_as_found(experiment.trials, folder, stopped.signum), folder)
@@ -88,42 +92,6 @@ def _as_found(trials: tuple[Trial, ...], folder: Path, signum: int) -> Session:
 def _command() -> str:
     """What trains the rest of this sweep: the same command, which sets nothing aside."""
     return shlex.join(["focalbench", *(argument for argument in sys.argv[1:] if argument != "--fresh")])
-
-
-def _train(experiment: Experiment, folder: Path, *, fresh: bool, retry_failed: bool, fail_fast: bool) -> Session:
-    """Runs the session with a display on stderr."""
-    from focalbench.board.board import Board, kept_up_to_date
-    from focalbench.config.dump import resolved
-    from focalbench.launchers.search import typical_trials
-    from focalbench.launchers.session import SessionOptions, known_trials, run_session
-    from focalbench.progress import SweepDisplay
-    from focalbench.records.sweep import SweepFolder
-
-    options = SessionOptions(experiment.config.run.device, fresh, retry_failed, fail_fast, _command())
-    trials = [*experiment.trials, *typical_trials(experiment.config)]
-    board = Board(folder, [resolved(trial.config) for trial in trials])
-    with ExitStack() as stack:
-
-        def make_display(num_trials: int, num_done: int, num_left_out: int) -> SweepDisplay:
-            scores = _finished_scores(known_trials(experiment, SweepFolder(folder)), folder)
-            display = stack.enter_context(SweepDisplay(num_trials, num_done, num_left_out, scores))
-            # Not before: only now is the folder this process's too.
-            stack.enter_context(kept_up_to_date(board, display.message))
-            return display
-
-        return run_session(experiment, folder, options, make_display, console.info)
-
-
-def _finished_scores(trials: Sequence[Trial], folder: Path) -> dict[str, list[float]]:
-    """mAP of the trials that are done already, by arm."""
-    from focalbench.records.sweep import SweepFolder
-
-    scores: dict[str, list[float]] = {}
-    for trial in trials:
-        result = SweepFolder(folder).trial(trial.name).result()
-        if result is not None and result.mean_ap is not None:
-            scores.setdefault(trial.arm, []).append(result.mean_ap)
-    return scores
 
 
 def _report(session: Session, folder: Path, as_json: bool) -> None:
@@ -179,7 +147,7 @@ def _trial_row(trial: Trial, session: Session, folder: Path) -> dict[str, Any]:
         "arm": trial.arm,
         "seed": trial.seed,
         "state": session.states[trial.name],
-        "error": None if record.counts else record.status.error,
+        "error": record.error or None,
         MEAN_AP: result.mean_ap,
         BEST_MEAN_AP: result.best_mean_ap,
         "wall_s": result.wall_s,
@@ -191,8 +159,7 @@ def _comparison(session: Session, folder: Path, *, with_test_set_noise: bool = T
     """What ``focalbench compare`` finds in the trials of this sweep, not in what an earlier form of it left; None where
     nothing can be compared.
     """
-    from focalbench.analysis.comparison import compare_trials
-    from focalbench.analysis.look_record import record_look
+    from focalbench.analysis.look_record import compare_and_record
     from focalbench.records.reader import read_trials
 
     own = [path for trial in session.trials if (path := folder / trial.name).is_dir()]
@@ -200,13 +167,11 @@ def _comparison(session: Session, folder: Path, *, with_test_set_noise: bool = T
         return None
     trials = read_trials(own)
     try:
-        comparison = compare_trials(trials, with_test_set_noise=with_test_set_noise)
+        return compare_and_record(trials, with_test_set_noise=with_test_set_noise)
     except DataError as fault:  # nothing has finished, or the mAP is undefined everywhere
         if any(trial.counts for trial in trials):
             console.warn(str(fault))
         return None
-    record_look(comparison, trials)
-    return comparison
 
 
 def _print_comparison(session: Session, folder: Path) -> None:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import copy
 import re
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import groupby
-from pathlib import Path
+from numbers import Integral, Real
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
@@ -91,8 +93,10 @@ class ConfigFault:
     on_key: bool = False
 
     def __str__(self) -> str:
-        parts = [self.mark.where] if self.mark else []
-        parts += [dotted(self.path)] if self.path else []
+        key, where = dotted(self.path), self.mark.where if self.mark else ""
+        # Without a file the place is the key itself.
+        parts = [where] if where and not key.startswith(where) else []
+        parts += [key] if key else []
         return _clip(": ".join([*parts, self.reason]), 400)
 
     @property
@@ -144,16 +148,18 @@ class Document:
         keys: the place of the key that leads to a path.
         values: the place of the value at a path.
         faults: what is wrong with the text itself.
+        schema: the ExperimentConfig that the plugins named in it make; None: focalbench's own.
     """
 
     data: dict[str, Any]
     keys: dict[KeyPath, Mark] = field(default_factory=dict)
     values: dict[KeyPath, Mark] = field(default_factory=dict)
     faults: list[ConfigFault] = field(default_factory=list)
+    schema: Any = None
 
     def copy(self) -> Document:
         """Returns a copy that can be changed without touching this one."""
-        return Document(copy.deepcopy(self.data), dict(self.keys), dict(self.values), list(self.faults))
+        return Document(copy.deepcopy(self.data), dict(self.keys), dict(self.values), list(self.faults), self.schema)
 
     def mark(self, path: KeyPath, on_key: bool = False) -> Mark | None:
         """Returns the place of ``path``, or of the nearest part around it that has one."""
@@ -219,6 +225,38 @@ def parse_document(text: str, source: str) -> Document:
         document.faults.append(ConfigFault((), reason, Mark(source)))
     document.data = value if isinstance(value, dict) else {}
     return document
+
+
+def plain_document(mapping: Mapping[str, Any]) -> Document:
+    """Takes over what a Python mapping holds, as if it had been written as YAML: tuples are lists, paths text.
+
+    Raises:
+        ConfigError: all values at once that YAML could not hold, each with its key.
+    """
+    document = Document({})
+    document.data = _plain(mapping, (), document.faults)
+    if document.faults:
+        raise config_error(document.faults)
+    return document
+
+
+def _plain(value: Any, path: KeyPath, faults: list[ConfigFault]) -> Any:
+    if len(path) > MAX_DEPTH:
+        faults.append(ConfigFault(path[:3], f"nested more than {MAX_DEPTH} levels deep"))
+    elif isinstance(value, Mapping):
+        faults += [ConfigFault(path, f"a key should be text, not {key!r}") for key in value if not isinstance(key, str)]
+        return {key: _plain(inner, (*path, key), faults) for key, inner in value.items() if isinstance(key, str)}
+    elif isinstance(value, list | tuple):
+        return [_plain(inner, (*path, place), faults) for place, inner in enumerate(value)]
+    elif value is None or isinstance(value, bool | str):
+        return value
+    elif isinstance(value, Integral | Real):  # numpy's numbers among them
+        return int(value) if isinstance(value, Integral) else float(value)
+    elif isinstance(value, PurePath):
+        return str(value)
+    else:
+        faults.append(ConfigFault(path, f"no configuration can hold a value of type {type(value).__name__}"))
+    return None
 
 
 def parse_value(text: str, source: str) -> tuple[Any, Document]:

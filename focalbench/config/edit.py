@@ -8,8 +8,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from focalbench.config.base import PLUGIN_KEYS
 from focalbench.config.document import ConfigFault, Document, KeyPath, Mark, parse_value
-from focalbench.config.faults import BRANCHES, default_name, variants
+from focalbench.config.faults import BRANCHES, Schema, default_name, schema_of, variants
 
 _EXCLUSIVE = {("optim", "steps"): ("optim", "epochs"), ("optim", "epochs"): ("optim", "steps")}
 """Setting one of the two lets go of the other."""
@@ -67,7 +68,7 @@ def assign(document: Document, path: KeyPath, value: Any, places: Document) -> C
             return ConfigFault(path, f"'{'.'.join(map(str, path[:depth]))}' is a value, not a section", places.mark(()))
     leaf = path[-1]
     if leaf == "name" and len(path) == 2 and path[0] in BRANCHES:
-        _switch_variant(target, str(path[0]), value)
+        _switch_variant(target, str(path[0]), value, schema_of(document))
     rival = _EXCLUSIVE.get(path)  # type: ignore[arg-type]
     if rival is not None and value is not None:
         target.pop(rival[-1], None)
@@ -79,15 +80,19 @@ def assign(document: Document, path: KeyPath, value: Any, places: Document) -> C
     return None
 
 
-def _switch_variant(section: dict[str, Any], branch: str, name: Any) -> None:
+def _switch_variant(section: dict[str, Any], branch: str, name: Any, schema: Schema) -> None:
     """Drop the keys of ``section`` that its new variant, ``name``, lacks or takes other values for."""
-    models = variants(branch)
+    models = variants(branch, schema)
     old = models.get(section.get("name", default_name(branch)))
     new = models.get(name) if isinstance(name, str) else None
     if old is None or new is None or old is new:
         return
     for key in [key for key in section if key in old.model_fields and key != "name"]:
-        if key not in new.model_fields or (_takes(old, key, section[key]) and not _takes(new, key, section[key])):
+        if (
+            key in PLUGIN_KEYS
+            or key not in new.model_fields
+            or (_takes(old, key, section[key]) and not _takes(new, key, section[key]))
+        ):
             del section[key]
 
 

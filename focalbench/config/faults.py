@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterator
-from functools import cache
+from functools import lru_cache
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from focalbench.config.base import PLUGIN_KEYS
 from focalbench.config.document import ConfigFault, Document, KeyPath
 from focalbench.config.schema import ExperimentConfig
 
@@ -41,10 +42,18 @@ _BOUNDS = {
 _LENGTHS = {"too_short": ("at least", "min_length"), "too_long": ("at most", "max_length")}
 
 
-def variants(branch: str) -> dict[str, type[BaseModel]]:
+Schema = type[ExperimentConfig]
+"""focalbench's own configuration, or one to which plugins add."""
+
+
+def schema_of(document: Document) -> Schema:
+    """Returns what ``document`` is checked against."""
+    return document.schema or ExperimentConfig
+
+
+def variants(branch: str, schema: Schema = ExperimentConfig) -> dict[str, type[BaseModel]]:
     """Returns the models that ``branch`` can be, by their ``name``."""
-    annotation = ExperimentConfig.model_fields[branch].annotation
-    return {model.model_fields["name"].default: model for model in models_in(annotation)}
+    return {model.model_fields["name"].default: model for model in models_in(schema.model_fields[branch].annotation)}
 
 
 def default_name(branch: str) -> str:
@@ -53,9 +62,10 @@ def default_name(branch: str) -> str:
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:
-    """Finds every configuration model that stands in a type annotation."""
+    """Finds every configuration model in a type annotation, but what stands for plugins' sections in general."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
+        name = annotation.model_fields.get("name")
+        return [] if name is not None and name.is_required() else [annotation]
     return [model for part in get_args(annotation) for model in models_in(part)]
 
 
@@ -67,7 +77,7 @@ def check(document: Document) -> ExperimentConfig | list[ConfigFault]:
             section["name"] = default_name(branch)
     try:
         # Strict, so that `gamma: true` or `lr: "0.1"` is a fault; from JSON, so that a list may become a tuple.
-        return ExperimentConfig.model_validate_json(json.dumps(document.data), strict=True)
+        return schema_of(document).model_validate_json(json.dumps(document.data), strict=True)
     except ValidationError as error:
         return faults_of(error, document)
 
@@ -90,7 +100,7 @@ def faults_of(error: ValidationError, document: Document) -> list[ConfigFault]:
         if deeper and all(detail["type"] in _WANTED or detail["type"] == "literal_error" for detail in details):
             continue  # another form of the same key was meant, and its own fault is named
         on_key = details[0]["type"] == "extra_forbidden"
-        faults.append(ConfigFault(path, _reason(path, details, document.data), document.mark(path, on_key), on_key))
+        faults.append(ConfigFault(path, _reason(path, details, document), document.mark(path, on_key), on_key))
     return faults
 
 
@@ -111,15 +121,16 @@ def _real_path(loc: tuple[str | int, ...], data: Any, new_leaf: bool) -> KeyPath
     return tuple(path)
 
 
-def _reason(path: KeyPath, details: list[ErrorDetails], data: dict[str, Any]) -> str:
+def _reason(path: KeyPath, details: list[ErrorDetails], document: Document) -> str:
     first = details[0]
     kind = first["type"]
     if kind == "extra_forbidden":
-        return _unknown_key(path, data)
+        return _unknown_key(path, document)
     if kind == "missing":
         return "is missing"
     if kind == "union_tag_invalid":
-        return _one_of(list(variants(str(path[0]))), first["ctx"]["tag"]) if path[0] in BRANCHES else first["msg"]
+        expected = [tag.strip("'") for tag in str(first["ctx"]["expected_tags"]).split(", ")]
+        return _one_of(expected, first["ctx"]["tag"])
     wanted: list[str] = []
     for detail in details:
         phrase = _wanted(detail)
@@ -141,6 +152,8 @@ def _wanted(detail: ErrorDetails) -> str | None:
         return f"{words} {context[limit]:g}"
     if kind == "literal_error":
         return str(context["expected"])
+    if kind == "choice":
+        return str(detail["msg"]).removeprefix("should be ")
     if kind in _LENGTHS and isinstance(detail["input"], list | dict):
         words, limit = _LENGTHS[kind]
         return f"a list of {words} {context.get(limit)}"
@@ -148,6 +161,8 @@ def _wanted(detail: ErrorDetails) -> str | None:
 
 
 def _choices(detail: ErrorDetails) -> list[str]:
+    if detail["type"] == "choice":
+        return str(detail["ctx"]["choices"]).split(", ")
     if detail["type"] != "literal_error":
         return []
     return [part.strip().strip("'") for part in str(detail["ctx"]["expected"]).replace(" or ", ", ").split(",")]
@@ -186,28 +201,29 @@ def _meant(given: object, choices: list[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-def _unknown_key(path: KeyPath, data: dict[str, Any]) -> str:
+def _unknown_key(path: KeyPath, document: Document) -> str:
     """Say why the last part of ``path`` is no key, and which one was probably meant."""
+    data, schema = document.data, schema_of(document)
     parents, key = path[:-1], str(path[-1])
-    known = list(_keys_at(parents, data))
+    known = list(_keys_at(parents, data, schema))
     close = difflib.get_close_matches(key, known, n=1)
     if close:
         return f"unknown key; did you mean '{close[0]}'?"
     if len(parents) == 1 and parents[0] in BRANCHES:
         branch = str(parents[0])
-        others = [name for name, model in variants(branch).items() if key in model.model_fields]
+        others = [name for name, model in variants(branch, schema).items() if key in model.model_fields]
         if others:
             current = data[branch].get("name", default_name(branch))
             return f"{branch} {current} has no such key; it belongs to {', '.join(others)}"
-    elsewhere = [full for full in all_keys() if full.rpartition(".")[2] == key]
+    elsewhere = [full for full in all_keys(schema) if full.rpartition(".")[2] == key]
     if elsewhere:
         return f"unknown key here; did you mean '{elsewhere[0]}'?"
     return f"unknown key; known here: {', '.join(known)}" if known else "unknown key"
 
 
-def _keys_at(parents: KeyPath, data: Any) -> Iterator[str]:
-    """Yield the keys that are allowed at ``parents``, given what ``data`` chooses on the way."""
-    models: list[type[BaseModel]] = [ExperimentConfig]
+def _keys_at(parents: KeyPath, data: Any, schema: Schema) -> Iterator[str]:
+    """Yield the keys that a user may write at ``parents``, given what ``data`` chooses on the way."""
+    models: list[type[BaseModel]] = [schema]
     for part in parents:
         inner = data.get(part) if isinstance(data, dict) else data[part] if isinstance(part, int) else None
         if isinstance(part, int):
@@ -220,11 +236,11 @@ def _keys_at(parents: KeyPath, data: Any) -> Iterator[str]:
         models = [model for model in named if model.model_fields["name"].default == chosen] or models
         data = inner
     for model in models[:1]:
-        yield from model.model_fields
+        yield from (key for key in model.model_fields if key not in PLUGIN_KEYS)
 
 
-@cache
-def all_keys() -> tuple[str, ...]:
+@lru_cache(maxsize=4)
+def all_keys(schema: Schema = ExperimentConfig) -> tuple[str, ...]:
     """Returns every key of every variant, dotted."""
 
     def walk(model: type[BaseModel], section: str) -> Iterator[str]:
@@ -233,4 +249,4 @@ def all_keys() -> tuple[str, ...]:
             for part in models_in(field.annotation):
                 yield from walk(part, f"{section}{key}.")
 
-    return tuple(dict.fromkeys(walk(ExperimentConfig, "")))
+    return tuple(dict.fromkeys(walk(schema, "")))

@@ -39,6 +39,7 @@ _IDENTITY = _RESULT | _EVALUATION
 EFFECTS: dict[str, Effect] = {
     "name": Effect.NOTHING,
     "seed": _RESULT,
+    "plugins": Effect.NOTHING,  # the sections that they bring say their source
     "data.name": _RESULT | _TIME,
     "data.root": _PLACE | _TIME,
     "data.train": _RESULT | _TIME,
@@ -89,6 +90,10 @@ EFFECTS: dict[str, Effect] = {
 }
 """Dotted key -> what it changes. A section that stands here stands for all keys in it."""
 
+UNLESS_SET = ("model.trainable_stages",)
+"""Keys that belong to a trial's identity only where they are not null: a trial whose configuration was written without
+them is the same trial."""
+
 
 def effect_of(key: str) -> Effect:
     """Looks up what the dotted ``key`` changes; RESULT for one that is not known, such as another version's."""
@@ -100,6 +105,11 @@ def effect_of(key: str) -> Effect:
 def keeps_trial(key: str) -> bool:
     """Tells whether a trial stays the same when ``key`` changes: neither its network nor its scores depend on it."""
     return not effect_of(key) & _IDENTITY
+
+
+def is_unset(key: str, value: object) -> bool:
+    """Tells whether ``key`` with this ``value`` says as much as a configuration without it."""
+    return key in UNLESS_SET and value is None
 
 
 def keeps_network(key: str) -> bool:
@@ -150,6 +160,9 @@ def _digest(config: ExperimentConfig, swept: Collection[str], left_out: dict[str
     data = config.model_dump(mode="json", exclude=left_out)
     if "data.root" in swept:
         data["data"]["root"] = _real_root(config)
+    for section, values in data.items():
+        if isinstance(values, dict):
+            data[section] = {key: value for key, value in values.items() if not is_unset(f"{section}.{key}", value)}
     canonical = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 

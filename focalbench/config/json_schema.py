@@ -9,10 +9,10 @@ from focalbench.config.schema import ExperimentConfig
 _RENAMED = {"$defs": "definitions", "oneOf": "anyOf"}
 
 
-def json_schema() -> dict[str, Any]:
+def json_schema(schema: type[ExperimentConfig] = ExperimentConfig) -> dict[str, Any]:
     """Returns the schema of a configuration file: every key with type, range, default and documentation."""
-    schema = _draft7(ExperimentConfig.model_json_schema())
-    return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "focalbench experiment"} | schema
+    converted = _draft7(schema.model_json_schema())
+    return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "focalbench experiment"} | converted
 
 
 def _draft7(node: Any) -> Any:

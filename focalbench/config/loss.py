@@ -1,15 +1,18 @@
 """The ``loss`` branch of the configuration: one frozen model per classification loss, told apart by ``name``.
 
-Every field except ``name``, ``weight``, ``match_scale`` and ``apply_to`` is a keyword of the class that ``loss`` names.
+Every field but those that all losses share is a keyword of the class that ``loss`` names.
 """
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import or_
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, create_model, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
-from focalbench.config.base import Section
+from focalbench.config.base import BUILT_IN, MADE_OF_KEYS, OF_A_PLUGIN, Digest, Section, keys_of_plugin, origin_of
 from focalbench.schedule import Kind, place_knots
 
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -98,6 +101,21 @@ ClassWeights = Annotated[
 ]
 
 
+def schedulable(name: str, number: Any, *, takes_null: bool) -> Any:
+    """Returns what the parameter ``name`` of a plugin's loss may be: ``number``, a float type with its range, or a
+    schedule of such; null where that is allowed, and ``auto`` where it is alpha.
+    """
+    schedule = create_model(
+        f"{name}_schedule", __base__=_Schedule, __cls_kwargs__=MADE_OF_KEYS, values=(tuple[number, ...], ...)
+    )
+    forms = [Annotated[number, Tag("number")], Annotated[schedule, Tag("<schedule>")]]
+    forms += [Annotated[None, Tag("null")]] if takes_null else []
+    forms += [Annotated[Literal["auto"], Tag("auto")]] if name == "alpha" else []
+    named = ["`auto`"] * (name == "alpha") + ["null"] * takes_null
+    message = f"{name} takes a number, {', '.join([*named, 'or'])} a schedule {_SCHEDULE_FORM}".replace(", or", " or")
+    return Annotated[reduce(or_, forms), _by_kind(message)]
+
+
 class _Loss(Section):
     loss: ClassVar[str]
     """Class of the loss, a ``focalbench.losses.base.ClassificationLoss``."""
@@ -110,6 +128,14 @@ class _Loss(Section):
     still applies."""
     apply_to: Literal["class", "objectness", "both"] = "class"
     """YOLOv2 only: which of its terms this loss replaces. RetinaNet has classes alone: leave `class`."""
+
+    def parameters(self) -> dict[str, Any]:
+        """Returns the keywords of the loss: all keys but those that every loss has."""
+        return self.model_dump(exclude=set(SHARED_KEYS))
+
+
+SHARED_KEYS = frozenset({"name", *_Loss.model_fields})
+"""Keys that every loss has."""
 
 
 class CrossEntropyConfig(_Loss):
@@ -274,7 +300,22 @@ class AsymmetricConfig(_Loss):
     """Negatives with a probability below this cost nothing."""
 
 
-LossConfig = Annotated[
+class PluginLoss(_Loss, extra="allow"):
+    """A loss of a plugin, as a trial keeps it: its further keys were checked where the plugin was at hand."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """Which loss."""
+    source: Digest
+    """Digest of the plugin's source."""
+    activation: Literal["sigmoid", "softmax"]
+    """How class logits become scores."""
+
+    def parameters(self) -> dict[str, Any]:
+        """See ``_Loss``."""
+        return keys_of_plugin(self, SHARED_KEYS)
+
+
+BuiltInLoss = (
     CrossEntropyConfig
     | BalancedCrossEntropyConfig
     | FocalConfig
@@ -287,8 +328,12 @@ LossConfig = Annotated[
     | ClassBalancedConfig
     | QualityFocalConfig
     | VarifocalConfig
-    | AsymmetricConfig,
-    Field(discriminator="name"),
+    | AsymmetricConfig
+)
+LossConfig = Annotated[
+    Annotated[BuiltInLoss, Field(discriminator="name"), Tag(BUILT_IN)]
+    | Annotated[SkipJsonSchema[PluginLoss], Tag(OF_A_PLUGIN)],
+    Discriminator(origin_of(BuiltInLoss)),
 ]
 
 FOCAL_FAMILY = frozenset(section.model_fields["name"].default for section in _Loss.__subclasses__() if section.is_focal)

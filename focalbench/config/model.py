@@ -2,14 +2,91 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
-from focalbench.config.base import Count, Fraction, NonNegative, OpenFraction, Positive, Section, key_error
+from focalbench.config.base import (
+    BUILT_IN,
+    OF_A_PLUGIN,
+    Count,
+    Digest,
+    Fraction,
+    NonNegative,
+    OpenFraction,
+    Positive,
+    Section,
+    key_error,
+    origin_of,
+)
+from focalbench.extras import TIMM
 
 PriorBox = tuple[Positive, Positive]
 YoloSide = Annotated[int, Field(ge=32, le=4096, multiple_of=32)]
+
+BackboneName = Literal["tiny", "resnet18", "resnet34", "resnet50", "mobilenet_v3_large"]
+BACKBONE_NAMES = get_args(BackboneName)
+
+
+class PluginBackbone(Section, extra="allow"):
+    """A backbone of a plugin, as a trial keeps it: its further keys were checked where the plugin was at hand."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """Which backbone."""
+    source: Digest
+    """Digest of the plugin's source."""
+
+    def __str__(self) -> str:
+        """The name, as built-in backbones are no more than that."""
+        return self.name
+
+
+def _backbone_form(value: Any) -> str | None:
+    """Which form of `model.backbone` ``value`` has, so that a fault is reported for that form only."""
+    if isinstance(value, str) and value.startswith(TIMM):
+        return "<timm>"
+    if isinstance(value, PluginBackbone) or (isinstance(value, dict) and "source" in value):
+        return OF_A_PLUGIN
+    return "<name>" if value in BACKBONE_NAMES else None
+
+
+def own_backbones(sections: Mapping[str, type[Section]]) -> Any:
+    """Returns what `model.backbone` may be where plugins bring these, by name alone or with keys."""
+
+    def form(value: Any) -> str | None:
+        name = value.get("name") if isinstance(value, dict) else value
+        if isinstance(name, str) and name in sections:
+            return f"<{name}>"
+        return None if isinstance(value, dict) else _backbone_form(value)
+
+    own = [Annotated[section, BeforeValidator(_with_name), Tag(f"<{name}>")] for name, section in sections.items()]
+    return Annotated[reduce(or_, own, _Backbone), _told_by(form, [*sections, *BACKBONE_NAMES])]
+
+
+def _with_name(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _told_by(form: Callable[[Any], str | None], choices: Sequence[str]) -> Discriminator:
+    return Discriminator(
+        form,
+        custom_error_type="choice",
+        custom_error_message=f"should be one of {{choices}} or {TIMM}NAME",
+        custom_error_context={"choices": ", ".join(choices)},
+    )
+
+
+_Backbone = (
+    Annotated[BackboneName, Tag("<name>")]
+    | Annotated[str, Field(pattern=rf"^{TIMM}[A-Za-z0-9][A-Za-z0-9_.-]{{0,99}}$"), Tag("<timm>")]
+)
+Backbone = Annotated[
+    _Backbone | Annotated[SkipJsonSchema[PluginBackbone], Tag(OF_A_PLUGIN)], _told_by(_backbone_form, BACKBONE_NAMES)
+]
 
 
 class _Detector(Section):
@@ -33,17 +110,21 @@ class RetinaNetConfig(_Detector):
     network = "focalbench.models.retinanet:RetinaNet"
     name: Literal["retinanet"] = "retinanet"
     """Which detector."""
-    backbone: Literal["tiny", "resnet18", "resnet34", "resnet50", "mobilenet_v3_large"] = "resnet18"
-    """Network below the pyramid. `tiny` (about 0.6 M parameters with everything above it) is made for two CPU cores."""
+    backbone: Backbone = "resnet18"
+    """Network below the pyramid. `tiny` (about 0.6 M parameters with everything above it) is made for two CPU cores.
+    `timm/NAME` (needs the extra `timm`) is any network of timm's that has maps of strides 8, 16 and 32; NAME may end in
+    the tag of its weights, as in `timm/resnet18.a1_in1k`."""
     weights: Annotated[str, Field(min_length=1)] = "none"
-    """First weights of the backbone: `none` (random), `imagenet` (torchvision's, not for `tiny`), or the path of a
-    torch
-    file: a torchvision classifier's, or that of a trained RetinaNet."""
+    """First weights of the backbone: `none` (random), `imagenet` (torchvision's or timm's, not for `tiny`), or the path
+    of a torch or safetensors file: of torchvision's or timm's classifier, or of a trained RetinaNet."""
+    trainable_stages: Annotated[int, Field(ge=0, le=4)] | None = None
+    """How many of the backbone's last stages learn; 0: none of it. The stem and the stages before them stay as loaded,
+    statistics of batch norm included, which needs loaded weights. null: the whole backbone learns."""
     prior_prob: OpenFraction | None = 0.01
     """Probability that every class starts with (pi in the paper, sec. 3.3); null: no prior, the bias starts at 0."""
     norm: Literal["batch", "frozen", "sync"] = "batch"
-    """Normalisation in the backbone: of the batch, frozen at the loaded weights' statistics, or over all processes;
-    `tiny` has `batch` only. With `run.devices` above 1 `batch` is over all processes too."""
+    """Batch norm in the backbone: of the batch, frozen at the loaded weights' statistics, or over all processes; `tiny`
+    has `batch` only. With `run.devices` above 1 `batch` is over all processes too."""
     fpn_channels: Annotated[int, Field(ge=8, le=2048)] | None = None
     """Channels of the pyramid. null: the backbone's default (64 for `tiny`, else 256)."""
     num_levels: Annotated[int, Field(ge=3, le=7)] | None = None
@@ -78,11 +159,14 @@ class RetinaNetConfig(_Detector):
         return self
 
     @model_validator(mode="after")
-    def _frozen_statistics_exist(self) -> RetinaNetConfig:
+    def _what_is_frozen_was_loaded(self) -> RetinaNetConfig:
+        if self.trainable_stages is not None and self.weights == "none":
+            reason = f"{self.trainable_stages} needs loaded weights: set weights to imagenet or a file, or this to null"
+            raise key_error("trainable_stages", reason)
         if self.norm == "frozen" and self.weights == "none":
             raise key_error("norm", "frozen needs loaded weights: set weights to imagenet or a file, or norm to batch")
         if self.norm != "batch" and self.backbone == "tiny":
-            raise key_error("norm", f"{self.norm} is for torchvision's backbones: tiny has batch only")
+            raise key_error("norm", f"{self.norm} is for torchvision's and timm's backbones: tiny has batch only")
         return self
 
 
@@ -140,4 +224,19 @@ class YoloV2Config(_Detector):
         return None if self.multiscale is None else (self.multiscale, self.multiscale_every)
 
 
-ModelConfig = Annotated[RetinaNetConfig | YoloV2Config, Field(discriminator="name")]
+class PluginDetector(_Detector, extra="allow"):
+    """A detector of a plugin, as a trial keeps it: its further keys were checked where the plugin was at hand."""
+
+    has_objectness = True
+    name: Annotated[str, Field(min_length=1)]
+    """Which detector."""
+    source: Digest
+    """Digest of the plugin's source."""
+
+
+BuiltInDetector = RetinaNetConfig | YoloV2Config
+ModelConfig = Annotated[
+    Annotated[BuiltInDetector, Field(discriminator="name"), Tag(BUILT_IN)]
+    | Annotated[SkipJsonSchema[PluginDetector], Tag(OF_A_PLUGIN)],
+    Discriminator(origin_of(BuiltInDetector)),
+]

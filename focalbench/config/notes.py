@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from focalbench.config.model import RetinaNetConfig
 from focalbench.config.schema import ExperimentConfig
 from focalbench.config.sweep import Trial
 
@@ -23,7 +24,8 @@ def _trial_notes(config: ExperimentConfig) -> list[str]:
         found.append(f"data.image_size: {size} is no multiple of 16: the coarse pyramid levels reach beyond the canvas")
     if config.data.name == "voc" and config.data.root is None and not os.environ.get("FOCALBENCH_DATA"):
         found.append("data.root: is left out and FOCALBENCH_DATA is not set: `run` will need one of them")
-    if config.model.weights != "none" and config.model.name == "retinanet" and config.model.backbone == "tiny":
+    model = config.model
+    if isinstance(model, RetinaNetConfig) and model.weights != "none" and model.backbone == "tiny":
         found.append(
             "model.weights: there are no published weights for the backbone tiny; a file of your own is needed"
         )

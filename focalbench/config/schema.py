@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from focalbench.config.base import Count, Fraction, Section, SeedNumber, key_error
+from focalbench.config.base import Count, Digest, Fraction, Section, SeedNumber, key_error
 from focalbench.config.data import DataConfig, VocData
 from focalbench.config.loss import FocalConfig, LossConfig
 from focalbench.config.model import ModelConfig, RetinaNetConfig
 from focalbench.config.optim import OptimConfig, SgdConfig
+from focalbench.plugins.source import PluginSource
 from focalbench.statistics.looks import FIRST_LOOK, MOST_SEEDS
 from focalbench.tags import PROTOCOL_MEANING, ProtocolName
 
@@ -34,6 +36,24 @@ class EvalConfig(Section):
     """Detections kept per image after NMS."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Images evaluated at once. null: the training's."""
+
+
+class PluginTracker(Section, extra="allow"):
+    """A tracker of a plugin, as a trial keeps it: its further keys were checked where the plugin was at hand."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """Which tracker."""
+    source: Digest
+    """Digest of the plugin's source."""
+
+
+def _refuse_name(value: Any) -> Any:
+    """A tracker of which nothing is known but its name."""
+    if isinstance(value, dict) and "source" in value:
+        return value
+    if isinstance(value, PluginTracker):
+        return value
+    raise ValueError("no such tracker: `plugins` names no file or module that brings it")
 
 
 class RunConfig(Section):
@@ -70,6 +90,11 @@ class RunConfig(Section):
     cuda_graph: bool = False
     """On a GPU, record the training step and launch it as one (where one device trains a trial): saves the processor's
     time where steps are short. Same arithmetic; what cannot be recorded is trained plainly, with a warning."""
+    trackers: tuple[
+        Annotated[PluginTracker, BeforeValidator(_refuse_name), WithJsonSchema({"type": "string"})], ...
+    ] = ()
+    """What each trial reports to beside metrics.jsonl and TensorBoard: trackers of plugins, each by its name or as
+    {name: ..., key: value}."""
     deterministic: bool = False
     """Bit-identical repeats on a GPU, at a price in speed. On a CPU repeats are bit-identical anyway."""
 
@@ -172,10 +197,18 @@ class SweepConfig(Section):
 class ExperimentConfig(Section):
     """One experiment: a trial, or all trials of its sweep."""
 
+    plugin_sources: ClassVar[Mapping[str, PluginSource]] = {}
+    """Sources of the plugins that add to this schema, by digest: see ``plugin_sections.schema_with``."""
+    plugin_schema: ClassVar[Mapping[str, Any]] = {}
+    """JSON Schema of what they add, and of nothing else."""
+
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+=-]{0,99}$")] = "experiment"
     """Name of the folder below `runs/`. Left out: the name of the file."""
     seed: SeedNumber = 0
     """Seed of initial weights, batches and augmentation: equal for all arms, which pairs them."""
+    plugins: tuple[Annotated[str, Field(min_length=1, max_length=1000)], ...] = ()
+    """What brings losses, backbones, detectors or trackers of your own: paths of Python files, or names of installed
+    modules. They are executed where trials are trained, and nowhere else."""
     data: DataConfig = VocData()
     """The images."""
     model: ModelConfig = RetinaNetConfig()

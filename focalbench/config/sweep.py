@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from focalbench.config.document import ConfigFault, Document, KeyPath, Mark, config_error, dotted
 from focalbench.config.edit import assign, assignment_order
-from focalbench.config.faults import BRANCHES, all_keys, check
+from focalbench.config.faults import BRANCHES, Schema, all_keys, check
 from focalbench.config.identity import arm_hash, can_be_swept, config_hash
+from focalbench.config.own_parts import self_contained, sources_of
 from focalbench.config.schema import MAX_TRIALS, ExperimentConfig, RandomConfig, SearchConfig, SweepConfig
+from focalbench.plugins.source import PluginSource
 from focalbench.statistics.looks import look_sizes, seed_sequence
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._=+]+")
@@ -35,6 +37,8 @@ class Trial(BaseModel, frozen=True, extra="forbid"):
         config: the resolved configuration, without ``sweep``.
         hash: eight hex digits of what identifies the trial.
         differs: the swept keys, dotted, with this trial's values.
+        plugins: sources of those that this trial makes use of.
+        plugin_schema: JSON Schema of all that plugins add to the sweep's configurations; empty where there are none.
     """
 
     name: str
@@ -43,6 +47,8 @@ class Trial(BaseModel, frozen=True, extra="forbid"):
     config: ExperimentConfig
     hash: str
     differs: dict[str, Any]
+    plugins: tuple[PluginSource, ...] = ()
+    plugin_schema: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,7 @@ def expand(
     base = Document(config.model_dump(mode="json", exclude_unset=True, exclude={"sweep"}))
     for branch in BRANCHES:
         base.data.setdefault(branch, {})["name"] = getattr(config, branch).name
-    base.keys, base.values = dict(places.keys), dict(places.values)
+    base.keys, base.values, base.schema = dict(places.keys), dict(places.values), type(config)
     points, faults = _points(sweep)
     seeds = seeds if seeds is not None else first_seeds(config)
     num_arms = len(points) + (sweep.search.num if sweep.search is not None else 0)
@@ -119,7 +125,7 @@ def expand(
         points = []
         faults.append(ConfigFault(("sweep",), f"means more than {MAX_TRIALS} trials"))
     candidates, broken = _candidates(base, points)
-    faults += broken + _exclude_faults(sweep)
+    faults += broken + _exclude_faults(sweep, type(config))
     faults = faults or _search_faults(config, base)
     if faults:
         raise config_error([ConfigFault(f.path, f.reason, f.mark or places.mark(f.path), f.on_key) for f in faults])
@@ -308,13 +314,13 @@ def _at_origin(fault: ConfigFault, point: _Point) -> ConfigFault:
     return ConfigFault(point.origin, f"with {what}: {dotted(fault.path)}: {fault.reason}" if what else fault.reason)
 
 
-def _exclude_faults(sweep: SweepConfig) -> list[ConfigFault]:
+def _exclude_faults(sweep: SweepConfig, schema: Schema) -> list[ConfigFault]:
     """Find keys and values of ``exclude`` that no trial can have."""
     faults = []
     for index, entry in enumerate(sweep.exclude):
         for key, value in _flat(entry).items():
             path = ("sweep", "exclude", index, key)
-            if key not in all_keys():
+            if key not in all_keys(schema):
                 faults.append(ConfigFault(path, "unknown key", on_key=True))
             elif not _is_finite(value):
                 faults.append(ConfigFault(path, "should be finite"))
@@ -341,15 +347,26 @@ def _flat(entry: dict[str, Any]) -> dict[str, Any]:
 
 def _trials(candidates: list[_Candidate], seeds: Sequence[int], sweep: SweepConfig) -> tuple[Trial, ...]:
     trials: dict[str, Trial] = {}
+    plugin_schema = dict(candidates[0].config.plugin_schema) if candidates else {}
     for candidate in candidates:
+        plugins, resolved = sources_of(candidate.config), self_contained(candidate.config)
         for seed in seeds:
-            config = candidate.config.model_copy(update={"seed": seed})
+            config = resolved.model_copy(update={"seed": seed})
             digest = config_hash(config, candidate.differs)
             if digest in trials or any(_agrees(config, entry) for entry in sweep.exclude):
                 continue
             arm = candidate.label
             name = f"{arm}-s{seed}-{digest}"
-            trials[digest] = Trial(name=name, arm=arm, seed=seed, config=config, hash=digest, differs=candidate.differs)
+            trials[digest] = Trial(
+                name=name,
+                arm=arm,
+                seed=seed,
+                config=config,
+                hash=digest,
+                differs=candidate.differs,
+                plugins=plugins,
+                plugin_schema=plugin_schema,
+            )
     return tuple(trials.values())
 
 

@@ -14,22 +14,31 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from focalbench.config.schema import ExperimentConfig
+from focalbench.config.base import keys_of_plugin
+from focalbench.config.loss import LossConfig, PluginLoss
+from focalbench.config.model import ModelConfig, PluginDetector, RetinaNetConfig
+from focalbench.config.model import PluginBackbone as PluginBackboneConfig
+from focalbench.config.schema import ExperimentConfig, PluginTracker
 from focalbench.data.dataset import DetectionData, load_data
 from focalbench.data.multiscale import multiscale_size, resize_batch
 from focalbench.data.transforms import Augment
 from focalbench.data.voc import Classes
+from focalbench.errors import PluginError
 from focalbench.experiment.batches import AugmentedBatches, Resize
 from focalbench.experiment.build_loss import keywords_among
 from focalbench.experiment.locations import cache_dir, canvas_size, class_setting, data_location
 from focalbench.losses import LOSSES
 from focalbench.losses.criterion import Criterion
 from focalbench.models import MODELS
+from focalbench.models.backbones import PluginBackbone
 from focalbench.models.batch_norm import synchronise_batch_norm
 from focalbench.models.detector import Detector
+from focalbench.plugins.loading import calls_of, registered
+from focalbench.plugins.registration import registration_of
 from focalbench.ranks import rank, world_size
 from focalbench.runtime import StopFlag
 from focalbench.structures import Targets
+from focalbench.tracking.tracker import TrackedTrial, Tracker
 from focalbench.training.average import MovingAverage
 from focalbench.training.evaluate import DetectionSettings
 from focalbench.training.graph import CudaRecorder, GraphedStep
@@ -81,14 +90,65 @@ def build_model(
         pretrained: whether to read ``model.weights``; a checkpoint replaces them in any case.
     """
     torch.manual_seed(config.seed)
-    network = MODELS[config.model.name]
-    given = {**config.model.model_dump(), "pre_nms_top": config.eval.top_k}
+    network = network_class(config.model)
+    given = {**config.model.model_dump(), "pre_nms_top": config.eval.top_k, "canvas": canvas_size(config)}
     given["box_sizes"] = None if train is None else partial(_box_sizes, train)
     if config.loss.apply_to != "objectness":  # else the loss says nothing of the classes' scores
-        given["activation"] = LOSSES[config.loss.name].activation
+        given["activation"] = _activation(config.loss)
+    if isinstance(config.model, RetinaNetConfig) and isinstance(config.model.backbone, PluginBackboneConfig):
+        given["backbone"] = _plugin_backbone(config.model.backbone)
     if not pretrained:
         given["weights"] = "none"
-    return network(num_classes, **keywords_among(given, network))
+    with calls_of(registration_of(network)):
+        return network(num_classes, **keywords_among(given, network))
+
+
+def _plugin_backbone(section: PluginBackboneConfig) -> PluginBackbone:
+    """What makes a plugin's backbone.
+
+    Raises:
+        PluginError: for one that this process has not executed.
+    """
+    entry = registered("backbone", section.name, section.source)
+    make = partial(entry.target, **keys_of_plugin(section))
+    return PluginBackbone(entry.name, make, f"{entry.place}: {entry.name}")
+
+
+def plugin_trackers(config: ExperimentConfig) -> list[Callable[[TrackedTrial], Tracker]]:
+    """Returns what opens the trackers of plugins that the configuration names."""
+
+    def opens(section: PluginTracker) -> Callable[[TrackedTrial], Tracker]:
+        entry, keys = registered("tracker", section.name, section.source), keys_of_plugin(section)
+
+        def make(trial: TrackedTrial) -> Tracker:
+            with calls_of(entry):
+                tracker = entry.target(trial, **keys)
+            if not isinstance(tracker, Tracker):
+                raise PluginError(f"{entry.place}: {entry.name}: a tracker is to be a focalbench.tracking.Tracker")
+            return tracker
+
+        return make
+
+    return [opens(section) for section in config.run.trackers]
+
+
+def _activation(loss: LossConfig) -> str:
+    """How class logits become scores. A plugin's loss need not be executed for it: a trained network is without."""
+    return loss.activation if isinstance(loss, PluginLoss) else LOSSES[loss.name].activation
+
+
+def network_class(config: ModelConfig) -> type[Detector]:
+    """Returns the class of the configured detector's network.
+
+    Raises:
+        PluginError: for one of a plugin that this process has not executed, or that is no detector.
+    """
+    if not isinstance(config, PluginDetector):
+        return MODELS[config.name]
+    entry = registered("detector", config.name, config.source)
+    if not (isinstance(entry.target, type) and issubclass(entry.target, Detector)):
+        raise PluginError(f"{entry.place}: {entry.name}: a detector is to be a focalbench.models.Detector")
+    return entry.target
 
 
 def _box_sizes(train: DetectionData) -> np.ndarray:

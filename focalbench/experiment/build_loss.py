@@ -6,13 +6,19 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from focalbench.config.loss import LossConfig, PluginLoss
+from focalbench.config.model import ModelConfig, PluginDetector
 from focalbench.config.schema import ExperimentConfig
 from focalbench.data.dataset import DetectionData
+from focalbench.errors import PluginError
 from focalbench.losses import CRITERIA, LOSSES
-from focalbench.losses.base import Counts
+from focalbench.losses.base import ClassificationLoss, Counts
 from focalbench.losses.criterion import Criterion
+from focalbench.losses.detection import DetectionLoss
+from focalbench.losses.function_loss import registered_loss
 from focalbench.losses.softmax import REFERENCES
 from focalbench.models.detector import Detector
+from focalbench.plugins.loading import registered
 
 _COUNT_CHUNK = 64
 
@@ -29,6 +35,32 @@ def keywords_among(given: Mapping[str, Any], kind: type) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name in taken}
 
 
+def loss_class(config: LossConfig) -> type[ClassificationLoss]:
+    """Returns the class of the configured loss.
+
+    Raises:
+        PluginError: for one of a plugin that this process has not executed, or that is no loss.
+    """
+    if not isinstance(config, PluginLoss):
+        return LOSSES[config.name]
+    return registered_loss(registered("loss", config.name, config.source))
+
+
+def criterion_class(config: ModelConfig) -> type[Criterion]:
+    """Returns the class of the configured detector's criterion.
+
+    Raises:
+        PluginError: for one of a plugin that this process has not executed, or that is no criterion.
+    """
+    if not isinstance(config, PluginDetector):
+        return CRITERIA[config.name]
+    entry = registered("detector", config.name, config.source)
+    criterion = entry.options["criterion"] or DetectionLoss
+    if not (isinstance(criterion, type) and issubclass(criterion, Criterion)):
+        raise PluginError(f"{entry.place}: {entry.name}: its criterion is to be a focalbench.losses.Criterion")
+    return criterion
+
+
 def build_criterion(config: ExperimentConfig, model: Detector, train: DetectionData | None = None) -> Criterion:
     """Returns the training criterion around the configured classification loss.
 
@@ -38,15 +70,16 @@ def build_criterion(config: ExperimentConfig, model: Detector, train: DetectionD
     Raises:
         ValueError: for parameters that the loss refuses, such as a list of the wrong length.
     """
-    kind, loss = CRITERIA[config.model.name], LOSSES[config.loss.name]
+    kind, loss = criterion_class(config.model), loss_class(config.loss)
     shared = {"weight": config.loss.weight, "apply_to": config.loss.apply_to}
     given = {**config.model.model_dump(), **shared, **model.criterion_arguments()}
     # Around cross entropy first: counting positives and negatives takes the criterion, the loss their numbers.
     criterion = kind.around(REFERENCES[loss.activation], num_classes=model.num_classes, **keywords_among(given, kind))
-    parameters = keywords_among(config.loss.model_dump(), loss)
+    parameters = config.loss.parameters()
     counts = _count(model, train, criterion) if loss.needs_counts(parameters) else {}
     for name, reference in criterion.losses().items():
-        setattr(criterion, name, loss(reference.num_classes, counts=counts.get(name), **parameters))
+        counted = keywords_among({"counts": counts.get(name)}, loss)
+        setattr(criterion, name, loss(reference.num_classes, **counted, **parameters))
     return criterion
 
 

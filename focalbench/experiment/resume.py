@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from focalbench.config.identity import keeps_trial
+from focalbench.config.identity import UNLESS_SET, keeps_trial
 from focalbench.config.sweep import Trial
 from focalbench.devices import PRECISIONS, resolve_precision
 from focalbench.errors import CheckpointError, ConfigError
@@ -69,7 +69,7 @@ def require_same(checkpoint: Mapping[str, Any], identity: Mapping[str, Any], fol
     Raises:
         CheckpointError: with the key and both values.
     """
-    old, new = checkpoint["config"], identity["config"]
+    old, new = dict.fromkeys(UNLESS_SET, "none") | checkpoint["config"], identity["config"]
     for key in sorted(old.keys() | new.keys()):
         if not keeps_trial(key) and old.get(key) != new.get(key):
             raise CheckpointError(

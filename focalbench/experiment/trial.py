@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from focalbench.config.dump import dump_yaml, resolved
+from focalbench.config.loss import PluginLoss
 from focalbench.config.schema import ExperimentConfig
 from focalbench.config.sweep import Trial
 from focalbench.device_faults import device_faults
@@ -37,6 +38,7 @@ from focalbench.experiment.pictures import picture_steps, write_batch_picture
 from focalbench.experiment.resume import Warn, newest_checkpoint, precision_name, require_same, resumed_precision
 from focalbench.experiment.scale import matched_factor
 from focalbench.experiment.selfcheck import initial_class_loss
+from focalbench.plugins.loading import load_plugins, plugin_faults, registered
 from focalbench.ranks import from_first, rank, world_size
 from focalbench.records.detections import read_detections
 from focalbench.records.metrics import drop_values
@@ -122,6 +124,7 @@ def _run_owned(trial: Trial, folder: TrialFolder, device: str, hooks: _Hooks) ->
         return done
     remove_unfinished(folder.path)
     write_atomically(folder.config, dump_yaml(trial.config).encode())
+    folder.keep_plugins(trial.plugins)
     folder.write_status(trial, TrialState.RUNNING)
     try:
         session, events = _train(trial, folder, device, hooks)
@@ -150,9 +153,10 @@ def _train(
 ) -> tuple[_Session, TrialEvents | FollowerEvents]:
     """Trains to the end on ``device``, which becomes that of all libraries."""
     where = resolve_device(device)
-    with device_faults(str(where), lambda: ways_out(trial.config, where.type)):
+    with plugin_faults(), device_faults(str(where), lambda: ways_out(trial.config, where.type)):
         use_device(where)
         reset_gpu_peaks(where)
+        load_plugins(trial.plugins)
         return _train_on(where, trial, folder, hooks)
 
 
@@ -169,11 +173,21 @@ def _train_on(
             return session, _fit(trial, folder, session, hooks, may_retry)
         except DivergedError as fault:
             if not may_retry:
-                raise
+                raise DivergedError(f"{fault}{_hint(trial, fault)}") from fault
             lr_scale /= 2
             hooks.warn(
                 f"{trial.name}: {fault}; going on from the last good checkpoint at {lr_scale:g} of the learning rate"
             )
+
+
+def _hint(trial: Trial, fault: DivergedError) -> str:
+    """What else to look at where the loss is somebody's own: where it is, and what tries it."""
+    loss, origins = trial.config.loss, {source.digest: source.origin for source in trial.plugins}
+    if not isinstance(loss, PluginLoss) or loss.source not in origins:
+        return ""
+    place = registered("loss", loss.name, loss.source).place
+    named = "" if place in str(fault) else f"; the loss is that of {place}"
+    return f"{named}; `focalbench plugin check {origins[loss.source]}` looks for inputs at which it fails"
 
 
 def _prepare(trial: Trial, folder: TrialFolder, device: torch.device, hooks: _Hooks) -> _Session:
@@ -225,7 +239,9 @@ def _restore(trial: Trial, session: _Session, checkpoint: Mapping[str, Any], fol
 def _start(trial: Trial, session: _Session, warn: Warn) -> None:
     """What is measured once, on the untrained network: the loss against theory, and the factor that matches scales."""
     config, state = trial.config, session.state
-    check = initial_class_loss(state.model, state.criterion, session.batches, prior_prob=config.model.prior_prob)
+    check = initial_class_loss(
+        state.model, state.criterion, session.batches, prior_prob=getattr(config.model, "prior_prob", None)
+    )
     if check["diagnosis"]:
         warn(f"{trial.name}: {check['diagnosis']}")
     session.notes["initial_loss"] = check
@@ -282,9 +298,10 @@ def _written(
             name=trial.name,
             arm=trial.arm,
             hparams=with_focal_form(flatten(resolved(config)), session.state.criterion.classification.focal_form()),
-            columns=columns_of(ExperimentConfig.model_json_schema()),
+            columns=columns_of(ExperimentConfig.model_json_schema(), trial.plugin_schema),
             resume_step=state.step or None,
-        )
+        ),
+        build.plugin_trackers(config),
     )
     events = TrialEvents(
         folder=folder,
@@ -315,13 +332,15 @@ def _written(
         folder.write_status(trial, TrialState.RUNNING, steps=plan.total_steps)  # who looks on from outside asks for it
         hooks.progress(state.step, plan.total_steps, {})
         yield events
-        tracker.finish(TrialState.DONE)
     except InterruptedTrial:
         raise
     except BaseException as fault:
         if not (may_retry and isinstance(fault, DivergedError)):
-            tracker.finish(TrialState.FAILED)
+            with suppress(Exception):  # what broke the training is what to tell
+                tracker.finish(TrialState.FAILED)
         raise
+    else:
+        tracker.finish(TrialState.DONE)
     finally:
         tracker.close()
 

@@ -17,6 +17,7 @@ from focalbench.data.faults import raise_for_faults, summarise
 from focalbench.errors import BusyError, ConfigError
 from focalbench.experiment.locations import cache_dir, class_setting, data_location, image_cache
 from focalbench.experiment.search import require_optuna
+from focalbench.extras import require_timm
 from focalbench.launchers.hardware import require_hardware
 from focalbench.launchers.job import Job, Outcome
 from focalbench.launchers.job_queue import JobQueue, Watcher
@@ -238,8 +239,10 @@ def _require_parts(config: ExperimentConfig, trials: Sequence[Trial], device: st
     """What is missing on this machine is said before anything is read.
 
     Raises:
-        ConfigError: for hardware that the trials ask for, or Optuna where the sweep has a search.
+        ConfigError: for hardware that the trials ask for, timm, or Optuna where the sweep has a search.
     """
+    for trial in trials:
+        require_timm(str(getattr(trial.config.model, "backbone", "")))
     if search_of(config) is not None:
         require_optuna()
     if config.run.launcher == "local":

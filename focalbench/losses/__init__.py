@@ -8,15 +8,31 @@ softmax, background last). Labels: 0..K-1 classes, K background, -1 ignored.
 """
 
 from focalbench.config.base import named_classes
-from focalbench.config.loss import LossConfig
-from focalbench.config.model import ModelConfig
-from focalbench.losses.base import ClassificationLoss
-from focalbench.losses.criterion import Criterion
+from focalbench.config.loss import BuiltInLoss
+from focalbench.config.model import BuiltInDetector
+from focalbench.losses.base import ClassificationLoss, Counts, Schedulable
+from focalbench.losses.criterion import ClassProblem, Criterion
+from focalbench.losses.detection import DetectionLoss
 from focalbench.losses.drop_in import FocalLoss
+from focalbench.losses.elementwise import Terms, fused_sum
 from focalbench.losses.focal import sigmoid_focal_loss
 from focalbench.losses.softmax import softmax_focal_loss
 
-__all__ = ["CRITERIA", "LOSSES", "FocalLoss", "sigmoid_focal_loss", "softmax_focal_loss"]
+__all__ = [
+    "CRITERIA",
+    "LOSSES",
+    "ClassProblem",
+    "ClassificationLoss",
+    "Counts",
+    "Criterion",
+    "DetectionLoss",
+    "FocalLoss",
+    "Schedulable",
+    "Terms",
+    "fused_sum",
+    "sigmoid_focal_loss",
+    "softmax_focal_loss",
+]
 
-LOSSES: dict[str, type[ClassificationLoss]] = named_classes(LossConfig, "loss")
-CRITERIA: dict[str, type[Criterion]] = named_classes(ModelConfig, "criterion")
+LOSSES: dict[str, type[ClassificationLoss]] = named_classes(BuiltInLoss, "loss")
+CRITERIA: dict[str, type[Criterion]] = named_classes(BuiltInDetector, "criterion")

@@ -76,8 +76,8 @@ class Asymmetric(ClassificationLoss):
         if margin == 1:
             raise ValueError("margin must be below 1, got 1")
         self.margin = float(margin)
-        self._keep("gamma_pos", gamma_pos)
-        self._keep("gamma_neg", gamma_neg)
+        self.keep("gamma_pos", gamma_pos)
+        self.keep("gamma_neg", gamma_neg)
         self._logged.clear()
 
     def focusing_exponents(self) -> tuple[float, float]:
@@ -88,7 +88,7 @@ class Asymmetric(ClassificationLoss):
         """See ``ClassificationLoss``: a margin takes loss from every negative."""
         return (1.0, 1.0) if self.margin == 0 else None
 
-    def _sum(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def total(self, logits: Tensor, labels: Tensor) -> Tensor:
         return fused_sum(logits, labels, self._terms())
 
     def initial_loss(self, num_anchors: float, num_positives: float, prior_prob: float | None) -> float | None:

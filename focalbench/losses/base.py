@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from focalbench.schedule import Schedule, as_schedule
+from focalbench.schedule import MOVES, Schedule, as_schedule
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class ClassificationLoss(nn.Module):
         Raises:
             ValueError: shapes that do not fit, or a label outside -1..K (on CUDA a device-side assertion).
         """
-        return self._sum(*self._flat(logits, labels))
+        return self.total(*self.flat(logits, labels))
 
     def normalised(
         self,
@@ -100,8 +100,11 @@ class ClassificationLoss(nn.Module):
         """
         return weight * (self(logits, labels, quality=quality, boxes=boxes) / avg_factor)
 
-    def _sum(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss of (A, C) ``logits`` and (A,) ``labels``; one that needs more has a ``forward`` of its own."""
+    def total(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Returns the sum over all anchors of (A, C) ``logits`` with (A,) ``labels``, as ``forward`` takes them.
+
+        What a loss overrides; one that needs the boxes or their quality overrides ``forward`` instead.
+        """
         raise NotImplementedError
 
     def set_progress(self, fraction: float) -> None:
@@ -154,7 +157,7 @@ class ClassificationLoss(nn.Module):
         """
         return None
 
-    def _keep(
+    def keep(
         self,
         name: str,
         value: Any,
@@ -164,9 +167,9 @@ class ClassificationLoss(nn.Module):
         open_low: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """Register ``value``, a number that fits ``check_number`` or a schedule of such, as the buffer ``name``.
+        """Registers a parameter, a number that fits ``check_number`` or a schedule of such, as the buffer ``name``.
 
-        A change of a buffer costs no recompilation.
+        What it is at each point of the training is logged. A change of a buffer costs no recompilation.
         """
         schedule = as_schedule(value)
         for number in schedule.values if schedule else (value,):
@@ -177,8 +180,8 @@ class ClassificationLoss(nn.Module):
         start = schedule(0.0) if schedule else float(value)
         self.register_buffer(name, torch.tensor(start, dtype=dtype))
 
-    def _keep_alpha(self, alpha: Any, balance: Callable[[Counts], float], *, length: int, high: float) -> None:
-        """Register ``alpha``: None, ``length`` weights up to ``high``, a number or schedule in [0, 1], or ``auto``.
+    def keep_alpha(self, alpha: Any, balance: Callable[[Counts], float], *, length: int, high: float) -> None:
+        """Registers ``alpha``: None, ``length`` weights up to ``high``, a number or schedule in [0, 1], or ``auto``.
 
         ``auto`` is what ``balance`` makes of the counts. float64: 1 - alpha of such an alpha, near 1, is not exact in
         float32.
@@ -192,10 +195,10 @@ class ClassificationLoss(nn.Module):
         elif isinstance(alpha, Sequence) and not isinstance(alpha, str):
             self.register_buffer("alpha", check_class_weights("alpha", alpha, length, high=high))
         else:
-            self._keep("alpha", alpha, high=1.0, dtype=torch.float64)
+            self.keep("alpha", alpha, high=1.0, dtype=torch.float64)
 
-    def _flat(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The logits as (A, C) and the labels as (A,), A = N * R, after a check of their shapes."""
+    def flat(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the logits as (A, C) and the labels as (A,), A = N * R, after a check of their shapes."""
         outputs = self.num_classes + (self.activation == "softmax")
         if logits.shape[:-1] != labels.shape or logits.shape[-1] != outputs:
             raise ValueError(
@@ -203,6 +206,10 @@ class ClassificationLoss(nn.Module):
                 f"expected (N, R, {outputs}) and (N, R)"
             )
         return logits.reshape(-1, outputs), labels.reshape(-1)
+
+
+Schedulable = Annotated[float, MOVES]
+"""Annotates a keyword of a plugin's loss class that takes a schedule too: hand it to ``keep``."""
 
 
 def check_number(name: str, value: Any, *, low: float = 0.0, high: float = math.inf, open_low: bool = False) -> None:

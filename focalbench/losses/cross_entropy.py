@@ -44,8 +44,8 @@ class SigmoidFamily(ClassificationLoss):
         gamma_above_zero: bool = False,
     ) -> None:
         super().__init__(num_classes, counts)
-        self._keep("gamma", gamma, open_low=gamma_above_zero)
-        self._keep_alpha(alpha, self._balance, length=num_classes, high=1.0)
+        self.keep("gamma", gamma, open_low=gamma_above_zero)
+        self.keep_alpha(alpha, self._balance, length=num_classes, high=1.0)
 
     def _balance(self, counts: Counts) -> float:
         elements = (counts.positives + counts.negatives) * self.num_classes
@@ -71,9 +71,9 @@ class SigmoidFamily(ClassificationLoss):
         if not logits.is_cuda:
             return super().normalised(logits, labels, weight=weight, avg_factor=avg_factor, **others)
         scale = weight / avg_factor
-        return self._weighed_sum(*self._flat(logits, labels), *(scale * side for side in self.weights()))
+        return self._weighed_sum(*self.flat(logits, labels), *(scale * side for side in self.weights()))
 
-    def _sum(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def total(self, logits: Tensor, labels: Tensor) -> Tensor:
         return self._weighed_sum(logits, labels, *self.weights())
 
     def _weighed_sum(self, logits: Tensor, labels: Tensor, alpha_pos: Tensor, alpha_neg: Tensor) -> Tensor:

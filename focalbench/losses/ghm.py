@@ -70,7 +70,7 @@ class GHM(ClassificationLoss):
         self.register_buffer("density", torch.zeros(self.bins, dtype=torch.float64))
 
     @torch.compiler.disable
-    def _sum(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def total(self, logits: Tensor, labels: Tensor) -> Tensor:
         """See ``ClassificationLoss``. In training mode with a gradient the moving averages move."""
         learning = self.training and torch.is_grad_enabled() and logits.requires_grad
         counts = sum_over_ranks(self._count(logits.detach(), labels))

@@ -58,7 +58,7 @@ class OHEM(ClassificationLoss):
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None
     ) -> Tensor:
         """See ``ClassificationLoss.forward``; ``boxes`` are needed with NMS."""
-        flat_logits, flat_labels = self._flat(logits, labels)
+        flat_logits, flat_labels = self.flat(logits, labels)
         if self.needs_boxes and (boxes is None or boxes.shape != (*labels.shape, 4)):
             shape = None if boxes is None else tuple(boxes.shape)
             raise ValueError(f"ohem with NMS needs the predicted boxes {(*labels.shape, 4)}, got {shape}")

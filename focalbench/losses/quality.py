@@ -51,7 +51,7 @@ class _QualityLoss(ClassificationLoss):
             wanted, found = tuple(labels.shape), None if quality is None else tuple(quality.shape)
             raise ValueError(f"this loss needs quality (N, R) {wanted}: the predicted boxes' IoU; got {found}")
         terms = self._terms(quality.detach().reshape(-1).clamp(0, 1))  # a constant for the gradient
-        return fused_sum(*self._flat(logits, labels), terms)
+        return fused_sum(*self.flat(logits, labels), terms)
 
     def _terms(self, quality: Tensor) -> Terms:
         raise NotImplementedError
@@ -116,8 +116,8 @@ class Varifocal(_QualityLoss):
 
     def __init__(self, num_classes: int, *, gamma: Any = 2.0, alpha: Any = 0.75, counts: Counts | None = None) -> None:
         super().__init__(num_classes, counts)
-        self._keep("gamma", gamma)
-        self._keep("alpha", alpha, high=1.0)
+        self.keep("gamma", gamma)
+        self.keep("alpha", alpha, high=1.0)
 
     def focusing_exponents(self) -> tuple[float, float]:
         """See ``ClassificationLoss``: negatives alone have one."""

@@ -58,8 +58,8 @@ class SoftmaxFamily(ClassificationLoss):
         if alpha_on not in ("positives", "background"):
             raise ValueError(f"alpha_on is 'positives' or 'background', got {alpha_on!r}")
         self.alpha_on = alpha_on
-        self._keep("gamma", gamma)
-        self._keep_alpha(alpha, self._balance, length=num_classes + 1, high=math.inf)
+        self.keep("gamma", gamma)
+        self.keep_alpha(alpha, self._balance, length=num_classes + 1, high=math.inf)
 
     def _balance(self, counts: Counts) -> float:
         on_positives = balance_from_counts(counts.positives, counts.negatives)
@@ -81,7 +81,7 @@ class SoftmaxFamily(ClassificationLoss):
         alpha = float(self.alpha)
         return (alpha, 1 - alpha) if self.alpha_on == "positives" else (1 - alpha, alpha)
 
-    def _sum(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def total(self, logits: Tensor, labels: Tensor) -> Tensor:
         return softmax_sum(logits, labels, self.gamma, self.class_weights())
 
     def initial_loss(self, num_anchors: float, num_positives: float, prior_prob: float | None) -> float | None:

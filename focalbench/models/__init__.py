@@ -5,7 +5,9 @@ backbone=..., activation=..., prior_prob=..., ...)`` and does what :class:`focal
 """
 
 from focalbench.config.base import named_classes
-from focalbench.config.model import ModelConfig
+from focalbench.config.model import BuiltInDetector
 from focalbench.models.detector import Detector
 
-MODELS: dict[str, type[Detector]] = named_classes(ModelConfig, "network")
+__all__ = ["MODELS", "Detector"]
+
+MODELS: dict[str, type[Detector]] = named_classes(BuiltInDetector, "network")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,19 +11,22 @@ from torch import Tensor, nn
 from torchvision import models as torchvision_models
 from torchvision.ops import FrozenBatchNorm2d
 
+from focalbench.errors import ConfigError
+from focalbench.extras import TIMM, require_timm
+from focalbench.models.features import FeatureExtractor
+from focalbench.models.own_backbone import OwnBackbone
+from focalbench.models.weights import torchvision_state
+
 Norm = Callable[..., nn.Module]
 
 
-class Backbone(nn.Module):
-    """Stages in sequence; the outputs of the last three are returned.
+class Backbone(FeatureExtractor):
+    """Stages in sequence behind a stem; the outputs of the last three are returned.
 
     Attributes:
-        channels: width of C3, C4 and C5.
         torchvision_names: prefixes of torchvision's state dict and those here that they stand for; empty where
             torchvision has no such network.
     """
-
-    strides = (8, 16, 32)
 
     def __init__(
         self,
@@ -35,17 +38,42 @@ class Backbone(nn.Module):
         super().__init__()
         self.stem = stem
         self.stages = nn.ModuleList(stages)
-        self.channels = channels
+        self.channels, self.num_stages = channels, len(stages)
         self.torchvision_names = torchvision_names or {}
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Returns the feature maps C3, C4, C5: (N, channels[i], ceil(H / stride), ceil(W / stride))."""
+        """See ``FeatureExtractor``."""
         x = self.stem(images)
         features = []
         for stage in self.stages:
             x = stage(x)
             features.append(x)
         return features[-3:]
+
+    def imagenet_state(self, name: str) -> dict[str, Tensor]:
+        """See ``FeatureExtractor``; torchvision's, under its names."""
+        if not self.torchvision_names:
+            raise ConfigError(f"model.weights: imagenet: backbone {name} has no ImageNet weights: use none or a file")
+        return torchvision_state(name)
+
+    def adapted(self, state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+        """See ``FeatureExtractor``; a state of this network stays as it is."""
+        if any(key.startswith("stages.") for key in state):
+            return dict(state)
+        kept = {key: value for key, value in state.items() if not key.startswith(("fc.", "classifier."))}
+        return {_renamed(key, self.torchvision_names): value for key, value in kept.items()}
+
+    def first_parameters(self, num_stages: int) -> Iterable[nn.Parameter]:
+        """See ``FeatureExtractor``."""
+        return nn.ModuleList([self.stem, *list(self.stages)[:num_stages]]).parameters()
+
+
+def _renamed(key: str, prefixes: Mapping[str, str]) -> str:
+    """``key`` with its first fitting prefix replaced; unknown keys stay, to be reported as left over."""
+    for old, new in prefixes.items():
+        if key.startswith(old):
+            return new + key[len(old) :]
+    return key
 
 
 class _ResidualBlock(nn.Module):
@@ -139,3 +167,44 @@ BACKBONES: dict[str, Callable[[str], Backbone]] = {
     "resnet50": lambda norm: _resnet("resnet50", norm),
     "mobilenet_v3_large": _mobilenet,
 }
+
+
+@dataclass(frozen=True)
+class PluginBackbone:
+    """A backbone of a plugin.
+
+    Attributes:
+        name: in the configuration.
+        make: returns the module.
+        place: file, line and name, for messages.
+    """
+
+    name: str
+    make: Callable[[], nn.Module]
+    place: str
+
+    def __str__(self) -> str:
+        """The name."""
+        return self.name
+
+
+def build_backbone(name: str | PluginBackbone, norm: str, canvas: tuple[int, int] | None = None) -> FeatureExtractor:
+    """Returns the backbone ``name`` with random weights.
+
+    Args:
+        name: a key of ``BACKBONES``, ``timm/`` and the name of a network of timm's, or one of a plugin.
+        norm: batch | frozen | sync, its normalisation.
+        canvas: (H, W) of all images, pixels, which some of timm's networks are made for; None: what timm suggests.
+
+    Raises:
+        ConfigError: when timm is not installed or has no such network, or one that cannot do this.
+        PluginError: when a plugin's is none.
+    """
+    if isinstance(name, PluginBackbone):
+        return OwnBackbone(name.make(), norm, place=name.place)
+    if not name.startswith(TIMM):
+        return BACKBONES[name](norm)
+    require_timm(name)
+    from focalbench.models.timm_backbone import TimmBackbone
+
+    return TimmBackbone(name.removeprefix(TIMM), norm, canvas)

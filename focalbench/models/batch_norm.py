@@ -12,35 +12,56 @@ from focalbench.ranks import sum_over_ranks, world_size
 
 
 def synchronise_batch_norm(model: nn.Module, device: torch.device) -> None:
-    """Replaces every trained batch norm in ``model`` by one over all ranks, its parameters and statistics kept."""
-    if device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return
+    """Replaces every batch norm in ``model`` by one over all ranks. Parameters, statistics and mode are kept, and what
+    timm's batch norm does beside its norm.
+    """
+    synchronised = _GpuSyncBatchNorm if device.type == "cuda" else CpuSyncBatchNorm
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if isinstance(child, _BatchNorm):
-                norm = CpuSyncBatchNorm(child.num_features, child.eps, child.momentum)
+                norm = synchronised(child.num_features, child.eps, child.momentum)
                 norm.weight, norm.bias = child.weight, child.bias
                 norm.running_mean, norm.running_var = child.running_mean, child.running_var
                 norm.num_batches_tracked = child.num_batches_tracked
+                norm.drop, norm.act = getattr(child, "drop", nn.Identity()), getattr(child, "act", nn.Identity())
                 setattr(parent, name, norm.train(child.training))
 
 
-class CpuSyncBatchNorm(nn.BatchNorm2d):
-    """torch's ``SyncBatchNorm`` refuses to work without a GPU."""
+class _GpuSyncBatchNorm(nn.SyncBatchNorm):
+    """torch's, and then dropout and activation, which timm's ``BatchNormAct2d`` has inside."""
+
+    drop: nn.Module
+    act: nn.Module
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalises (N, C, H, W) by mean and variance over N, H, W and all ranks; in eval mode by the averages."""
-        if not self.training or world_size() == 1:
-            return super().forward(input)
+        return self.act(self.drop(super().forward(input)))
+
+
+class CpuSyncBatchNorm(_BatchNorm):
+    """As ``_GpuSyncBatchNorm``: torch's own refuses to work without a GPU."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalises (N, C, ...) by mean and variance of a channel on all ranks; in eval mode by the averages."""
+        normalised = super().forward(input) if not self.training or world_size() == 1 else self._over_ranks(input)
+        return self.act(self.drop(normalised))
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any number of dimensions will do."""
+
+    def _over_ranks(self, input: Tensor) -> Tensor:
         x = input.float()
         num_values = sum_over_ranks(torch.tensor(x.numel() / x.shape[1]))
-        mean = _SumOverRanks.apply(x.sum((0, 2, 3))) / num_values
-        centred = x - mean[:, None, None]
-        variance = _SumOverRanks.apply(centred.square().sum((0, 2, 3))) / num_values
+        others = [dim for dim in range(x.dim()) if dim != 1]
+        channels = (-1, *[1] * (x.dim() - 2))
+        mean = _SumOverRanks.apply(x.sum(others)) / num_values
+        centred = x - mean.view(channels)
+        variance = _SumOverRanks.apply(centred.square().sum(others)) / num_values
         self._average(mean.detach(), variance.detach() * num_values / (num_values - 1))
         scale = (variance + self.eps).rsqrt() * self.weight
-        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
+        return (centred * scale.view(channels) + self.bias.view(channels)).to(input.dtype)
 
     @torch.no_grad()
     def _average(self, mean: Tensor, unbiased_variance: Tensor) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from focalbench.boxes.anchors import AnchorPyramid
-from focalbench.models.backbones import BACKBONES, HEAD_DEFAULTS, HeadDefaults
+from focalbench.models.backbones import HEAD_DEFAULTS, HeadDefaults, PluginBackbone, build_backbone
 from focalbench.models.detector import Detector
 from focalbench.models.fpn import FeaturePyramid
 from focalbench.models.heads import Subnet, class_subnet
@@ -17,10 +17,10 @@ from focalbench.models.weights import load_backbone_weights
 from focalbench.structures import HeadOutputs
 
 
-def head_settings(backbone: str, **given: float | None) -> HeadDefaults:
+def head_settings(backbone: object, **given: float | None) -> HeadDefaults:
     """Returns what suits ``backbone``, replaced by the fields of ``HeadDefaults`` in ``given`` that are not None."""
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    return dataclasses.replace(HEAD_DEFAULTS.get(backbone, HeadDefaults()), **chosen)
+    return dataclasses.replace(HEAD_DEFAULTS.get(str(backbone), HeadDefaults()), **chosen)
 
 
 def anchor_pyramid(head: HeadDefaults, ratios: Sequence[float]) -> AnchorPyramid:
@@ -33,7 +33,7 @@ class RetinaNet(Detector):
 
     Args:
         num_classes, activation, pre_nms_top: see ``Detector``.
-        backbone: name in ``focalbench.models.backbones.BACKBONES``.
+        backbone: see ``build_backbone``.
         prior_prob: start value of an object's probability, None for none.
         fpn_channels: width of the pyramid and of the subnets; None, here and below: what suits the backbone.
         num_levels: pyramid levels from P3 up, at least 3.
@@ -41,8 +41,10 @@ class RetinaNet(Detector):
         anchor_scale: side of a level's smallest square anchor in strides.
         anchor_octaves: anchor sizes a level, evenly spaced within an octave.
         anchor_ratios: height / width of the anchors.
-        norm: batch | frozen | sync, the backbone's normalisation (torchvision backbones).
+        norm: batch | frozen | sync, the backbone's normalisation (not for ``tiny``).
         weights: none | imagenet | a file: the backbone's first weights, see :mod:`focalbench.models.weights`.
+        trainable_stages: how many of the backbone's last stages learn; None: all of it.
+        canvas: see ``build_backbone``.
     """
 
     skips_boxes = True
@@ -50,7 +52,7 @@ class RetinaNet(Detector):
     def __init__(
         self,
         num_classes: int,
-        backbone: str = "resnet18",
+        backbone: str | PluginBackbone = "resnet18",
         *,
         activation: str = "sigmoid",
         prior_prob: float | None = 0.01,
@@ -62,6 +64,8 @@ class RetinaNet(Detector):
         anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
         norm: str = "batch",
         weights: str = "none",
+        trainable_stages: int | None = None,
+        canvas: tuple[int, int] | None = None,
         pre_nms_top: int = 1000,
     ) -> None:
         super().__init__(num_classes, activation=activation, pre_nms_top=pre_nms_top)
@@ -73,8 +77,9 @@ class RetinaNet(Detector):
             anchor_scale=anchor_scale,
             anchor_octaves=anchor_octaves,
         )
-        self.backbone = BACKBONES[backbone](norm)
-        load_backbone_weights(self.backbone, backbone, weights)
+        self.backbone = build_backbone(backbone, norm, canvas)
+        load_backbone_weights(self.backbone, str(backbone), weights)
+        self.backbone.freeze(trainable_stages)
         self.fpn = FeaturePyramid(self.backbone.channels, head.fpn_channels, head.num_levels - 3)
         self._pyramid = anchor_pyramid(head, anchor_ratios)
         num_anchors = head.anchor_octaves * len(anchor_ratios)

@@ -1,51 +1,54 @@
-"""First weights of a network: none, ImageNet's through torchvision, or a file, which fits as a whole or is refused."""
+"""First weights of a network: none, ImageNet's, or those of a file, which fit as a whole or are refused."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
-from focalbench.errors import ConfigError, DataError
-from focalbench.models.backbones import Backbone
+from focalbench.errors import DataError
+from focalbench.models.features import FeatureExtractor
 
 # Names that a state dict may stand under in a larger one; a focalbench checkpoint uses "model".
 _NESTED = ("model", "state_dict")
 
 
-def load_backbone_weights(backbone: Backbone, name: str, weights: str) -> None:
+def load_backbone_weights(backbone: FeatureExtractor, name: str, weights: str) -> None:
     """Fills a RetinaNet's backbone.
 
     Args:
-        name: of the backbone, in torchvision's spelling.
-        weights: none | imagenet | path of a torch file: torchvision's classifier, this backbone, or a RetinaNet or a
-            focalbench checkpoint that holds it under ``backbone.``.
+        name: of the backbone, as in the configuration.
+        weights: none | imagenet | path of a torch or safetensors file: torchvision's or timm's classifier, this
+            backbone, or a RetinaNet or a focalbench checkpoint that holds it under ``backbone.``.
 
     Raises:
-        ConfigError: ``imagenet`` for a backbone that torchvision does not have.
+        ConfigError: ``imagenet`` for a backbone that has none.
         DataError: when the weights cannot be had, are damaged, or do not fit.
     """
     if weights == "none":
         return
     if weights == "imagenet":
-        if not backbone.torchvision_names:
-            raise ConfigError(f"model.weights: imagenet: backbone {name} has no ImageNet weights: use none or a file")
-        state, source = _imagenet_state(name), f"ImageNet weights of {name}"
+        state, source = backbone.imagenet_state(name), f"ImageNet weights of {name}"
     else:
         state, source = read_state_dict(Path(weights)), weights
-    load_whole(backbone, _backbone_names(state, backbone.torchvision_names), source)
+    of_detector = any(key.startswith("backbone.") for key in state)
+    own = below(state, "backbone.") if of_detector else backbone.adapted(state, source)
+    load_whole(backbone, own, source)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Returns the tensors in a torch file by name; only plain tensors are ever unpickled.
+    """Returns the tensors in a torch or safetensors file by name; only plain tensors are ever unpickled.
 
     Raises:
-        DataError: when the file is missing, is not a torch file, or holds something else.
+        DataError: when the file is missing, is no such file, or holds something else.
     """
     _check_is_file(path)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as fault:  # torch raises many kinds for files that are not tensors
@@ -84,8 +87,25 @@ def load_whole(module: nn.Module, state: Mapping[str, Tensor], source: str) -> N
     module.load_state_dict({name: state[name] for name in shared}, strict=False)
 
 
-def _imagenet_state(name: str) -> dict[str, Tensor]:
-    """torchvision's first ImageNet weights, those of the papers' time: cached, or downloaded and checked by hash."""
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    if find_spec("safetensors") is None:
+        raise DataError(f"{path}: the library safetensors is not installed: pip install 'focalbench[timm]'")
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as fault:
+        raise DataError(f"{path}: not a safetensors file: {fault}") from fault
+
+
+def torchvision_state(name: str) -> dict[str, Tensor]:
+    """Returns torchvision's first ImageNet weights, those of the papers' time: cached, or downloaded and checked by
+    hash.
+
+    Raises:
+        DataError: when the download fails.
+    """
     weights = get_model_weights(name)["IMAGENET1K_V1"]
     try:
         return dict(weights.get_state_dict(progress=False, check_hash=True))
@@ -94,24 +114,6 @@ def _imagenet_state(name: str) -> dict[str, Tensor]:
             f"model.weights: imagenet: cannot download {weights.url} ({fault}): "
             "download it elsewhere and give its path as model.weights"
         ) from fault
-
-
-def _backbone_names(state: Mapping[str, Tensor], torchvision_names: Mapping[str, str]) -> dict[str, Tensor]:
-    """``state`` under the names of ``Backbone``, without a classifier."""
-    if any(key.startswith("backbone.") for key in state):
-        return below(state, "backbone.")
-    if any(key.startswith("stages.") for key in state):
-        return dict(state)
-    kept = {key: value for key, value in state.items() if not key.startswith(("fc.", "classifier."))}
-    return {_renamed(key, torchvision_names): value for key, value in kept.items()}
-
-
-def _renamed(key: str, prefixes: Mapping[str, str]) -> str:
-    """``key`` with its first fitting prefix replaced; unknown keys stay, to be reported as left over."""
-    for old, new in prefixes.items():
-        if key.startswith(old):
-            return new + key[len(old) :]
-    return key
 
 
 def below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -89,6 +89,16 @@ class TrialRecord:
         return "" if self.seed is not None else f"neither {TrialFolder.RESULT} nor {TrialFolder.CONFIG} says its seed"
 
     @property
+    def name(self) -> str:
+        """The name of its folder: arm, seed and hash."""
+        return self.folder.name
+
+    @property
+    def error(self) -> str:
+        """What went wrong, as the trial wrote it down; empty where it is done or nothing did."""
+        return "" if self.counts else self.status.error or ""
+
+    @property
     def arm(self) -> str:
         """The arm as written in the result, else in the status; failing these, from the folder's name."""
         return self.result.arm or self.status.arm or _name_without_seed(self.folder.name)

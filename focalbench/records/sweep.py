@@ -26,7 +26,7 @@ from focalbench.tags import BEST_MEAN_AP, CLASS_AP, MEAN_AP
 _RESULTS = "results.csv"
 _LOCK = ".list.lock"
 _LISTED = ("name", "arm", "seed", "hash", "differs")
-_KEPT = ("search", "plan", "looks")
+_KEPT = ("search", "plan", "looks", "plugin_schema")
 """What the list holds beside the trials."""
 
 
@@ -78,6 +78,8 @@ class SweepFolder:
             document = {"name": name, "identity": IDENTITY_VERSION, "trials": list(known.values())}
             command = command or self.command()
             document |= {"command": command} if command else {}
+            plugin_schema = next((trial.plugin_schema for trial in trials if trial.plugin_schema), {})
+            kept |= {"plugin_schema": plugin_schema} if plugin_schema else {}
             write_json(self.path / self.LIST, document | kept)
 
     def listed(self) -> list[dict[str, Any]]:
@@ -109,6 +111,17 @@ class SweepFolder:
             DataError: when the list is not what focalbench writes.
         """
         return str(self._document().get("command", ""))
+
+    def plugin_schema(self) -> dict[str, Any]:
+        """Returns the JSON Schema of what plugins add to the configurations; empty where they add nothing.
+
+        Raises:
+            DataError: when the list is not what focalbench writes.
+        """
+        schema = self._read().get("plugin_schema", {})
+        if not isinstance(schema, dict):
+            raise self._foreign()
+        return schema
 
     def proposals(self, space: str) -> list[dict[str, Any]]:
         """Returns the arms that a search over ``space`` has proposed so far, each as the values it sets by key.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ from filelock import FileLock, Timeout
 from pydantic import Field
 
 from focalbench.config.sweep import Trial
-from focalbench.errors import BusyError, DataError, StorageError
+from focalbench.errors import BusyError, DataError, PluginError, StorageError
+from focalbench.plugins.source import PluginSource, read_source
 from focalbench.records.document import JsonDocument
 from focalbench.records.result import TrialResult
 from focalbench.records.state import TrialState, state_of
-from focalbench.storage import is_held, storage_faults
+from focalbench.storage import is_held, storage_faults, write_atomically
 
 _RELEASE_S = 60.0
 """A worker whose launcher is gone stops at its next step; it is given this long."""
@@ -68,6 +69,7 @@ class TrialFolder:
         self.config = path / self.CONFIG
         self.checkpoints = path / "checkpoints"
         self.analysis = path / "analysis"
+        self.plugins = path / "plugins"
 
     def status(self) -> TrialStatus:
         """Returns the status; empty where there is none.
@@ -112,6 +114,28 @@ class TrialFolder:
         with storage_faults(self.path):
             self.path.mkdir(parents=True, exist_ok=True)  # a process that died early has not made it
         status.write(self.path / self.STATUS)
+
+    def keep_plugins(self, sources: Sequence[PluginSource]) -> None:
+        """Writes down the source of the plugins that the trial makes use of, as it was executed.
+
+        Raises:
+            StorageError: when the folder cannot be written.
+        """
+        for source in sources:
+            folder = self.plugins if source.is_file else self.plugins / source.name
+            for name, text in source.files:
+                path = folder / name
+                with storage_faults(self.path):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, text.encode())
+
+    def kept_plugin(self, digest: str) -> Path | None:
+        """Returns the file of the plugin with this digest; None where there is none, or it is a module's."""
+        for path in self.plugins.glob("*.py"):
+            with suppress(PluginError):
+                if read_source(str(path)).digest == digest:
+                    return path
+        return None
 
     def result(self) -> TrialResult | None:
         """Returns the result of a trial that is done, else None.

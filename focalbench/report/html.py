@@ -13,13 +13,13 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from focalbench import __version__
 from focalbench.analysis.comparison import Comparison, compare_trials
 from focalbench.analysis.formats import heading, p_value, points_words, signed
 from focalbench.console import points
 from focalbench.records.reader import read_trials
 from focalbench.report.page import Page, build_page
 from focalbench.storage import storage_faults, write_output
+from focalbench.version import __version__
 
 _TEMPLATE = "report.html"
 

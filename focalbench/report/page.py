@@ -17,6 +17,7 @@ from focalbench.analysis.comparison import Comparison
 from focalbench.analysis.judged_arms import ArmComparison, ArmResult
 from focalbench.analysis.published import CARD_RULE, PUBLISHED_FIGURES, ReproductionCard, reproduction_cards
 from focalbench.analysis.swept_keys import SweptGrid, swept_grids
+from focalbench.analysis.tables import verdict_sentences
 from focalbench.records.reader import TrialRecord
 from focalbench.records.state import TrialState
 from focalbench.records.trial import TrialFolder
@@ -24,14 +25,12 @@ from focalbench.report.curves import Picture, plot_swept_line
 from focalbench.report.evidence import Evidence, gather_evidence
 from focalbench.report.facts import as_text, class_names, ended_at, environment, run_facts
 from focalbench.statistics.summary import summarise
-from focalbench.statistics.verdict import DIFFERENT, MIN_SEEDS
 from focalbench.tags import CLASS_AP, MEAN_AP
 
 _INTERVAL_WIDTH, _INTERVAL_MARGIN = 200.0, 8.0
 # Light to dark blue; the text on it turns white where black could not be read.
 _HEAT_LIGHT, _HEAT_DARK = (237, 243, 250), (8, 69, 148)
 _EVEN_LUMINANCE = 0.18  # on which black and white are equally readable (WCAG 2, contrast)
-_VERDICT_ORDER = ("better", "higher", "worse", "lower", "no practical difference", "unstable", "undecided")
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,7 @@ def build_page(
     return Page(
         title=", ".join(names[:4]),
         created=created.strftime("%Y-%m-%d %H:%M UTC"),
-        lead=_lead(comparison),
+        lead=verdict_sentences(comparison),
         facts=run_facts(finished, trials, classes, evidence.objects_per_class),
         setting_keys=keys,
         setting_rows=[
@@ -175,38 +174,6 @@ def build_page(
         commands=_commands(arms, paths),
         configuration=_configuration(comparison),
     )
-
-
-def _lead(comparison: Comparison) -> list[str]:
-    """The answer, before any table."""
-    if comparison.baseline is None:
-        return ["One arm: nothing to compare it with."]
-    metric = comparison.metric
-    groups: dict[str, list[str]] = {word: [] for word in _VERDICT_ORDER}
-    for entry in comparison.comparisons:
-        label = entry.arm
-        if entry.judgement is not None and entry.verdict in DIFFERENT:
-            label = f"{label} ({formats.difference(entry.judgement.difference, metric)}{formats.unit(metric)})"
-        groups.setdefault(entry.verdict, []).append(label)
-    within = f" within {formats.points_words(comparison.margin)}" if comparison.margin is not None else ""
-    titles = {"no practical difference": f"No practical difference{within}"}
-    sentences = [
-        f"{titles.get(word, word.capitalize().replace(':', ','))}: {', '.join(labels)}."
-        for word, labels in groups.items()
-        if labels
-    ]
-    sentences += [
-        f"{entry.arm} failed in seed {', '.join(map(str, entry.failures.seeds))}: what is said of its difference is of "
-        "the seeds in which it did not."
-        for entry in comparison.comparisons
-        if entry.failures is not None
-    ]
-    counted = [len(entry.seeds) for entry in comparison.comparisons if entry not in comparison.without_result]
-    if counted and min(counted) < MIN_SEEDS:
-        sentences.append(
-            f"A claim needs at least {MIN_SEEDS} paired seeds; the arm with the fewest has {min(counted)}."
-        )
-    return [f"{metric} against {comparison.baseline}, paired by seed.", *sentences]
 
 
 def _verdict_rows(comparison: Comparison) -> list[VerdictRow]:

@@ -81,19 +81,20 @@ def with_focal_form(values: Mapping[str, Scalar], form: tuple[float, float] | No
     return shown
 
 
-def columns_of(schema: Mapping[str, Any]) -> dict[str, Column]:
-    """Returns the columns for every key that a configuration of this JSON Schema can have, whichever loss, model or
+def columns_of(*schemas: Mapping[str, Any]) -> dict[str, Column]:
+    """Returns the columns for every key that a configuration of these JSON Schemas can have, whichever loss, model or
     optimizer it names.
 
     Args:
-        schema: JSON Schema of the whole configuration, as pydantic writes it (``$defs``, ``anyOf``, ``oneOf``,
-            ``allOf``).
+        schemas: JSON Schema of the whole configuration, and that of what plugins add, as pydantic writes them
+            (``$defs``, ``anyOf``, ``oneOf``, ``allOf``); an empty one is passed over.
     """
     columns = dict.fromkeys(TRIAL_COLUMNS, Column("string"))
-    for key, node in schema["properties"].items():
-        if key != "sweep":  # no trial has one
-            for name, column in _columns_below(key, node, schema.get("$defs", {})):
-                columns[name] = _merge(columns.get(name), column)
+    for schema in schemas:
+        for key, node in schema.get("properties", {}).items():
+            if key != "sweep":  # no trial has one
+                for name, column in _columns_below(key, node, schema.get("$defs", {})):
+                    columns[name] = _merge(columns.get(name), column)
     return columns
 
 

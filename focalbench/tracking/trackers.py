@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from focalbench.tracking.metrics import MetricsTracker
 from focalbench.tracking.tensorboard import TensorBoardTracker
@@ -14,6 +14,13 @@ TRACKERS: dict[str, Callable[[TrackedTrial], Tracker]] = {
 }
 
 
-def open_trackers(trial: TrackedTrial) -> MultiTracker:
-    """Opens every tracker of ``TRACKERS``, all cut back to the same step."""
-    return MultiTracker([make(trial) for make in TRACKERS.values()])
+def open_trackers(trial: TrackedTrial, further: Sequence[Callable[[TrackedTrial], Tracker]] = ()) -> MultiTracker:
+    """Opens every tracker of ``TRACKERS``, and ``further`` ones, all cut back to the same step."""
+    opened: list[Tracker] = []
+    try:
+        for make in (*TRACKERS.values(), *further):
+            opened.append(make(trial))
+    except BaseException:
+        MultiTracker(opened).close()
+        raise
+    return MultiTracker(opened)

@@ -16,7 +16,8 @@ import torch
 
 from focalbench.config.dump import resolved
 from focalbench.config.identity import keeps_network
-from focalbench.config.load import load_config
+from focalbench.config.load import read_config
+from focalbench.config.own_parts import digests_in
 from focalbench.config.paths import data_root
 from focalbench.config.schema import ExperimentConfig
 from focalbench.data.dataset import DetectionData, load_data
@@ -28,6 +29,8 @@ from focalbench.experiment.build_loss import build_criterion
 from focalbench.experiment.locations import cache_dir, canvas_size, data_location
 from focalbench.losses.criterion import Criterion
 from focalbench.models.detector import Detector
+from focalbench.plugins.loading import load_plugins
+from focalbench.plugins.source import read_source
 from focalbench.records.result import TrialResult
 from focalbench.records.state import TrialState
 from focalbench.records.trial import TrialFolder
@@ -47,7 +50,7 @@ class TrainedTrial:
         folder: where it was found.
         config: of the trial.
         model: on ``device``, in evaluation mode; the averaged weights where the trial averaged.
-        criterion: the training's, with the state of its last step (matching, gamma, alpha, weight).
+        own_criterion: see ``criterion``; None where the loss is of a plugin that was not executed.
         classes: names in label order.
         canvas: (height, width) of the network's input, pixels.
         fit: how an image meets the canvas.
@@ -60,7 +63,7 @@ class TrainedTrial:
     folder: Path
     config: ExperimentConfig
     model: Detector
-    criterion: Criterion
+    own_criterion: Criterion | None
     classes: tuple[str, ...]
     canvas: tuple[int, int]
     fit: Fit
@@ -74,6 +77,17 @@ class TrainedTrial:
     def name(self) -> str:
         """The trial's name as it was trained, whatever its folder is called now."""
         return self.result.trial or self.folder.resolve().name
+
+    @property
+    def criterion(self) -> Criterion:
+        """The training's, with the state of its last step (matching, gamma, alpha, weight).
+
+        Raises:
+            ConfigError: where the loss is of a plugin that was not executed.
+        """
+        if self.own_criterion is None:
+            raise ConfigError(_needs_plugin(TrialFolder(self.folder), self.config, "loss"))
+        return self.own_criterion
 
     def data(self, *, root: Path | None = None, splits: Sequence[str] | None = None) -> DetectionData:
         """Returns images of ``splits`` (default: the trial's own evaluation splits) on the network's canvas.
@@ -103,34 +117,48 @@ class TrainedTrial:
 
 
 def load_trained(
-    folder: Path, *, device: str = "auto", unfinished: bool = False, warn: Callable[[str], None] = warnings.warn
+    folder: Path,
+    *,
+    device: str = "auto",
+    unfinished: bool = False,
+    plugins: Sequence[str] = (),
+    warn: Callable[[str], None] = warnings.warn,
 ) -> TrainedTrial:
     """Returns the network in ``folder``, a trial or a run with one trial.
 
+    Nothing that lies in the folder is executed. What a plugin brought to the training is not needed, unless it is the
+    network itself, or the loss is asked.
+
     Args:
+        plugins: files or modules that may be executed: the source of plugins that the trial was trained with.
         device: auto | cpu | cuda | cuda:N.
         unfinished: take the newest checkpoint of a trial that is not finished.
         warn: told about damaged checkpoints that were passed over.
 
     Raises:
         DataError: when the folder is no trial, or the trial is not finished.
-        ConfigError: when its config.yaml is damaged, or the device is not there.
+        ConfigError: when its config.yaml is damaged, the device is not there, or the network is a plugin's whose
+            source was not given.
         CheckpointError: when no checkpoint is whole or it does not fit the configuration.
     """
     files = TrialFolder(find_trial(folder))
     folder = files.path
-    config = load_config(files.config).config
+    config = read_config(files.config)
     result = _result(files, unfinished)
     checkpoint = _checkpoint(files.checkpoints, warn)
     _require_unchanged(config, checkpoint["config"], folder)
+    known = _execute(files, config, plugins)
     where = resolve_device(device)
     use_device(where)
     classes = tuple(checkpoint["classes"])
     try:
         model = build.build_model(config, len(classes), pretrained=False)
-        criterion = build_criterion(config, model)
         model.load_state_dict(_weights(checkpoint))
-        criterion.load_state_dict(checkpoint["criterion"])
+        criterion = None
+        if known.issuperset(digests_in(config, "loss")):
+            criterion = build_criterion(config, model)
+            criterion.load_state_dict(checkpoint["criterion"])
+            criterion = criterion.to(where).eval()
     except (RuntimeError, ValueError, KeyError, TypeError) as fault:
         first = str(fault).strip().splitlines()[0]
         raise CheckpointError(f"{folder}: the checkpoint does not fit {files.config.name}: {first}") from fault
@@ -139,7 +167,7 @@ def load_trained(
         folder=folder,
         config=config,
         model=model.to(where).to(memory_format=memory_format).eval(),
-        criterion=criterion.to(where).eval(),
+        own_criterion=criterion,
         classes=classes,
         canvas=canvas_size(config),
         fit=config.data.fit,
@@ -148,6 +176,35 @@ def load_trained(
         device=where,
         precision=available_precision(config.optim.precision, where),
         result=result,
+    )
+
+
+def _execute(files: TrialFolder, config: ExperimentConfig, plugins: Sequence[str]) -> set[str]:
+    """Executes what the user has named, if it is what the trial was trained with; returns the digests.
+
+    Raises:
+        ConfigError: for another source, or where the network's is missing.
+        PluginError: for one that cannot be read or executed.
+    """
+    sources = [read_source(entry) for entry in plugins]
+    for source in sources:
+        if source.digest not in digests_in(config, "model", "loss"):
+            kept = f"; those are in {files.plugins}" if files.plugins.is_dir() else ""
+            raise ConfigError(f"--plugin {source.origin}: is no source that the trial was trained with{kept}")
+    known = {source.digest for source in sources}
+    if not known.issuperset(digests_in(config, "model")):
+        raise ConfigError(_needs_plugin(files, config, "model"))
+    load_plugins(sources)
+    return known
+
+
+def _needs_plugin(files: TrialFolder, config: ExperimentConfig, branch: str) -> str:
+    """Says that the code of a plugin is needed, and how to allow it."""
+    (digest, *_), what = digests_in(config, branch), "network" if branch == "model" else "loss"
+    kept = files.kept_plugin(digest)
+    return (
+        f"{files.path}: its {what} is a plugin's, whose code is not executed unasked: pass --plugin "
+        f"{kept or 'FILE'}, once you know what is in it"
     )
 
 

@@ -117,14 +117,14 @@ class _Invented(ClassificationLoss):
 
     def __init__(self, num_classes: int, *, gamma: Any) -> None:
         super().__init__(num_classes)
-        self._keep("gamma", gamma)
+        self.keep("gamma", gamma)
 
 
 def test_a_loss_that_is_in_no_list_is_analysed_with_its_own_gamma(loaded: TrainedTrial) -> None:
     criterion = copy.deepcopy(loaded.criterion)
     criterion.classification = _Invented(4, gamma={"schedule": "linear", "values": [0, 3]})
     criterion.set_progress(1.0)
-    invented = dataclasses.replace(loaded, criterion=criterion)
+    invented = dataclasses.replace(loaded, own_criterion=criterion)
     assert own_gamma(invented) == 3.0
     assert measure(invented, loaded.data(), num_regions=1).tail.gamma == 3.0
     assert class_loss(invented, MarginHistogram.empty()) is None  # its weights are not known

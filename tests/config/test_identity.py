@@ -9,6 +9,7 @@ from focalbench.config.dump import dump_yaml
 from focalbench.config.faults import all_keys
 from focalbench.config.identity import (
     EFFECTS,
+    UNLESS_SET,
     Effect,
     arm_hash,
     can_be_swept,
@@ -122,15 +123,24 @@ def test_arm_hash_is_equal_for_all_seeds(load):
 def test_hash_is_the_canonical_json_of_the_resolved_config(load):
     config = load("seed: 3")
     data = json.loads(config.model_dump_json())
-    for key in ("name", "sweep"):
+    for key in ("name", "plugins", "sweep"):
         del data[key]
     data["run"] = {"threads": data["run"]["threads"]}
     for key in ("root", "cache", "cache_dir"):
         del data["data"][key]
     for key in ("every", "batch_size"):
         del data["eval"][key]
+    del data["model"]["trainable_stages"]
     canonical = json.dumps(data, sort_keys=True, separators=(",", ":"))
     assert config_hash(config) == hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+
+def test_a_key_that_counts_where_it_is_set_leaves_other_trials_what_they_were(load):
+    assert (config_hash(ExperimentConfig()), arm_hash(ExperimentConfig())) == ("5881f6bc", "6a8526cf")
+    loaded = "model: {weights: a.pth}"
+    assert config_hash(load(loaded)) == config_hash(load(loaded, "model.trainable_stages=null"))
+    assert config_hash(load(loaded)) != config_hash(load(loaded, "model.trainable_stages=2"))
+    assert set(UNLESS_SET) <= set(all_keys())
 
 
 @pytest.fixture

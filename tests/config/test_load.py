@@ -1,7 +1,9 @@
 """Files and overrides to configurations and back."""
 
 import string
+from pathlib import PurePath
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -12,7 +14,7 @@ from focalbench.config.dump import dump_yaml
 from focalbench.config.edit import split_key
 from focalbench.config.faults import check
 from focalbench.config.identity import config_hash
-from focalbench.config.load import load_config
+from focalbench.config.load import load_config, load_mapping
 from focalbench.config.loss import CrossEntropyConfig, FocalConfig
 from focalbench.config.schema import ExperimentConfig
 from focalbench.errors import ConfigError
@@ -79,7 +81,21 @@ def test_unknown_key_has_place_suggestion_and_line(write):
         ("data: {augment: {flop: 2}}", "data.augment.flop: unknown key; did you mean 'flip'?"),
         ("data: {name: synthetic, root: x}", "data.root: data synthetic has no such key; it belongs to voc"),
         ("data: {augment: {crop: no}}", "data.augment.crop: should be true or false, not 'no'"),
-        ("model: {backbone: resnet19}", "did you mean 'resnet18'?"),
+        (
+            "model: {backbone: resnet81}",
+            "model.backbone: should be one of tiny, resnet18, resnet34, resnet50, mobilenet_v3_large or timm/NAME, not "
+            "'resnet81'; did you mean 'resnet18'?",
+        ),
+        ("model: {backbone: 18}", "mobilenet_v3_large or timm/NAME, not 18"),
+        ("model: {backbone: timm/}", "model.backbone: should match ^timm/"),
+        (
+            "model: {trainable_stages: 1}",
+            "model.trainable_stages: 1 needs loaded weights: set weights to imagenet or a",
+        ),
+        (
+            "model: {weights: imagenet, trainable_stages: 5}",
+            "model.trainable_stages: should be at most 4, not 5",
+        ),
         ("model: {name: yolov2, priors: [[1, 2], [3]]}", "model.priors[1]"),
         ("name: a/b", "name: should match"),
         ("name: 3", "name: should be text, not 3"),
@@ -294,3 +310,32 @@ def test_reading_a_configuration_loads_no_torch(write):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_mapping_means_what_its_yaml_means(write):
+    text = """
+name: same
+data: {name: voc, root: some/where, classes: [a, b], image_size: [64, 96]}
+optim: {lr: 1e-3, steps: 600}
+sweep: {seeds: [0, 1], grid: {loss.gamma: [0, 2]}}
+"""
+    mapping = yaml.safe_load(text)
+    mapping["data"] |= {"root": PurePath("some/where"), "classes": ("a", "b")}
+    mapping["optim"] = {"lr": np.float64(0.001), "steps": np.int64(600)}
+    loaded, read = load_mapping(mapping), load_config(write(text))
+    assert loaded.trials == read.trials
+    assert load_mapping({"seed": 1}, ["seed=2"]).config.model_dump()["name"] == "experiment"
+
+
+def test_values_that_no_file_could_hold_are_named_by_their_keys():
+    with pytest.raises(ConfigError) as caught:
+        load_mapping({"loss": {"gamma": object()}, "sweep": {"list": [{3: 4}]}, "data": {"classes": {"a"}}})
+    assert sorted(str(caught.value).splitlines()) == [
+        "data.classes: no configuration can hold a value of type set",
+        "loss.gamma: no configuration can hold a value of type object",
+        "sweep.list[0]: a key should be text, not 3",
+    ]
+    endless: dict[str, object] = {}
+    endless["loss"] = endless
+    with pytest.raises(ConfigError, match="nested more than 40 levels deep"):
+        load_mapping(endless)

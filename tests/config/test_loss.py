@@ -1,17 +1,17 @@
 """The loss branch of the configuration: what is taken and how faults are told."""
 
-from typing import get_args
+from typing import Annotated, get_args
 
 import pytest
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
-from focalbench.config.loss import FocalConfig, LossConfig
+from focalbench.config.loss import BuiltInLoss, FocalConfig
 
-ADAPTER = TypeAdapter(LossConfig)
+ADAPTER = TypeAdapter(Annotated[BuiltInLoss, Field(discriminator="name")])
 
 
 def test_each_name_has_its_model_and_every_field_is_documented():
-    for config in get_args(get_args(LossConfig)[0]):
+    for config in get_args(BuiltInLoss):
         loss = ADAPTER.validate_python({"name": config.model_fields["name"].default})
         assert type(loss) is config
         assert all(field.description for field in config.model_fields.values())

@@ -14,6 +14,7 @@ _ROOT = Path(__file__).parents[2]
 _PAGES = [
     *(_ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY")),
     *sorted((_ROOT / "docs").glob("*.md")),
+    _ROOT / "examples" / "README.md",
 ]
 _COMMANDS = sorted(
     {

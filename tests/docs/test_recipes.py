@@ -47,8 +47,8 @@ def copy(recipe: Any) -> Any:
 def _add_loss(recipe: Any) -> None:
     module, section, member = recipe.blocks("Adding a loss")
     recipe.write("focalbench/losses/poly.py", module)
-    recipe.insert("focalbench/config/loss.py", "LossConfig = Annotated[\n", section + "\n\n")
-    recipe.insert("focalbench/config/loss.py", "    | AsymmetricConfig,\n", member)
+    recipe.insert("focalbench/config/loss.py", "BuiltInLoss = (\n", section + "\n\n")
+    recipe.insert("focalbench/config/loss.py", "    | AsymmetricConfig\n", member)
 
 
 def _add_backbone(recipe: Any) -> None:
@@ -56,15 +56,15 @@ def _add_backbone(recipe: Any) -> None:
     heads = "@dataclass(frozen=True)\nclass HeadDefaults:"
     recipe.insert("focalbench/models/backbones.py", heads, f"{function}\n\n")
     recipe.insert("focalbench/models/backbones.py", '    "tiny": lambda norm: tiny(),\n', entry)
-    recipe.replace_line("focalbench/config/model.py", '    backbone: Literal["tiny", "resnet18"', member)
+    recipe.replace_line("focalbench/config/model.py", 'BackboneName = Literal["tiny", "resnet18"', member)
 
 
 def _add_detector(recipe: Any) -> None:
     network, criterion, section, member = recipe.blocks("Adding a detector")
     recipe.write("focalbench/models/ssd.py", network)
     recipe.write("focalbench/losses/multibox.py", criterion)
-    recipe.insert("focalbench/config/model.py", "ModelConfig = Annotated[", section + "\n\n")
-    recipe.replace_line("focalbench/config/model.py", "ModelConfig = Annotated[", member)
+    recipe.insert("focalbench/config/model.py", "BuiltInDetector = ", section + "\n\n")
+    recipe.replace_line("focalbench/config/model.py", "BuiltInDetector = ", member)
 
 
 def _add_protocol(recipe: Any) -> None:

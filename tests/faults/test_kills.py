@@ -42,6 +42,23 @@ def test_a_kill_at_a_moment_loses_and_doubles_nothing(bench, tmp_path: Path, mar
     assert differences(tmp_path / "t", bench.whole) == []
 
 
+def test_a_kill_loses_nothing_of_a_plugins_loss_either(bench, tmp_path: Path) -> None:
+    own = Path(__file__).parents[1] / "own_losses.py"
+    config = tmp_path / "own.yaml"
+    schedule = "gamma: {schedule: linear, values: [0, 2]}, alpha: auto"
+    config.write_text(
+        bench.config.read_text().replace(
+            "loss: {name: ghm}", f"plugins: ['{own}']\nloss: {{name: written, {schedule}}}"
+        )
+    )
+    assert bench.server.run(config, tmp_path / "whole").code == 0
+    kill = KillAtWrite(r"fsync step-00000004\.pt", "after")
+    assert bench.server.run(config, tmp_path / "t", kill=kill).code == -9
+    resumed = bench.server.run(config, tmp_path / "t")
+    assert (resumed.code, resumed.text) == (0, "")
+    assert differences(tmp_path / "t", tmp_path / "whole") == []
+
+
 @pytest.mark.parametrize("spoil", [flip_a_bit, truncate, plant_pickle])
 def test_a_spoilt_newest_checkpoint_is_passed_over_with_a_warning(bench, tmp_path: Path, spoil) -> None:
     folder = tmp_path / "t"

@@ -97,7 +97,8 @@ def test_a_rank_that_is_killed_costs_one_try(write_config: Write, tmp_path: Path
             os.kill(second, signal.SIGKILL)
 
     watcher = _Watcher(kill)
-    (trial,) = load_config(write_config()).trials
+    own = Path(__file__).parents[1] / "own_late_loss.py"  # every process of the trial has to execute it
+    (trial,) = load_config(write_config(f"plugins: ['{own}']"), ["loss={name: late}"]).trials
     run = _launch(trial, tmp_path / "o", watcher)
     (outcome,) = run.run(StopFlag()).values()
     assert killed

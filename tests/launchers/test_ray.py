@@ -16,6 +16,7 @@ import pytest
 
 from focalbench.config.load import load_config
 from focalbench.errors import ConfigError
+from focalbench.experiment.trial import run_trial
 from focalbench.launchers.session import open_launcher
 from focalbench.progress import SweepDisplay
 from focalbench.records.metrics import read_metrics
@@ -23,6 +24,10 @@ from focalbench.runtime import StopFlag
 
 Write = Callable[..., Path]
 _SWEEP = "sweep: {grid: {loss.gamma: [0, 1, 2]}}"
+_OWN = f"""\
+plugins: ['{Path(__file__).parents[1] / "own_losses.py"}']
+sweep: {{list: [{{loss: {{name: focal}}}}, {{loss: {{name: copied}}}}, {{loss: {{name: written}}}}]}}
+"""
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
@@ -84,10 +89,15 @@ def _wait_for_training(out: Path, num_trials: int, driver: subprocess.Popen[str]
     return found
 
 
+def _values(folder: Path) -> list[dict[str, float]]:
+    """What a trial has logged, clocks left out."""
+    return [{key: value for key, value in line.items() if not key.startswith("perf/")} for line in read_metrics(folder)]
+
+
 @pytest.mark.slow
 @needs_proc
 def test_a_sweep_outlives_a_worker_and_a_node(two_nodes: _TwoNodes, write_config: Write, tmp_path: Path) -> None:
-    config = write_config(_SWEEP, text=write_config().read_text().replace("steps: 6", "steps: 30"))
+    config = write_config(_OWN, text=write_config().read_text().replace("steps: 6", "steps: 30"))
     out = tmp_path / "o"
     driver = _start(config, out, "-s", f"run.ray_address={two_nodes.address}", "--json")
     try:
@@ -106,6 +116,10 @@ def test_a_sweep_outlives_a_worker_and_a_node(two_nodes: _TwoNodes, write_config
     for folder in out.glob("*/metrics.jsonl"):  # nothing lost, nothing doubled
         steps = [line["step"] for line in read_metrics(folder.parent) if "train/loss" in line]
         assert steps == list(range(2, 31, 2))
+    built_in, copied, written = load_config(config).trials
+    assert _values(out / copied.name) == _values(out / built_in.name)  # the same loss, which a plugin brings
+    run_trial(written, tmp_path / "alone", device="cpu", stop=StopFlag(), progress=lambda *values: None)
+    assert _values(out / written.name) == _values(tmp_path / "alone")
 
 
 @pytest.mark.slow

@@ -46,6 +46,14 @@ def test_a_search_without_optuna_is_refused_before_the_rest_of_the_sweep_is_trai
     assert "Optuna is not installed" in _refusal(path, tmp_path / "o")
 
 
+def test_a_sweep_with_a_network_of_timms_is_refused_where_timm_is_not_installed(
+    write_config: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    path = write_config("sweep: {grid: {model.backbone: [tiny, timm/resnet18]}}")
+    assert "model.backbone: timm/resnet18: timm is not installed" in _refusal(path, tmp_path / "o")
+
+
 def test_the_check_fills_the_image_caches_of_the_trials_to_train(
     write_config: Callable[..., Path], tmp_path: Path
 ) -> None:

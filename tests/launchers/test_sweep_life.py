@@ -18,6 +18,13 @@ pytestmark = pytest.mark.slow
 
 Write = Callable[..., Path]
 _SWEEP = "sweep: {seeds: [0], grid: {loss.gamma: [0.5, 1, 2]}}"
+_OWN = f"""\
+plugins: ['{Path(__file__).parents[1] / "own_late_loss.py"}']
+sweep:
+  list:
+    - {{name: focal, loss: {{name: focal, gamma: 1}}}}
+    - {{name: late, loss: {{name: late, gamma: {{schedule: linear, values: [0, 2]}}}}}}
+"""
 _STEPS = 16
 
 
@@ -42,8 +49,18 @@ def _finish(process: subprocess.Popen[str]) -> str:
 @pytest.fixture
 def slow(write_config: Write) -> Path:
     """Three trials with a checkpoint at every step: long enough to be killed in the middle."""
+    return _slow(write_config, _SWEEP)
+
+
+@pytest.fixture
+def slow_with_own(write_config: Write) -> Path:
+    """Two trials of the same length, one with a loss that a plugin brings."""
+    return _slow(write_config, _OWN)
+
+
+def _slow(write_config: Write, sweep: str) -> Path:
     text = write_config().read_text()
-    return write_config(_SWEEP, text=text.replace("steps: 6", f"steps: {_STEPS}").replace("every: 1", "every: 3"))
+    return write_config(sweep, text=text.replace("steps: 6", f"steps: {_STEPS}").replace("every: 1", "every: 3"))
 
 
 def _children(pid: int) -> list[int]:
@@ -71,12 +88,14 @@ def _steps_done(out: Path) -> int:
     return sum(json.loads(path.read_text()).get("step", 0) for path in out.glob("*/status.json"))
 
 
-def test_killed_five_times_a_sweep_ends_with_the_results_of_one_never_killed(slow: Path, tmp_path: Path) -> None:
-    _finish(_start(slow, tmp_path / "whole"))
+def test_killed_five_times_a_sweep_ends_with_the_results_of_one_never_killed(
+    slow_with_own: Path, tmp_path: Path
+) -> None:
+    _finish(_start(slow_with_own, tmp_path / "whole"))
     expected = (tmp_path / "whole" / "results.csv").read_bytes()
     chance, out = random.Random(0), tmp_path / "killed"
     for number in range(5):
-        launcher = _start(slow, out)
+        launcher = _start(slow_with_own, out)
         before = _steps_done(out)
         # Two kills come while everything starts, three once training has gone on.
         while number % 2 == 0 and _steps_done(out) == before and launcher.poll() is None:
@@ -84,7 +103,7 @@ def test_killed_five_times_a_sweep_ends_with_the_results_of_one_never_killed(slo
         time.sleep(chance.uniform(0, 0.5))
         assert launcher.poll() is None, "the sweep ended before it could be killed: too short for this test"
         _kill_all(launcher)
-    _finish(_start(slow, out))
+    _finish(_start(slow_with_own, out))
     assert (out / "results.csv").read_bytes() == expected
     for path in out.glob("*/metrics.jsonl"):
         lines = [json.loads(line) for line in path.read_text().splitlines()]

@@ -8,7 +8,7 @@ from torch.autograd import gradcheck
 from torch.nn import functional as F
 
 from focalbench import kernels
-from focalbench.config.loss import LossConfig
+from focalbench.config.loss import BuiltInLoss
 from focalbench.losses import LOSSES, elementwise, focal_op
 from focalbench.losses.base import ClassificationLoss, Counts
 from focalbench.losses.cross_entropy import SigmoidFamily
@@ -16,7 +16,7 @@ from focalbench.losses.cross_entropy import SigmoidFamily
 K = 3
 COUNTS = Counts((10, 20, 30), 1000)
 LABELS = torch.tensor([[0, 1, 2, 3, -1, 3, 1], [3, 3, 3, 0, 0, -1, 2]])
-CONFIGS = {config.model_fields["name"].default: config for config in get_args(get_args(LossConfig)[0])}
+CONFIGS = {config.model_fields["name"].default: config for config in get_args(BuiltInLoss)}
 COMMON = {"name", "weight", "match_scale", "apply_to"}
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torchvision
 
+from focalbench.errors import ConfigError
 from focalbench.models.backbones import BACKBONES, HEAD_DEFAULTS
 
 NAMES = sorted(BACKBONES)
@@ -63,6 +64,27 @@ def test_sync_norm_is_torchs():
     assert norms
     assert all(isinstance(module, torch.nn.SyncBatchNorm) for module in norms)
     assert backbone.train()(torch.randn(2, 3, 64, 64))[-1].shape == (2, 512, 2, 2)  # one process: as batch norm
+
+
+@pytest.mark.parametrize(("stages", "learning"), [(0, set()), (1, {"3"}), (4, {"0", "1", "2", "3"})])
+def test_only_the_last_stages_learn_and_the_others_stay_as_in_evaluation(stages, learning):
+    torch.manual_seed(0)
+    backbone = BACKBONES["resnet18"]("batch")
+    backbone.freeze(stages)
+    backbone.eval().train()
+    assert {name.split(".")[1] for name, p in backbone.named_parameters() if p.requires_grad} == learning
+    assert not backbone.stem[0].weight.requires_grad
+    before = {key: value.clone() for key, value in backbone.named_buffers()}
+    maps = backbone(torch.randn(2, 3, 64, 64))
+    moved = {key.split(".")[1] for key, value in backbone.named_buffers() if not torch.equal(value, before[key])}
+    assert moved == learning
+    # What takes no gradient keeps nothing for the backward pass.
+    assert [x.requires_grad for x in maps] == [str(stage) in learning for stage in (1, 2, 3)]
+
+
+def test_more_stages_than_there_are():
+    with pytest.raises(ConfigError, match=r"model\.trainable_stages: 4: this backbone has 3 stages; null lets all"):
+        BACKBONES["mobilenet_v3_large"]("batch").freeze(4)
 
 
 def test_the_tiny_trunk_is_tiny_and_has_its_own_head():

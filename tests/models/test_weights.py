@@ -5,7 +5,7 @@ import torch
 import torchvision
 
 from focalbench.errors import ConfigError, DataError
-from focalbench.models import weights as weights_module
+from focalbench.models import backbones as backbones_module
 from focalbench.models.backbones import BACKBONES
 from focalbench.models.retinanet import RetinaNet
 from focalbench.models.weights import load_backbone_weights, read_state_dict
@@ -65,7 +65,7 @@ def test_imagenet_asks_torchvision(monkeypatch, resnet18):
         asked.append(name)
         return resnet18.state_dict()
 
-    monkeypatch.setattr(weights_module, "_imagenet_state", answer)
+    monkeypatch.setattr(backbones_module, "torchvision_state", answer)
     model = RetinaNet(num_classes=2, backbone="resnet18", weights="imagenet", fpn_channels=16, head_convs=1)
     assert asked == ["resnet18"]
     assert torch.equal(model.backbone.stem[0].weight, resnet18.conv1.weight)

@@ -89,7 +89,7 @@ class _MaskedFocal(ClassificationLoss):
 
     def __init__(self, num_classes: int = 3) -> None:
         super().__init__(num_classes)
-        self._keep("gamma", {"schedule": "linear", "values": [0.0, 2.0]})
+        self.keep("gamma", {"schedule": "linear", "values": [0.0, 2.0]})
 
     def forward(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None, boxes: Tensor | None = None

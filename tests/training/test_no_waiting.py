@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensor,
     FakeTensorMode,
 )
+from torch.nn import functional as F
 from torch.optim import swa_utils
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -38,8 +39,11 @@ from focalbench.losses import CRITERIA, LOSSES
 from focalbench.losses.base import ClassificationLoss, Counts
 from focalbench.losses.criterion import Criterion
 from focalbench.losses.detection import DetectionLoss
+from focalbench.losses.function_loss import registered_loss
 from focalbench.models import MODELS
 from focalbench.models.detector import Detector
+from focalbench.plugins.registration import loss as register
+from focalbench.plugins.registration import registration_of
 from focalbench.structures import HeadOutputs, Targets
 from focalbench.training import graph
 from focalbench.training.average import MovingAverage
@@ -61,7 +65,19 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "ohem": WITHOUT_NMS,
     "focal": [{"gamma": {"schedule": "linear", "values": [0.0, 2.0]}, "alpha": 0.25}],
 }
-VARIANTS = [(name, options) for name in sorted(LOSSES) for options in OPTIONS.get(name, [{}])]
+
+
+@register("of_a_plugin")
+def of_a_plugin(logits: Tensor, targets: Tensor, *, gamma: float = 1.0) -> Tensor:
+    """A loss that is a function."""
+    ce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return (1 - torch.exp(-ce)) ** gamma * ce
+
+
+OF_A_PLUGIN = registration_of(of_a_plugin)
+assert OF_A_PLUGIN is not None
+KINDS = {**LOSSES, "of_a_plugin": registered_loss(OF_A_PLUGIN)}
+VARIANTS = [(name, options) for name in sorted(KINDS) for options in OPTIONS.get(name, [{}])]
 
 
 class _NoWaiting(TorchDispatchMode):
@@ -179,7 +195,7 @@ def _network(detector: str, activation: str = "sigmoid") -> Detector:
 def _criterion(detector: str, place: dict[str, str], loss: str, options: dict[str, Any]) -> Criterion:
     def make_loss(num_classes: int) -> ClassificationLoss:
         counts = Counts(tuple(range(5, 5 + num_classes)), 100)
-        return LOSSES[loss](num_classes, counts=counts, **options)
+        return KINDS[loss](num_classes, counts=counts, **options)
 
     with GPU:
         return CRITERIA[detector].around(make_loss, num_classes=4, **place)

@@ -1,0 +1,1 @@
+"""focalbench from Python: what ``import focalbench`` offers, as functions and typed results."""
