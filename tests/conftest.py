@@ -54,6 +54,12 @@ def extra_onnx() -> None:
 
 
 @pytest.fixture(scope="session")
+def extra_pandas() -> None:
+    """For tests that need the extra ``pandas``, which are skipped where it is not installed."""
+    pytest.importorskip("pandas", reason="the extra pandas is not installed")
+
+
+@pytest.fixture(scope="session")
 def extra_timm() -> None:
     """For tests that need the extra ``timm``, which are skipped where it is not installed."""
     pytest.importorskip("timm", reason="the extra timm is not installed")

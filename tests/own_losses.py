@@ -26,14 +26,10 @@ class CopyOfFocal(fb.losses.ClassificationLoss):
     ) -> None:
         super().__init__(num_classes, counts)
         self.keep("gamma", gamma)
-        self.keep_alpha(alpha, self._balance, length=num_classes, high=1.0)
+        self.keep_alpha(alpha, length=num_classes, high=1.0)
 
     def total(self, logits: Tensor, labels: Tensor) -> Tensor:
         return fb.losses.sigmoid_focal_loss(logits, labels, gamma=self.gamma, alpha=self.alpha, reduction="sum")
-
-    def _balance(self, counts: fb.losses.Counts) -> float:
-        elements = (counts.positives + counts.negatives) * self.num_classes
-        return 1 - counts.positives / elements
 
 
 @fb.loss("written")

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
 from operator import or_
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, Field, create_model, field_validator
 from pydantic.fields import FieldInfo
@@ -28,6 +28,7 @@ from focalbench.plugins.loading import Plugin
 from focalbench.plugins.registration import Registration
 from focalbench.plugins.source import PluginSource
 
+_AnySection = TypeVar("_AnySection", bound=Section)
 _OF_NETWORKS = ("num_classes", "activation", "pre_nms_top", "box_sizes", "canvas")
 """Keywords of a network that come from the data, the loss or other sections."""
 _OF_CRITERIA = ("classification", "objectness", "num_classes", "weight", "apply_to")
@@ -58,12 +59,15 @@ def _fields_with(sections: Mapping[str, Mapping[str, type[Section]]]) -> dict[st
     """The fields of the schema that these sections change."""
     fields: dict[str, Any] = {}
     if losses := list(sections["loss"].values()):
-        fields["loss"] = (Annotated[reduce(or_, losses, BuiltInLoss), Field(discriminator="name")], _like("loss"))
+        fields["loss"] = (
+            Annotated[reduce(or_, losses, BuiltInLoss), Field(discriminator="name")],
+            _like(ExperimentConfig, "loss"),
+        )
     if sections["backbone"] or sections["detector"]:
         retinanet = _retinanet_with(sections["backbone"])
         detectors = [retinanet, *(other for other in get_args(BuiltInDetector) if other is not RetinaNetConfig)]
         union: Any = reduce(or_, [*detectors, *sections["detector"].values()])
-        fields["model"] = (Annotated[union, Field(discriminator="name")], _like("model"))
+        fields["model"] = (Annotated[union, Field(discriminator="name")], _like(ExperimentConfig, "model"))
     if trackers := list(sections["tracker"].values()):
         run = _run_with(trackers)
         fields["run"] = (run, Field(run(), description=ExperimentConfig.model_fields["run"].description))
@@ -80,9 +84,9 @@ def _only(sections: Mapping[str, Mapping[str, type[Section]]]) -> type[BaseModel
     return create_model("Plugins", **fields)
 
 
-def _like(branch: str) -> Any:
-    """Default and documentation of a branch of focalbench's own schema."""
-    field = ExperimentConfig.model_fields[branch]
+def _like(section: type[Section], key: str) -> Any:
+    """Default and documentation of a key as focalbench has it."""
+    field = section.model_fields[key]
     return Field(field.default, description=field.description)
 
 
@@ -90,15 +94,7 @@ def _retinanet_with(backbones: Mapping[str, type[Section]]) -> type[RetinaNetCon
     """The section of RetinaNet with these backbones to choose from too."""
     if not backbones:
         return RetinaNetConfig
-    field = RetinaNetConfig.model_fields["backbone"]
-    return create_model(
-        "RetinaNetConfig",
-        __base__=RetinaNetConfig,
-        __module__=__name__,
-        __cls_kwargs__=MADE_OF_KEYS,
-        __doc__=RetinaNetConfig.__doc__,
-        backbone=(own_backbones(backbones), Field(field.default, description=field.description)),
-    )
+    return _with_field(RetinaNetConfig, "backbone", own_backbones(backbones))
 
 
 def _require_free_names(registrations: Sequence[Registration]) -> None:
@@ -181,14 +177,19 @@ def _run_with(trackers: Sequence[type[Section]]) -> type[RunConfig]:
     choice: Any = reduce(or_, trackers)
     choice = Annotated[choice, Field(discriminator="name")] if len(trackers) > 1 else choice
     one = Annotated[choice, BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value)]
-    field = RunConfig.model_fields["trackers"]
+    return _with_field(RunConfig, "trackers", tuple[one, ...])
+
+
+def _with_field(section: type[_AnySection], key: str, takes: Any) -> type[_AnySection]:
+    """``section``, whose ``key`` takes something else; default and documentation stay."""
+    fields: dict[str, Any] = {key: (takes, _like(section, key))}
     return create_model(
-        "RunConfig",
-        __base__=RunConfig,
+        section.__name__,
+        __base__=section,
         __module__=__name__,
         __cls_kwargs__=MADE_OF_KEYS,
-        __doc__=RunConfig.__doc__,
-        trackers=(tuple[one, ...], Field(field.default, description=field.description)),
+        __doc__=section.__doc__,
+        **fields,
     )
 
 

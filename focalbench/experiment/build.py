@@ -34,7 +34,7 @@ from focalbench.models.backbones import PluginBackbone
 from focalbench.models.batch_norm import synchronise_batch_norm
 from focalbench.models.detector import Detector
 from focalbench.plugins.loading import calls_of, registered
-from focalbench.plugins.registration import registration_of
+from focalbench.plugins.registration import registration_of, require_subclass
 from focalbench.ranks import rank, world_size
 from focalbench.runtime import StopFlag
 from focalbench.structures import Targets
@@ -146,9 +146,7 @@ def network_class(config: ModelConfig) -> type[Detector]:
     if not isinstance(config, PluginDetector):
         return MODELS[config.name]
     entry = registered("detector", config.name, config.source)
-    if not (isinstance(entry.target, type) and issubclass(entry.target, Detector)):
-        raise PluginError(f"{entry.place}: {entry.name}: a detector is to be a focalbench.models.Detector")
-    return entry.target
+    return require_subclass(entry, entry.target, Detector, "focalbench.models.Detector")  # type: ignore[type-abstract]
 
 
 def _box_sizes(train: DetectionData) -> np.ndarray:

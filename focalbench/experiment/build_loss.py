@@ -10,7 +10,6 @@ from focalbench.config.loss import LossConfig, PluginLoss
 from focalbench.config.model import ModelConfig, PluginDetector
 from focalbench.config.schema import ExperimentConfig
 from focalbench.data.dataset import DetectionData
-from focalbench.errors import PluginError
 from focalbench.losses import CRITERIA, LOSSES
 from focalbench.losses.base import ClassificationLoss, Counts
 from focalbench.losses.criterion import Criterion
@@ -19,6 +18,7 @@ from focalbench.losses.function_loss import registered_loss
 from focalbench.losses.softmax import REFERENCES
 from focalbench.models.detector import Detector
 from focalbench.plugins.loading import registered
+from focalbench.plugins.registration import require_subclass
 
 _COUNT_CHUNK = 64
 
@@ -56,9 +56,7 @@ def criterion_class(config: ModelConfig) -> type[Criterion]:
         return CRITERIA[config.name]
     entry = registered("detector", config.name, config.source)
     criterion = entry.options["criterion"] or DetectionLoss
-    if not (isinstance(criterion, type) and issubclass(criterion, Criterion)):
-        raise PluginError(f"{entry.place}: {entry.name}: its criterion is to be a focalbench.losses.Criterion")
-    return criterion
+    return require_subclass(entry, criterion, Criterion, "focalbench.losses.Criterion")  # type: ignore[type-abstract]
 
 
 def build_criterion(config: ExperimentConfig, model: Detector, train: DetectionData | None = None) -> Criterion:

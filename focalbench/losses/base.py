@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -180,16 +180,29 @@ class ClassificationLoss(nn.Module):
         start = schedule(0.0) if schedule else float(value)
         self.register_buffer(name, torch.tensor(start, dtype=dtype))
 
-    def keep_alpha(self, alpha: Any, balance: Callable[[Counts], float], *, length: int, high: float) -> None:
+    def balanced_alpha(self) -> float:
+        """Returns what ``alpha: auto`` is: the weight of positives that gives both sides the same total weight.
+
+        With sigmoids every element counts, with a softmax every anchor.
+
+        Raises:
+            ValueError: without counts, or where one side is empty.
+        """
+        if self.counts is None:
+            raise ValueError("alpha: auto needs the anchors counted after matching (counts)")
+        positives, negatives = self.counts.positives, self.counts.negatives
+        if self.activation == "sigmoid":
+            negatives = (positives + negatives) * self.num_classes - positives
+        return balance_from_counts(positives, negatives)
+
+    def keep_alpha(self, alpha: Any, *, length: int, high: float) -> None:
         """Registers ``alpha``: None, ``length`` weights up to ``high``, a number or schedule in [0, 1], or ``auto``.
 
-        ``auto`` is what ``balance`` makes of the counts. float64: 1 - alpha of such an alpha, near 1, is not exact in
+        float64: 1 - alpha of such an alpha, near 1, is not exact in
         float32.
         """
         if alpha == "auto":
-            if self.counts is None:
-                raise ValueError("alpha: auto needs the anchors counted after matching (counts)")
-            alpha = balance(self.counts)
+            alpha = self.balanced_alpha()
         if alpha is None:
             self.register_buffer("alpha", None)
         elif isinstance(alpha, Sequence) and not isinstance(alpha, str):

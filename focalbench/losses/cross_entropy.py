@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from focalbench.losses.base import ClassificationLoss, Counts, balance_from_counts
+from focalbench.losses.base import ClassificationLoss, Counts
 from focalbench.losses.focal_op import focal_sum
 from focalbench.losses.oracle import initial_sigmoid_loss
 
@@ -45,11 +45,7 @@ class SigmoidFamily(ClassificationLoss):
     ) -> None:
         super().__init__(num_classes, counts)
         self.keep("gamma", gamma, open_low=gamma_above_zero)
-        self.keep_alpha(alpha, self._balance, length=num_classes, high=1.0)
-
-    def _balance(self, counts: Counts) -> float:
-        elements = (counts.positives + counts.negatives) * self.num_classes
-        return balance_from_counts(counts.positives, elements - counts.positives)
+        self.keep_alpha(alpha, length=num_classes, high=1.0)
 
     def weights(self) -> tuple[Tensor, Tensor]:
         """Returns alpha of positives and of negatives in force, () or (K,) float32 each."""

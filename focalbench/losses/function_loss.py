@@ -11,9 +11,9 @@ from torch import Tensor
 
 from focalbench.errors import DivergedError, PluginError
 from focalbench.losses.arguments import check_labels, compute_dtype, split_labels
-from focalbench.losses.base import ClassificationLoss, Counts, balance_from_counts
+from focalbench.losses.base import ClassificationLoss, Counts
 from focalbench.plugins.loading import calls_of
-from focalbench.plugins.registration import Registration
+from focalbench.plugins.registration import Registration, require_subclass
 from focalbench.ranks import world_size
 from focalbench.schedule import as_schedule
 
@@ -45,7 +45,7 @@ class FunctionLoss(ClassificationLoss):
         self._keywords: dict[str, Any] = {}
         for name, value in keywords.items():
             if name == "alpha" and value == "auto":
-                value = self._balance()
+                value = self.balanced_alpha()
             if as_schedule(value) is not None or (name in ("gamma", "alpha") and _is_number(value)):
                 self.keep(name, value, low=-math.inf, dtype=torch.float64)
                 value = self._schedules[name](0.0) if name in self._schedules else float(value)
@@ -128,15 +128,6 @@ class FunctionLoss(ClassificationLoss):
         share = [prior_prob / self.num_classes] * self.num_classes
         return torch.tensor([*share, 1 - prior_prob], dtype=torch.float64).log()
 
-    def _balance(self) -> float:
-        """The alpha that gives positives and negatives the same total weight, as in the losses of the family."""
-        if self.counts is None:
-            raise ValueError("alpha: auto needs the anchors counted after matching (counts)")
-        positives, negatives = self.counts.positives, self.counts.negatives
-        if self.activation == "sigmoid":
-            negatives = (positives + negatives) * self.num_classes - positives
-        return balance_from_counts(positives, negatives)
-
     def targets(self, labels: Tensor, x: Tensor) -> Tensor:
         """Returns (A, C) of the dtype of ``x``, (A, C): 1 at the column of the label, (A,) int64, else 0."""
         columns = torch.arange(x.shape[1], device=labels.device)
@@ -206,11 +197,10 @@ def registered_loss(entry: Registration) -> type[ClassificationLoss]:
     if not isinstance(entry.target, type):
         members = {"function": staticmethod(entry.target), "place": entry.place, **entry.options}
         return type(entry.name, (FunctionLoss,), members)
-    if not issubclass(entry.target, ClassificationLoss):
-        raise PluginError(f"{entry.place}: {entry.name}: a class is to be a focalbench.losses.ClassificationLoss")
-    if (entry.target.total, entry.target.forward) == (ClassificationLoss.total, ClassificationLoss.forward):
+    own = require_subclass(entry, entry.target, ClassificationLoss, "focalbench.losses.ClassificationLoss")
+    if (own.total, own.forward) == (ClassificationLoss.total, ClassificationLoss.forward):
         raise PluginError(f"{entry.place}: {entry.name}: the class has neither a total nor a forward of its own")
-    return type(entry.name, (_OwnClass, entry.target), {"entry": entry})
+    return type(entry.name, (_OwnClass, own), {"entry": entry})
 
 
 def _with_gradient(total: Tensor, logits: Tensor, place: str, name: str) -> Tensor:

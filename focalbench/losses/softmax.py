@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from focalbench.losses.arguments import as_parameters, check_labels, compute_dtype, is_soft
-from focalbench.losses.base import ClassificationLoss, Counts, balance_from_counts
+from focalbench.losses.base import ClassificationLoss, Counts
 from focalbench.losses.cross_entropy import CrossEntropy
 from focalbench.losses.elementwise import row_slices, scale_in_place
 from focalbench.losses.focal_terms import wrong_side
@@ -59,10 +59,11 @@ class SoftmaxFamily(ClassificationLoss):
             raise ValueError(f"alpha_on is 'positives' or 'background', got {alpha_on!r}")
         self.alpha_on = alpha_on
         self.keep("gamma", gamma)
-        self.keep_alpha(alpha, self._balance, length=num_classes + 1, high=math.inf)
+        self.keep_alpha(alpha, length=num_classes + 1, high=math.inf)
 
-    def _balance(self, counts: Counts) -> float:
-        on_positives = balance_from_counts(counts.positives, counts.negatives)
+    def balanced_alpha(self) -> float:
+        """See ``ClassificationLoss``; of the side that ``alpha_on`` names."""
+        on_positives = super().balanced_alpha()
         return on_positives if self.alpha_on == "positives" else 1 - on_positives
 
     def class_weights(self) -> Tensor:

@@ -7,8 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+from focalbench.errors import PluginError
+
 Kind = Literal["loss", "backbone", "detector", "tracker"]
 Activation = Literal["sigmoid", "softmax"]
+_Base = TypeVar("_Base")
 _Target = TypeVar("_Target", bound=Callable[..., Any])
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
@@ -130,6 +133,18 @@ def _place(module: str, defined: Any) -> tuple[str, int]:
         return file, inspect.getsourcelines(defined)[1]
     except (OSError, TypeError):
         return file, 1
+
+
+def require_subclass(entry: Registration, found: Any, base: type[_Base], called: str) -> type[_Base]:
+    """Returns ``found``, which ``entry`` brought, if it is a subclass of ``base``; ``called`` says what that is.
+
+    Raises:
+        PluginError: for anything else.
+    """
+    if not (isinstance(found, type) and issubclass(found, base)):
+        shown = getattr(found, "__name__", found)
+        raise PluginError(f"{entry.place}: {entry.name}: {shown} is no subclass of {called}")
+    return found
 
 
 def registration_of(target: Any) -> Registration | None:

@@ -47,6 +47,7 @@ def test_each_form_is_that_of_the_tables(sweep: fb.Sweep) -> None:
     assert forms == (tables.latex(found), tables.markdown(found), tables.html_table(found), tables.plain_text(found))
 
 
+@pytest.mark.usefixtures("extra_pandas")
 def test_a_data_frame_has_a_row_an_arm_in_the_metrics_own_unit(sweep: fb.Sweep) -> None:
     frame = sweep.compare().to_dataframe().set_index("arm")
     assert frame.loc["focal", "mean"] == pytest.approx(0.4133, abs=1e-3)
@@ -67,6 +68,7 @@ def test_a_look_at_the_arms_is_noted_as_by_the_command(sweep: fb.Sweep, monkeypa
     assert noted == [(comparison.found, sweep.trials)]
 
 
+@pytest.mark.usefixtures("extra_pandas")
 def test_frames_of_trials_and_steps(sweep: fb.Sweep) -> None:
     trials, steps = sweep.to_dataframe(), sweep.metrics()
     assert list(trials.columns[:4]) == ["trial", "arm", "seed", "state"]
@@ -77,6 +79,7 @@ def test_frames_of_trials_and_steps(sweep: fb.Sweep) -> None:
     assert steps["x"].isna().all()
 
 
+@pytest.mark.usefixtures("extra_pandas")
 def test_what_the_sweep_sets_has_columns_and_trials_not_begun_have_rows(write_trial: Callable[..., Path]) -> None:
     folder = write_trial("runs/s/ce-s0-0", result={"differs": {"loss.name": "ce"}, "config_hash": "aa"})
     row = {"name": "focal-s0-0", "arm": "focal", "seed": 0, "hash": "bb", "differs": {"loss.gamma": 2}}

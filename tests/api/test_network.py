@@ -35,6 +35,7 @@ def test_the_boxes_are_those_of_the_command(network: fb.TrainedNetwork, photogra
     assert not network.model.training
 
 
+@pytest.mark.usefixtures("extra_pandas")
 def test_one_path_and_many_and_none(network: fb.TrainedNetwork, photograph: Path) -> None:
     assert [found.path for found in network.predict(str(photograph))] == [photograph]
     assert [found.path for found in network.predict(path for path in (photograph, photograph))] == [photograph] * 2

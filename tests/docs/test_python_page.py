@@ -39,7 +39,7 @@ class Page:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+def page(tmp_path_factory: pytest.TempPathFactory, extra_pandas: None) -> Iterator[Page]:
     import contextlib
     import io
 
