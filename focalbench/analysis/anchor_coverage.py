@@ -173,13 +173,20 @@ def _changes(layout: Layout) -> dict[str, Layout]:
     return changes
 
 
+def helpful_change(alternatives: Sequence[Alternative]) -> Alternative | None:
+    """Returns the change that matches the most objects, where it is worth its price: more anchors, or more pixels."""
+    now = next(one for one in alternatives if not one.setting)
+    best = min(alternatives, key=lambda one: one.share_below)
+    helps = now.share_below > GOOD_SHARE and best.share_below <= 0.75 * now.share_below
+    return best if helps else None
+
+
 def advise(alternatives: Sequence[Alternative]) -> str:
     """One line: what to change, or why nothing."""
     now = next(one for one in alternatives if not one.setting)
-    best = min(alternatives, key=lambda one: one.share_below)
+    best = helpful_change(alternatives)
     if now.share_below <= GOOD_SHARE:
         return f"nothing to mend, {100 * now.share_below:.1f} % of the objects are not matched"
-    # A change has to be worth its price: more anchors, or more pixels.
-    if best.share_below > 0.75 * now.share_below:
+    if best is None:
         return "no single change helps much: combine some, or lower model.pos_iou"
     return f"{best.setting}: {100 * best.share_below:.1f} % not matched, now {100 * now.share_below:.1f} %"

@@ -220,6 +220,7 @@ def _original(data: DetectionData, index: int) -> NDArray[np.uint8]:
     record = data.records[index]
     try:
         with quiet_decoding():
-            return np.asarray(decode(open_image(record.image_path.read_bytes()), record.orientation))
+            opened = open_image(record.image_path.read_bytes())
+            return np.asarray(decode(opened, record.orientation, sample_range=data.sample_range))
     except (OSError, BrokenImage):
         return np.full((record.height, record.width, 3), 128, np.uint8)

@@ -39,7 +39,7 @@ from focalbench.data.synthetic import synthesize
 from focalbench.data.voc import Record, VocSplit, join_objects, read_records
 from focalbench.devices import resolve_device, resolve_precision
 from focalbench.errors import FocalbenchError
-from focalbench.experiment.locations import canvas_size, class_setting, data_location
+from focalbench.experiment.locations import canvas_size, class_rule, class_setting, data_location
 from focalbench.metrics.protocols import PROTOCOLS
 from focalbench.models.retinanet import head_settings
 from focalbench.records.reader import read_trials
@@ -192,14 +192,14 @@ class _Case:
     def __init__(self, folder: Path, root: Path, train: Sequence[str], val: Sequence[str], device: str) -> None:
         self.device, self.environment = device, _environment(device)
         self.path = folder / "quality.yaml"
-        call_module(["focalbench", "init", str(root), "--output", str(self.path)], self.environment)
+        call_module(["focalbench", "init", str(root), "--no-timing", "--output", str(self.path)], self.environment)
         given = {"data.train": train, "data.val": val}
         self.overrides = [f"{key}={json.dumps(list(splits))}" for key, splits in given.items() if splits]
         self.overrides += ["sweep=null", "eval.every=null", f"run.threads={num_cores()}"]
         self.config = load_config(self.path, self.overrides).config
         where, learnt, held_out = data_location(self.config)
-        self.train = read_records(where, learnt, class_setting(self.config))
-        self.val = read_records(where, held_out, self.train.classes)
+        self.train = read_records(where, learnt, class_setting(self.config), class_rule(self.config))
+        self.val = read_records(where, held_out, self.train.classes, class_rule(self.config))
         self.facts = {
             "root": str(root),
             "train": list(learnt),

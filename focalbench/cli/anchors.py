@@ -55,7 +55,9 @@ def anchors(
     canvas, model = _parse_size(image_size), _retinanet(overrides or [])
     splits = tuple(split) if split else default_splits(root)[0]
     data = load_data(root, splits, "auto", canvas, cache="none")
-    priors, published = _fit_priors(data, num_priors, seed, f"{root}: {', '.join(splits)}")
+    if all(record.difficult.all() for record in data.records):
+        raise DataError(f"{root}: {', '.join(splits)}: has no object that counts (difficult ones do not)")
+    priors, published = _fit_priors(data, num_priors, seed)
     coverage, alternatives = _cover(data, model)
     if as_json:
         console.print_json(
@@ -86,20 +88,18 @@ def _retinanet(overrides: list[str]) -> RetinaNetConfig:
     return model
 
 
-def _fit_priors(data: DetectionData, num_priors: int, seed: int, source: str) -> tuple[Priors, float]:
-    """The clustered priors, and the average best IoU of the published ones.
+def _fit_priors(data: DetectionData, num_priors: int, seed: int) -> tuple[Priors, float]:
+    """The clustered priors, at most as many as there are sizes, and the average best IoU of the published ones."""
+    import numpy as np
 
-    Raises:
-        DataError: for fewer different sizes than priors.
-    """
     from focalbench.boxes.priors import VOC_PRIORS, average_best_iou, fit_priors
     from focalbench.data.stats import canvas_sizes
 
     cells = canvas_sizes(data.records, data.canvas) / _STRIDE
-    try:
-        return fit_priors(cells, num_priors, seed=seed), average_best_iou(cells, VOC_PRIORS)
-    except ValueError as error:
-        raise DataError(f"{source}: {error}") from None
+    num_sizes = len(np.unique(cells, axis=0))
+    if num_priors > num_sizes:
+        console.warn(f"-k {num_priors}: the objects have {num_sizes} different size{'s'[: num_sizes > 1]} only")
+    return fit_priors(cells, min(num_priors, num_sizes), seed=seed), average_best_iou(cells, VOC_PRIORS)
 
 
 def _cover(data: DetectionData, model: RetinaNetConfig) -> tuple[Coverage, list[Alternative]]:

@@ -1,4 +1,4 @@
-"""``focalbench data``: check, count and generate data sets in VOC's layout; anchors and downloads lie beside it."""
+"""``focalbench data``: check, count and generate data sets in VOC's layout; the other commands lie beside it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from focalbench import console
-from focalbench.cli import anchors, download
+from focalbench.cli import anchors, download, import_data, split
 from focalbench.cli.config import AsJson, DataRoot, TrainSplits, ValSplits
 from focalbench.errors import DataError
 
@@ -25,7 +25,13 @@ ClassOption = Annotated[
     typer.Option("--classes", metavar="a,b,c", help="Class names, or voc. Default: the names found in training."),
 ]
 
-data_app = typer.Typer(name="data", help="Check, count, generate and download data sets.", no_args_is_help=True)
+IgnoreOption = Annotated[
+    bool, typer.Option("--ignore-other-classes", help="Leave out other classes, as data.other_classes: ignore does.")
+]
+
+data_app = typer.Typer(
+    name="data", help="Import, split, check, count, generate and download data sets.", no_args_is_help=True
+)
 
 
 def _parse_classes(text: str | None) -> Literal["auto", "voc"] | tuple[str, ...]:
@@ -46,20 +52,24 @@ def check(
     train: TrainSplits = None,
     val: ValSplits = None,
     classes: ClassOption = None,
+    ignore_other_classes: IgnoreOption = False,
     as_json: AsJson = False,
 ) -> None:
     """Read every image and annotation and list all faults at once; exit code 2 if any is an error.
 
     Without --train and --val: trainval and test of every year, else train and val.
     """
+    from focalbench.config.schema import EvalConfig
     from focalbench.data.check import CheckReport, check_data
     from focalbench.data.faults import Fault, raise_for_faults, summarise
-    from focalbench.data.files import default_splits
+    from focalbench.data.files import default_splits, other_splits
+    from focalbench.data.voc import ClassRule
+    from focalbench.experiment.limits import too_few_detections
 
     names = _parse_classes(classes)
     try:
         chosen = (tuple(train or ()), tuple(val or ())) if train or val else default_splits(root)
-        report = check_data(root, *chosen, names)
+        report = check_data(root, *chosen, names, rule=ClassRule(ignore=ignore_other_classes))
     except DataError as error:
         report = CheckReport((Fault("bad-root", str(root), None, str(error)),), (), dict.fromkeys(_FACTS, 0), ())
         if not as_json:
@@ -70,11 +80,19 @@ def check(
     if report.facts:
         sides = zip(("train", "val"), chosen, strict=True)
         console.print_text("\n".join(_describe(side, splits, report.facts) for side, splits in sides if splits))
+        if not (train or val) and (others := other_splits(root, [*chosen[0], *chosen[1]])):
+            options = [f"--train {split}" for split in chosen[0]] + [
+                f"--val {split}" for split in (*chosen[1], others[0])
+            ]
+            console.print_text(f"not read: {', '.join(others[:10])}; used with {' '.join(options)}")
     if report.warnings:
         limit = 2 if report.errors else _WARNING_LINES
         console.print_text("\n".join(summarise(report.warnings, "warning", limit)))
     raise_for_faults(report.errors, _ERROR_LINES)
-    console.print_text(f"no errors; {len(report.classes)} classes: {', '.join(report.classes)}")
+    if sentence := too_few_detections(EvalConfig().max_detections, report.sizes[1]):
+        console.warn(sentence)
+    count = len(report.classes)
+    console.print_text(f"no errors; {count} class{'' if count == 1 else 'es'}: {', '.join(report.classes)}")
 
 
 def _describe(side: str, splits: tuple[str, ...], facts: dict[str, int]) -> str:
@@ -163,5 +181,7 @@ def synthesize(
     console.print_text(f"{root}: {num_train} images in 2007/train, {num_val} in 2007/val")
 
 
+data_app.command("import")(import_data.import_data)
+data_app.command()(split.split)
 data_app.command()(anchors.anchors)
 data_app.command()(download.download)

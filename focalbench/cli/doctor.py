@@ -143,9 +143,10 @@ def _has_code(built_for: Sequence[str], major: int, minor: int) -> bool:
 
 def _compiler() -> Iterator[Finding]:
     from focalbench.devices import num_gpus
+    from focalbench.launchers.hardware import c_compiler, cpp_compiler
 
-    compiler = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
-    advice = "" if compiler else "optim.compile: true needs a C++ compiler (Debian: apt install g++)"
+    compiler = cpp_compiler()
+    advice = "" if compiler else "optim.compile: true needs a C++ compiler, g++ or $CXX (Debian: apt install g++)"
     yield Finding(
         "torch.compile", f"C++ compiler {compiler}" if compiler else "no C++ compiler", bool(compiler), advice
     )
@@ -155,6 +156,10 @@ def _compiler() -> Iterator[Finding]:
     if not triton and not num_gpus():
         advice += "; without one nothing is lost"
     yield Finding("triton", triton or "not installed", triton is not None, advice)
+    if triton and num_gpus():
+        found = c_compiler()
+        advice = "" if found else "on a GPU Triton needs a C compiler, gcc or $CC (Debian: apt install gcc)"
+        yield Finding("C compiler", found or "none", found is not None, advice)
 
 
 def _extras() -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -44,6 +45,10 @@ SplitOption = Annotated[
 ]
 
 
+IgnoreOption = Annotated[
+    bool,
+    typer.Option("--ignore-other-classes", help="Leave out objects of classes that the network does not know."),
+]
 PluginOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -69,6 +74,7 @@ def evaluate(
         typer.Option(help="What mAP means. Default: the trial's.", show_default=False, case_sensitive=False),
     ] = None,
     root: RootOption = None,
+    ignore_other_classes: IgnoreOption = False,
     device: DeviceOption = "auto",
     unfinished: UnfinishedOption = False,
     plugin: PluginOption = None,
@@ -77,7 +83,7 @@ def evaluate(
     """Evaluate a trained trial on any split."""
     trained = _load(trial, device, unfinished, plugin)
     chosen = protocol.value if protocol is not None else trained.config.eval.protocol
-    data = trained.data(root=root, splits=split)
+    data = trained.data(root=root, splits=split, ignore_other_classes=ignore_other_classes)
     detections, truth = trained.detect(data), data.ground_truth()
     document: dict[str, Any] = {
         "trial": trained.name,
@@ -175,13 +181,13 @@ def predict(
     for path in paths:
         try:
             found = predict_image(trained, path, score_thresh=score_thresh)
+            picture = folder.draw(path, found, trained.classes, score_thresh)
         except DataError as fault:
             faults.append(str(fault))
             continue
-        picture = folder.draw(path, found, trained.classes, score_thresh)
         rows.append(_prediction_row(path, picture, found, trained.classes))
         if not as_json:
-            _print_prediction(rows[-1])
+            _print_prediction(rows[-1], score_thresh)
     if as_json:
         console.print_json(rows)
     else:
@@ -200,6 +206,7 @@ def _prediction_row(path: Path, picture: Path, found: Any, classes: tuple[str, .
         "picture": str(picture),
         "width": width,
         "height": height,
+        "highest_score": round(found.highest_score, 6),
         "detections": [
             {"class": classes[label], "score": round(float(score), 6), "box": [round(float(x), 2) for x in box]}
             for label, score, box in zip(found.labels, found.scores, found.voc_boxes, strict=True)
@@ -207,12 +214,18 @@ def _prediction_row(path: Path, picture: Path, found: Any, classes: tuple[str, .
     }
 
 
-def _print_prediction(row: dict[str, Any]) -> None:
-    count = len(row["detections"])
-    console.print_text(f"{row['image']}: {count} box{'' if count == 1 else 'es'}, drawn in {row['picture']}")
+def _print_prediction(row: dict[str, Any], score_thresh: float) -> None:
+    count, highest = len(row["detections"]), row["highest_score"]
+    near = "" if count else f" (highest score {_cut(highest)}, below {score_thresh:g})"
+    console.print_text(f"{row['image']}: {count} box{'' if count == 1 else 'es'}{near}, drawn in {row['picture']}")
     for box in row["detections"]:
         corners = " ".join(f"{value:.0f}" for value in box["box"])
         console.print_text(f"  {box['class']} {box['score']:.3f}  {corners}")
+
+
+def _cut(score: float) -> str:
+    """Three decimals, cut rather than rounded: .2999 is to be seen below .3; the first digit of what is smaller."""
+    return f"{math.floor(1000 * score) / 1000:.3f}" if score >= 0.001 else f"{score:.1g}"
 
 
 def analyze(
@@ -224,6 +237,7 @@ def analyze(
     errors: Annotated[bool, typer.Option("--errors", help="Split the missing AP by cause, as TIDE does.")] = False,
     split: SplitOption = None,
     root: RootOption = None,
+    ignore_other_classes: IgnoreOption = False,
     device: DeviceOption = "auto",
     unfinished: UnfinishedOption = False,
     plugin: PluginOption = None,
@@ -234,7 +248,7 @@ def analyze(
     from focalbench.records.trial import TrialFolder
     from focalbench.report.analysis import write_analysis
 
-    data = trained.data(root=root, splits=split)
+    data = trained.data(root=root, splits=split, ignore_other_classes=ignore_other_classes)
     document = write_analysis(trained, data, out or TrialFolder(trained.folder).analysis, errors=errors)
     if as_json:
         console.print_json(document)

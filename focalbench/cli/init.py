@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Annotated
@@ -16,20 +18,21 @@ import typer
 
 from focalbench import console
 from focalbench.cli.config import DataRoot
-from focalbench.errors import DataError, StorageError
-from focalbench.runtime import num_cores
+from focalbench.errors import ConfigError, DataError, StorageError
+from focalbench.runtime import choose_cache_dir, num_cores
+from focalbench.version import __version__
 
 if TYPE_CHECKING:
-    from focalbench.data.voc import Record
+    from focalbench.analysis.suggestion import Suggestion
+    from focalbench.config.load import Experiment
+    from focalbench.config.sweep import Trial
+    from focalbench.data.faults import Fault
+    from focalbench.data.voc import Record, VocSplit
+    from focalbench.experiment.rehearsal import Rehearsal
 
-CPU_AREA = 240 * 320
-"""Canvas pixels that two cores train on in minutes."""
-GPU_AREA = 384 * 512
-EPOCHS = 27
-"""Passes over the training images: 500 steps of 16 for 300 images, as in experiments/bccd.yaml."""
-MIN_STEPS, MAX_CPU_STEPS = 500, 6000
-MAX_PRIORS = 5
-"""Priors of the published YOLOv2."""
+MAX_SEEDS = 12
+"""Looks at 6, 8, 10 and 12 seeds: twice the trainings of the first look at most."""
+_FEWEST_STEPS = 100  # below it a network has seen too little for any comparison
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class _Fit:
     train_records: Sequence[Record]
     num_val: int
     has_gpu: bool
+    suggestion: Suggestion
 
 
 def init(
@@ -54,18 +58,115 @@ def init(
             "--output", "-o", metavar="FILE", help="File to write; - is stdout. Default: the data set's name."
         ),
     ] = None,
+    hours: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01, max=10_000, help="Choose the steps so that all trainings take about this long here at most."
+        ),
+    ] = None,
+    timing: Annotated[
+        bool, typer.Option("--timing/--no-timing", help="Time some steps, and say how long the trainings will take.")
+    ] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
 ) -> None:
     """Write a commented configuration fitted to a data set and this machine."""
     fit = _examine(root)
     text = configuration(fit)
+    estimate = None
+    if timing or hours is not None:
+        console.info("timing some steps of a training ...")
+        estimate = _estimate(text)
+        if hours is not None:
+            text = configuration(fit, _affordable_steps(estimate, hours))
+            estimate = replace(estimate, trial=_first_trial(text))
+    for sentence in _limits(text, fit):
+        console.warn(sentence)
     if str(output) == "-":
         console.print_text(text)
         return
     path = output if output is not None else Path(f"{fit.name}.yaml")
     _write(path, text, force)
-    shown = shlex.quote(str(path))
-    console.print_text(f"wrote {path}\nnext:  focalbench run {shown}\nthen:  focalbench compare runs/{fit.name}")
+    shown, cost = shlex.quote(str(path)), "" if estimate is None else f"   # {estimate.words()}"
+    console.print_text(f"wrote {path}\nnext:  focalbench run {shown}{cost}\nthen:  focalbench compare runs/{fit.name}")
+
+
+@dataclass(frozen=True)
+class _Estimate:
+    """What the trainings of a configuration will take on this machine.
+
+    Attributes:
+        least, most: trainings of the first look and of all looks.
+        slots: how many run side by side.
+    """
+
+    trial: Trial
+    rehearsal: Rehearsal
+    least: int
+    most: int
+    slots: int
+
+    def total(self, num_trainings: int) -> float:
+        """Returns seconds for so many trainings."""
+        return math.ceil(num_trainings / self.slots) * self.rehearsal.seconds(self.trial.config)
+
+    def words(self) -> str:
+        """Returns it as a sentence."""
+        each = console.duration(self.rehearsal.seconds(self.trial.config))
+        low, high = console.duration(self.total(self.least)), console.duration(self.total(self.most))
+        return f"{self.least} to {self.most} trainings of about {each}: {low} to {high}"
+
+
+def _load(text: str) -> Experiment:
+    from focalbench.config.document import parse_document
+    from focalbench.config.load import load_mapping
+
+    return load_mapping(parse_document(text, "init").data)
+
+
+def _first_trial(text: str) -> Trial:
+    return _load(text).trials[0]
+
+
+def _estimate(text: str) -> _Estimate:
+    from focalbench.launchers.local import slots_of
+    from focalbench.launchers.rehearsal import rehearse_side_by_side
+
+    experiment = _load(text)
+    config, trial = experiment.config, experiment.trials[0]
+    least = len(experiment.trials)
+    most = least // len({trial.seed for trial in experiment.trials}) * MAX_SEEDS
+    slots = slots_of(config, config.run.device, least)
+    rehearsal = rehearse_side_by_side(trial, slots)
+    return _Estimate(trial, rehearsal, least, most, len(slots.devices))
+
+
+def _affordable_steps(estimate: _Estimate, hours: float) -> int:
+    """Steps with which all trainings end within ``hours``; each has costs of its own beside them.
+
+    Raises:
+        ConfigError: where too few are left to learn anything.
+    """
+    share = hours * 3600 / math.ceil(estimate.most / estimate.slots)
+    config = estimate.trial.config
+    steps = config.optim.steps or 0
+    beside = estimate.rehearsal.seconds(config) - steps * estimate.rehearsal.step_s
+    affordable = int((share - beside) / estimate.rehearsal.step_s)
+    if affordable < _FEWEST_STEPS:
+        needed = (beside + _FEWEST_STEPS * estimate.rehearsal.step_s) * math.ceil(estimate.most / estimate.slots)
+        raise ConfigError(
+            f"--hours {hours:g}: leaves a training fewer than {_FEWEST_STEPS} steps, with which nothing is learnt; on "
+            f"this machine it takes {math.ceil(needed / 360) / 10:g} at least"
+        )
+    return affordable // 10 * 10
+
+
+def _limits(text: str, fit: _Fit) -> list[str]:
+    """What the data go beyond even so, such as objects too small for any canvas that this machine trains on."""
+    from focalbench.analysis.suggestion import sizes_of
+    from focalbench.experiment.limits import limits
+
+    sizes = sizes_of(fit.train_records)
+    return limits(_load(text).config, sizes, sizes)
 
 
 def _write(path: Path, text: str, force: bool) -> None:
@@ -81,17 +182,21 @@ def _write(path: Path, text: str, force: bool) -> None:
 def _examine(root: Path) -> _Fit:
     import torch
 
+    from focalbench.analysis.suggestion import suggest
+    from focalbench.data.faults import raise_for_faults
+    from focalbench.data.files import find_root
     from focalbench.data.voc import read_records
 
-    root = _voc_root(root)
+    root = find_root(root)
     train, val = _choose_splits(root)
     training = read_records(root, (train,), "auto")
     held_out = read_records(root, (val,), training.classes)
-    if all(record.difficult.all() for record in training.records):
-        raise DataError(f"{root}: {train} has no object to learn from (difficult ones do not count)")
+    empty = [_find_empty(side, split) for side, split in (("train", training), ("val", held_out))]
+    raise_for_faults([fault for fault in empty if fault is not None])
     folder = root.resolve()
     name = folder.parent.name if folder.name.lower() in {"vocdevkit", "data"} else folder.name
     name = re.sub(r"[^A-Za-z0-9._+=-]+", "_", name).strip("._-+=") or "experiment"
+    has_gpu = torch.cuda.is_available()
     return _Fit(
         name=name[:60],
         root=str(root),
@@ -100,22 +205,16 @@ def _examine(root: Path) -> _Fit:
         classes=training.classes,
         train_records=training.records,
         num_val=len(held_out.records),
-        has_gpu=torch.cuda.is_available(),
+        has_gpu=has_gpu,
+        suggestion=suggest(training.records, held_out.records, training.classes, on_gpu=has_gpu),
     )
 
 
-def _voc_root(root: Path) -> Path:
-    """The folder that holds VOC2007 and the like, when ``root`` is it, one of them, or the folder around it."""
-    from focalbench.data.files import list_years
+def _find_empty(side: str, split: VocSplit) -> Fault | None:
+    from focalbench.data.voc import find_empty_side
 
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder")
-    around = [root.parent] if (root / "ImageSets").is_dir() else []
-    for candidate in (root, root / "VOCdevkit", *around):
-        years = list_years(candidate) if candidate.is_dir() else []
-        if any((candidate / f"VOC{year}" / "ImageSets").is_dir() for year in years):
-            return candidate
-    raise DataError(f"{root}: holds no folder VOC2007, VOC2012, ... with JPEGImages, Annotations and ImageSets/Main")
+    difficult = sum(int(record.difficult.sum()) for record in split.records)
+    return find_empty_side(side, sum(len(record.labels) for record in split.records) - difficult, difficult)
 
 
 def _choose_splits(root: Path) -> tuple[str, str]:
@@ -123,34 +222,28 @@ def _choose_splits(root: Path) -> tuple[str, str]:
     from focalbench.data.files import list_splits, list_years
 
     splits = {year: list_splits(root, year) for year in list_years(root)}
-    for pair in (("trainval", "test"), ("train", "test"), ("train", "val")):
+    for pair in (("trainval", "test"), ("train", "test"), ("train", "val"), ("train", "valid")):
         for year, names in splits.items():
             if set(pair) <= set(names):
                 return f"{year}/{pair[0]}", f"{year}/{pair[1]}"
     found = ", ".join(f"{year}/{name}" for year, names in splits.items() for name in names) or "none"
-    raise DataError(f"{root}: needs the lists trainval.txt and test.txt, or train.txt and val.txt; found: {found}")
+    raise DataError(
+        f"{root}: needs the lists trainval.txt and test.txt, or train.txt and val.txt; found: {found}; "
+        f"`focalbench data split {shlex.quote(str(root))}` divides the images into trainval and test"
+    )
 
 
-def canvas(widths: Sequence[int], heights: Sequence[int], area: int) -> tuple[int, int]:
-    """Returns the canvas (height, width): the images' median aspect on about ``area`` pixels, in multiples of 16."""
-    aspect = min(3.0, max(1 / 3, median(width / height for width, height in zip(widths, heights, strict=True))))
-    height = max(64, round(math.sqrt(area / aspect) / 16) * 16)
-    width = max(64, round(height * aspect / 16) * 16)
-    return height, width
-
-
-def configuration(fit: _Fit) -> str:
-    """Returns the text of the configuration, as YAML."""
+def configuration(fit: _Fit, steps: int | None = None) -> str:
+    """Returns the text of the configuration, as YAML; with ``steps`` in place of those suggested."""
     widths = [record.width for record in fit.train_records]
     heights = [record.height for record in fit.train_records]
-    size = canvas(widths, heights, GPU_AREA if fit.has_gpu else CPU_AREA)
-    steps = max(MIN_STEPS, int(round(EPOCHS * len(widths) / 16, -2)))
-    if not fit.has_gpu:
-        steps = min(steps, MAX_CPU_STEPS)
+    found = fit.suggestion
+    steps = steps if steps is not None else found.steps
     cores = num_cores()
     machine = "a GPU" if fit.has_gpu else f"{cores} CPU core{'s'[: cores > 1]}"
-    priors, average_iou = _priors(fit.train_records, size)
+    priors = "[" + ", ".join(f"[{width:.2f}, {height:.2f}]" for width, height in found.priors.sizes) + "]"
     return _TEMPLATE.format(
+        schema=_schema_file(),
         name=_quoted(fit.name),
         root=_quoted(fit.root),
         all_cores="" if fit.has_gpu or cores == 1 else f" -s run.threads={cores}",
@@ -160,28 +253,53 @@ def configuration(fit: _Fit) -> str:
         machine=machine,
         train=fit.train,
         val=fit.val,
-        height=size[0],
-        width=size[1],
+        height=found.canvas[0],
+        width=found.canvas[1],
         usual=f"{int(median(widths))} x {int(median(heights))}",
-        smallest=f"{_small_side(fit.train_records, size):.0f}",
-        yolo_height=_multiple_of_32(size[0]),
-        yolo_width=_multiple_of_32(size[1]),
+        smallest=f"{found.small_side:.0f}",
+        yolo_height=found.yolo_canvas[0],
+        yolo_width=found.yolo_canvas[1],
         priors=priors,
-        average_iou=f"{average_iou:.2f}",
+        average_iou=f"{found.priors.average_iou:.2f}",
         shown_root=shlex.quote(fit.root),
-        backbone="resnet18" if fit.has_gpu else "tiny",
-        yolo_backbone="darknet19" if fit.has_gpu else "tiny",
+        backbone=found.backbone,
+        yolo_backbone=found.yolo_backbone,
         backbone_note="resnet50 is stronger and slower" if fit.has_gpu else "about 0.6 M parameters, made for a CPU",
+        model_lines=_model_lines(found),
         steps=steps,
         every=max(1, round(steps * 16 / len(widths) / 4)),
         epochs=f"{steps * 16 / len(widths):.0f}",
+        max_detections=found.max_detections,
+        fullest=found.fullest,
+        max_seeds=MAX_SEEDS,
     )
+
+
+def _model_lines(found: Suggestion) -> str:
+    """Lines of the model's section that the data ask for."""
+    lines = [] if found.weights == "none" else [f"  weights: {found.weights}   # they are on this machine already\n"]
+    before, after = (f"{100 * share:.1f} %" for share in found.unmatched)
+    lines += [
+        f"  {key}: {json.dumps(value)}   # {after} of the objects find no anchor of their size, not {before}\n"
+        for key, value in found.anchors.items()
+    ]
+    return "".join(lines)
+
+
+def _schema_file() -> Path:
+    """The schema of this version as a file, for editors."""
+    from focalbench.config.json_schema import json_schema
+    from focalbench.storage import write_atomically
+
+    path = choose_cache_dir(None) / f"schema-{__version__}.json"
+    with suppress(OSError, StorageError):  # without it an editor helps less
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(json_schema(), indent=1).encode())
+    return path
 
 
 def _quoted(text: str) -> str:
     """``text`` as a YAML scalar: in double quotes unless it is plain beyond doubt."""
-    import json
-
     plain = re.fullmatch(r"[A-Za-z_/.][A-Za-z0-9_/.+-]*", text) and text.lower() not in {"true", "false", "null", "."}
     return text if plain else json.dumps(text, ensure_ascii=False)
 
@@ -197,35 +315,8 @@ def _class_table(records: Sequence[Record], classes: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _small_side(records: Sequence[Record], size: tuple[int, int]) -> float:
-    """Shorter side in canvas pixels that nine of ten objects exceed."""
-    from focalbench.boxes.voc import continuous_from_voc
-
-    sides = sorted(
-        min((right - left) * size[1] / record.width, (bottom - top) * size[0] / record.height)
-        for record in records
-        for left, top, right, bottom in continuous_from_voc(record.boxes).tolist()
-    )
-    return float(sides[len(sides) // 10])
-
-
-def _multiple_of_32(side: int) -> int:
-    return math.ceil(side / 32) * 32
-
-
-def _priors(records: Sequence[Record], size: tuple[int, int]) -> tuple[str, float]:
-    """Prior boxes for YOLOv2 on its canvas as YAML, and their average best IoU."""
-    import numpy as np
-
-    from focalbench.boxes.priors import fit_priors
-    from focalbench.data.stats import canvas_sizes
-
-    cells = canvas_sizes(records, (_multiple_of_32(size[0]), _multiple_of_32(size[1]))) / 32
-    found = fit_priors(cells, min(MAX_PRIORS, len(np.unique(cells, axis=0))))
-    return "[" + ", ".join(f"[{width:.2f}, {height:.2f}]" for width, height in found.sizes) + "]", found.average_iou
-
-
 _TEMPLATE = """\
+# yaml-language-server: $schema={schema}
 # Written by `focalbench init` for {machine}. Every key: docs/configuration.md or `focalbench schema`.
 # {num_train} training images, {num_val} to evaluate on. Objects to train on, per class:
 {counts}
@@ -250,15 +341,12 @@ data:
 model:
   name: retinanet
   backbone: {backbone}   # {backbone_note}
-  prior_prob: 0.01   # null: no prior
+{model_lines}  prior_prob: 0.01   # null: no prior
   # YOLOv2 instead: replace this section by the line below, and data.image_size by [{yolo_height}, {yolo_width}].
   # Its priors are clustered from the objects, in units of 32 px (average best IoU {average_iou}).
   # {{name: yolov2, backbone: {yolo_backbone}, priors: {priors}}}
 
-loss:
-  name: focal
-  gamma: 2.0
-  alpha: 0.25
+loss: {{name: ce}}   # what the arms of the sweep are compared with
 
 optim:
   name: adamw
@@ -274,9 +362,12 @@ eval:
   protocol: voc07
   score_thresh: 0.02
   top_k: 400
+  max_detections: {max_detections}   # an image; the fullest one holds {fullest} objects
 
 sweep:
-  seeds: [0, 1, 2]   # six paired seeds are the fewest for a claim
+  until: decided   # six seeds an arm, then more for those that nothing can be said of yet
+  max_seeds: {max_seeds}
+  margin: 0.01   # a difference below one point of mAP does not matter
   list:
     - {{name: ce, loss: {{name: ce}}}}
     - {{name: balanced_ce, loss: {{name: balanced_ce, alpha: 0.75}}}}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,9 +25,12 @@ if TYPE_CHECKING:
     from focalbench.analysis.comparison import Comparison
     from focalbench.config.load import Experiment
     from focalbench.config.sweep import Trial
+    from focalbench.experiment.rehearsal import Rehearsal
     from focalbench.launchers.forecast import Forecast
+    from focalbench.launchers.local import Slots
     from focalbench.launchers.session import Session
     from focalbench.launchers.until_decided import Trainings
+    from focalbench.records.sweep import SweepFolder
 
 OutOption = Annotated[
     Path | None, typer.Option("--out", help="Folder of the results. Default: runs/NAME.", show_default=False)
@@ -47,6 +52,9 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the trials and how long they may take; train nothing.")
     ] = False,
+    timing: Annotated[
+        bool, typer.Option("--timing/--no-timing", help="With --dry-run: time some steps where no trial has finished.")
+    ] = True,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew; older results are set aside.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train failed trials again.")] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Start no trial after a failure.")] = False,
@@ -64,7 +72,7 @@ def run(
 
     folder = out if out is not None else default_folder(experiment)
     if dry_run:
-        _list_trials(experiment, folder, retry_failed=retry_failed, fresh=fresh, as_json=as_json)
+        _list_trials(experiment, folder, retry_failed=retry_failed, fresh=fresh, timing=timing, as_json=as_json)
         return
     options = SessionOptions(experiment.config.run.device, fresh, retry_failed, fail_fast, _command())
     try:
@@ -189,11 +197,12 @@ def _print_comparison(session: Session, folder: Path) -> None:
         )
 
 
-def _list_trials(experiment: Experiment, folder: Path, *, retry_failed: bool, fresh: bool, as_json: bool) -> None:
+def _list_trials(
+    experiment: Experiment, folder: Path, *, retry_failed: bool, fresh: bool, timing: bool, as_json: bool
+) -> None:
     """What would run, how each trial stands, and the time it may take."""
     from dataclasses import asdict
 
-    from focalbench.launchers.forecast import forecast
     from focalbench.launchers.local import slots_of
     from focalbench.launchers.search import leaves_stopped, num_search_trials
     from focalbench.launchers.session import known_trials
@@ -206,19 +215,11 @@ def _list_trials(experiment: Experiment, folder: Path, *, retry_failed: bool, fr
     if (plan := declared_plan(experiment)) is not None:
         found.require_plan(plan)
     trials = known_trials(experiment, found)
-    num_slots, place = 1, None  # how many trials a cluster takes at once is not known before it is asked
+    slots = None  # how many trials a cluster takes at once is not known before it is asked
     if config.run.launcher == "local":
-        most = len(trials) + num_search_trials(config)
-        slots = slots_of(config, config.run.device, most).devices
-        num_slots, place = len(slots), slots[0][0]
-    left = forecast(
-        trials,
-        found,
-        num_slots=num_slots,
-        device=place,
-        retry_failed=retry_failed,
-        with_stopped=not leaves_stopped(config),
-    )
+        slots = slots_of(config, config.run.device, len(trials) + num_search_trials(config))
+    left, unknown = _forecast(trials, found, slots, timing, retry_failed, with_stopped=not leaves_stopped(config))
+    num_slots = 1 if slots is None else len(slots.devices)
     rows: list[dict[str, Any]] = [
         {"name": t.name, "arm": t.arm, "seed": t.seed, "differs": t.differs, "state": found.trial(t.name).state()}
         for t in trials
@@ -231,9 +232,9 @@ def _list_trials(experiment: Experiment, folder: Path, *, retry_failed: bool, fr
     console.print_table(
         ["trial", "state", "differs in"], [(row["name"], row["state"], _assignments(row["differs"])) for row in rows]
     )
-    console.print_text(f"{len(rows)} trials in {folder}; nothing was trained\n{_time_words(left, num_slots)}")
+    console.print_text(f"{len(rows)} trials in {folder}; nothing was trained\n{_time_words(left, num_slots, unknown)}")
     if expected is not None:
-        console.print_text(_expected_words(expected))
+        console.print_text(_expected_words(expected, left, num_slots))
     if config.sweep is not None and config.sweep.search is not None:
         num = config.sweep.search.num
         console.print_text(
@@ -241,28 +242,72 @@ def _list_trials(experiment: Experiment, folder: Path, *, retry_failed: bool, fr
         )
 
 
+def _forecast(
+    trials: Sequence[Trial],
+    found: SweepFolder,
+    slots: Slots | None,
+    timing: bool,
+    retry_failed: bool,
+    *,
+    with_stopped: bool,
+) -> tuple[Forecast, str]:
+    """The time left, going by what has finished or by a rehearsal; and why there was none."""
+    from focalbench.errors import FocalbenchError
+    from focalbench.launchers.forecast import forecast
+    from focalbench.launchers.rehearsal import rehearse_side_by_side
+
+    def rehearse(trial: Trial) -> Rehearsal:
+        assert slots is not None  # else nobody calls it
+        console.info(f"timing some steps of {trial.name} ...")
+        return rehearse_side_by_side(trial, slots)
+
+    left = partial(
+        forecast,
+        trials,
+        found,
+        num_slots=1 if slots is None else len(slots.devices),
+        device=None if slots is None else slots.devices[0][0],
+        retry_failed=retry_failed,
+        with_stopped=with_stopped,
+    )
+    if not timing or slots is None or len(slots.devices[0]) > 1:  # devices that share a trial are not rehearsed
+        return left(), ""
+    try:
+        return left(rehearse=rehearse), ""
+    except FocalbenchError as fault:
+        return left(), str(fault).splitlines()[0]
+
+
 def _assignments(differs: dict[str, Any]) -> str:
     """``loss.gamma=2 loss.alpha=0.5``."""
     return " ".join(f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in differs.items())
 
 
-def _expected_words(expected: Trainings) -> str:
-    """How many trainings a sweep takes that ends by itself."""
+def _expected_words(expected: Trainings, left: Forecast, num_slots: int) -> str:
+    """How many trainings a sweep takes that ends by itself, and how long they last where that is known."""
     known = "as they did so far" if expected.measured else "which only the first look can tell"
+    most = ""
+    if left.longest is not None:
+        most = f" (about {console.duration(left.longest * math.ceil(expected.most / num_slots))} in all)"
     return (
-        f"sweep.until: {expected.least} trainings at least, {expected.most} at most; about {expected.expected:.0f} "
-        f"where no arm differs and paired differences scatter by {100 * expected.sd:.2f} points, {known}"
+        f"sweep.until: {expected.least} trainings at least, {expected.most} at most{most}; about "
+        f"{expected.expected:.0f} where no arm differs and paired differences scatter by {100 * expected.sd:.2f} "
+        f"points, {known}"
     )
 
 
-def _time_words(left: Forecast, num_slots: int) -> str:
-    """The forecast as a sentence; what is not known is said."""
+def _time_words(left: Forecast, num_slots: int, unknown: str) -> str:
+    """The forecast as a sentence; what is not known is said, and why."""
     if left.num_left == 0:
         return "nothing is left to train"
     trials = f"{left.num_left} trial{'s'[: left.num_left > 1]} left to train"
     if left.seconds is None:
+        if unknown:
+            return f"{trials}; how long they take is not known: {unknown}"
         return f"{trials}; how long they take is not known before the first has finished: then ask again"
     if left.num_known < left.num_left:
         trials = f"{left.num_known} of {trials} (none like the others has finished yet)"
     words = f"{num_slots} side by side" if num_slots > 1 else "one after the other"
-    return f"about {console.duration(left.seconds)} for {trials}, {words}, going by {left.num_measured} finished"
+    known = [f"{left.num_measured} finished"] if left.num_measured else []
+    known += ["some steps timed now"] if left.num_rehearsed else []
+    return f"about {console.duration(left.seconds)} for {trials}, {words}, going by {' and '.join(known)}"

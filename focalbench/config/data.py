@@ -10,6 +10,7 @@ from focalbench.config.base import Fraction, Positive, Section, SeedNumber, key_
 from focalbench.splits import parse_split
 
 Side = Annotated[int, Field(ge=32, le=4096)]
+Sample = Annotated[int, Field(ge=0, le=65535)]
 
 
 def _split(value: str) -> str:
@@ -87,8 +88,20 @@ class VocData(_DataSection):
     """Splits to evaluate on, as YEAR/SPLIT."""
     classes: Literal["auto", "voc"] | ClassList = "auto"
     """`auto`: the sorted names found in the training splits; `voc`: the 20 of Pascal VOC; or a list."""
+    other_classes: Literal["ignore"] | None = None
+    """Objects of classes that are not among `classes`. null: an error. `ignore`: left out, with a warning; in training
+    such an object is background then, and a detection of it in `val` counts as false."""
+    sample_range: tuple[Sample, Sample] | None = None
+    """Values of 16-bit samples that become black and white; others are cut. null: 0 and 65535. A 12-bit sensor needs
+    [0, 4095]. 8-bit images are not touched."""
     image_size: Side | tuple[Side, Side] = 320
     """Canvas in pixels: one number for a square, or [height, width]; 32 to 4096 each. Multiples of 32 waste nothing."""
+
+    @model_validator(mode="after")
+    def _range_rises(self) -> VocData:
+        if self.sample_range is not None and self.sample_range[0] >= self.sample_range[1]:
+            raise key_error("sample_range", f"should be [black, white], rising, not {list(self.sample_range)}")
+        return self
 
     @model_validator(mode="after")
     def _splits_apart(self) -> VocData:

@@ -45,6 +45,8 @@ EFFECTS: dict[str, Effect] = {
     "data.train": _RESULT | _TIME,
     "data.val": _EVALUATION | _TIME,
     "data.classes": _RESULT | _TIME,
+    "data.other_classes": _RESULT | _TIME,
+    "data.sample_range": _RESULT,
     "data.num_train": _RESULT | _TIME,
     "data.num_val": _EVALUATION | _TIME,
     "data.seed": _RESULT | _EVALUATION,
@@ -90,7 +92,7 @@ EFFECTS: dict[str, Effect] = {
 }
 """Dotted key -> what it changes. A section that stands here stands for all keys in it."""
 
-UNLESS_SET = ("model.trainable_stages",)
+UNLESS_SET = ("data.other_classes", "data.sample_range", "model.trainable_stages")
 """Keys that belong to a trial's identity only where they are not null: a trial whose configuration was written without
 them is the same trial."""
 

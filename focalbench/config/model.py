@@ -116,7 +116,8 @@ class RetinaNetConfig(_Detector):
     the tag of its weights, as in `timm/resnet18.a1_in1k`."""
     weights: Annotated[str, Field(min_length=1)] = "none"
     """First weights of the backbone: `none` (random), `imagenet` (torchvision's or timm's, not for `tiny`), or the path
-    of a torch or safetensors file: of torchvision's or timm's classifier, or of a trained RetinaNet."""
+    of a torch or safetensors file: of torchvision's or timm's classifier, or of a network that holds it below one
+    prefix, such as a RetinaNet or a network wrapped by DataParallel."""
     trainable_stages: Annotated[int, Field(ge=0, le=4)] | None = None
     """How many of the backbone's last stages learn; 0: none of it. The stem and the stages before them stay as loaded,
     statistics of batch norm included, which needs loaded weights. null: the whole backbone learns."""

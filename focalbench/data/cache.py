@@ -3,8 +3,8 @@
 A cache is one folder, ``<root name>-<HxW>-<key>``: ``images.npy``, ``records.npz`` and ``meta.json``. It is built in a
 temporary folder beside it and renamed, under a file lock, so that two processes that need it at once build it once
 and nobody ever sees half of it. The key covers the list of images, the sizes and times of change of their files,
-canvas, fit and this reader's version: a changed data set is another cache. Labels are stored for the split's own class
-names and turned into those of the classes asked for when the cache is opened.
+canvas, fit, range of 16-bit samples and this reader's version: a changed data set is another cache. Labels are stored
+for the split's own class names and turned into those of the classes asked for when the cache is opened.
 """
 
 from __future__ import annotations
@@ -29,10 +29,14 @@ from filelock import FileLock, Timeout
 from focalbench.data.faults import raise_for_faults
 from focalbench.data.images import Fit, to_canvas
 from focalbench.data.scanning import Listing, Sample, Scan, scan_samples
+from focalbench.data.sixteen_bit import SampleRange
 from focalbench.data.voc import (
+    STRICT,
     Classes,
+    ClassRule,
     Record,
     VocSplit,
+    fold_name,
     found_names,
     join_objects,
     make_record,
@@ -44,8 +48,8 @@ from focalbench.errors import DataError, StorageError
 from focalbench.runtime import StopFlag, choose_cache_dir
 from focalbench.storage import read_arrays, read_json, sync
 
-READER_VERSION = 3  # raise it when decoding, resizing or repairing changes: older caches are then rebuilt
-Layout = tuple[tuple[int, int], Fit]
+READER_VERSION = 4  # raise it when decoding, resizing or repairing changes: older caches are then rebuilt
+Layout = tuple[tuple[int, int], Fit, SampleRange | None]
 _STALE_SUFFIX = ".partial"
 _ARRAYS = ("sizes", "counts", "boxes", "labels", "difficult", "digests")
 
@@ -67,11 +71,19 @@ class DecodedSplit:
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """What decides how images lie in a cache: the canvas (height, width) and the fit; and the folder of all caches."""
+    """What decides how images lie in a cache: the canvas (height, width), the fit and the range of 16-bit samples; and
+    the folder of all caches.
+    """
 
     canvas: tuple[int, int]
     fit: Fit
     cache_dir: str | os.PathLike[str] | None = None
+    sample_range: SampleRange | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """What :func:`focalbench.data.images.to_canvas` takes."""
+        return self.canvas, self.fit, self.sample_range
 
 
 @dataclass(frozen=True)
@@ -84,8 +96,8 @@ class CachePlace:
 
     @property
     def layout(self) -> Layout:
-        """Canvas and fit."""
-        return self.settings.canvas, self.settings.fit
+        """That of its settings."""
+        return self.settings.layout
 
 
 def locate_cache(samples: Sequence[Sample], settings: CacheSettings) -> CachePlace:
@@ -93,7 +105,7 @@ def locate_cache(samples: Sequence[Sample], settings: CacheSettings) -> CachePla
     canvas = settings.canvas
     root = samples[0].folder.path.parent.resolve() if samples else Path("empty")
     stem = re.sub(r"[^A-Za-z0-9_-]", "_", root.parent.name if root.name == "VOCdevkit" else root.name)[:40]
-    name = f"{stem or 'data'}-{canvas[0]}x{canvas[1]}-{compute_key(samples, canvas, settings.fit)}"
+    name = f"{stem or 'data'}-{canvas[0]}x{canvas[1]}-{compute_key(samples, *settings.layout)}"
     return CachePlace(choose_cache_dir(settings.cache_dir) / name, settings, samples)
 
 
@@ -113,8 +125,9 @@ def _decode_all(
 ) -> list[Scan]:
     """Decodes every sample and hands the pixels to ``store``; the faults are in the scans."""
     scans: list[Scan] = []
-    canvas, fit = layout
-    for scan, pixels in scan_samples(samples, partial(to_canvas, canvas=canvas, fit=fit), stop=stop):
+    canvas, fit, sample_range = layout
+    to_pixels = partial(to_canvas, canvas=canvas, fit=fit, sample_range=sample_range)
+    for scan, pixels in scan_samples(samples, to_pixels, stop=stop):
         if pixels is not None:
             store(len(scans), pixels)
         scans.append(scan)
@@ -136,7 +149,14 @@ def fingerprint_split(split: VocSplit, image_digests: Iterable[bytes]) -> str:
 
 
 def decode_split(
-    listing: Listing, classes: Classes, canvas: tuple[int, int], fit: Fit, *, stop: StopFlag | None = None
+    listing: Listing,
+    classes: Classes,
+    canvas: tuple[int, int],
+    fit: Fit,
+    *,
+    sample_range: SampleRange | None = None,
+    rule: ClassRule = STRICT,
+    stop: StopFlag | None = None,
 ) -> DecodedSplit:
     """Decodes a split into an array in memory, writing nothing.
 
@@ -145,13 +165,18 @@ def decode_split(
         InterruptedTrial: when ``stop`` is set.
     """
     images = np.zeros((len(listing.samples), *canvas, 3), np.uint8)
-    scans = _decode_all(listing.samples, (canvas, fit), stop, images.__setitem__)
-    split = make_split(listing, scans, classes)
+    scans = _decode_all(listing.samples, (canvas, fit, sample_range), stop, images.__setitem__)
+    split = make_split(listing, scans, classes, rule)
     return DecodedSplit(split, images, fingerprint_split(split, (scan.digest for scan in scans)))
 
 
 def open_cache(
-    listing: Listing, classes: Classes, settings: CacheSettings, *, stop: StopFlag | None = None
+    listing: Listing,
+    classes: Classes,
+    settings: CacheSettings,
+    *,
+    rule: ClassRule = STRICT,
+    stop: StopFlag | None = None,
 ) -> DecodedSplit:
     """Opens the disk cache of a split, which is built first where it is missing, out of date or damaged.
 
@@ -171,7 +196,7 @@ def open_cache(
             with build_cache(place, stop) as builder:
                 if builder is not None:
                     scans = _decode_all(listing.samples, place.layout, stop, builder.store)
-                    make_split(listing, scans, classes)  # raises for faults: such a set gets no cache
+                    make_split(listing, scans, classes, rule)  # raises for faults: such a set gets no cache
                     builder.finish(scans)
         except OSError as error:
             reason = error.strerror or str(error)
@@ -183,17 +208,19 @@ def open_cache(
     if found is None:
         raise StorageError(f"{place.folder}: the image cache was built but cannot be read back")
     stored, images, digests = found
-    split = _label_anew(stored, listing, classes, stop)
+    split = _label_anew(stored, listing, classes, rule, stop)
     return DecodedSplit(split, images, fingerprint_split(split, [digests]))
 
 
-def _label_anew(split: VocSplit, listing: Listing, classes: Classes, stop: StopFlag | None) -> VocSplit:
+def _label_anew(
+    split: VocSplit, listing: Listing, classes: Classes, rule: ClassRule, stop: StopFlag | None
+) -> VocSplit:
     """The split of a cache with labels for ``classes``; a DataError as of :func:`make_split` where they do not fit."""
     names = resolve_classes(split.classes, classes)
-    repeated = classes == "auto" and len({name.casefold() for name in names}) < len(names)
-    if repeated or not set(split.classes) <= set(names):
+    repeated = classes == "auto" and len(set(map(fold_name, names))) < len(names)
+    if repeated or not (rule.ignore or set(split.classes) <= set(names)):
         # The faults name objects in files, which the cache does not know: the annotations are read again.
-        return make_split(listing, [scan for scan, _ in scan_samples(listing.samples, stop=stop)], classes)
+        return make_split(listing, [scan for scan, _ in scan_samples(listing.samples, stop=stop)], classes, rule)
     return relabel(split, names)
 
 

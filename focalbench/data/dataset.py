@@ -16,8 +16,9 @@ from focalbench.boxes.voc import continuous_from_voc, voc_from_continuous
 from focalbench.data.cache import CacheSettings, decode_split, fingerprint_split, open_cache
 from focalbench.data.images import Fit, place, to_canvas
 from focalbench.data.scanning import list_samples, scan_samples
+from focalbench.data.sixteen_bit import SampleRange
 from focalbench.data.transforms import normalise
-from focalbench.data.voc import Classes, Record, join_objects, make_split
+from focalbench.data.voc import STRICT, Classes, ClassRule, Record, join_objects, make_split
 from focalbench.errors import StorageError
 from focalbench.runtime import StopFlag, free_memory
 from focalbench.structures import Targets
@@ -38,8 +39,10 @@ class ImageStore(Protocol):
 class FileImages:
     """Images decoded from their files whenever they are asked for: ``cache: none``."""
 
-    def __init__(self, records: Sequence[Record], canvas: tuple[int, int], fit: Fit) -> None:
-        self._records, self._canvas, self._fit = records, canvas, fit
+    def __init__(
+        self, records: Sequence[Record], canvas: tuple[int, int], fit: Fit, sample_range: SampleRange | None = None
+    ) -> None:
+        self._records, self._layout = records, (canvas, fit, sample_range)
         self._pool = ThreadPoolExecutor(max(1, torch.get_num_threads()))
 
     def __len__(self) -> int:
@@ -47,7 +50,7 @@ class FileImages:
 
     def _decode(self, index: int) -> np.ndarray:
         record = self._records[index]
-        return to_canvas(record.image_path.read_bytes(), record.orientation, self._canvas, self._fit)
+        return to_canvas(record.image_path.read_bytes(), record.orientation, *self._layout)
 
     def __getitem__(self, indices: np.ndarray) -> np.ndarray:
         """(B, H, W, 3) uint8."""
@@ -95,6 +98,7 @@ class DetectionData:
         fit: how images met the canvas.
         fingerprint: hex digits over the content; equal for equal data on any machine.
         cache: where :meth:`batch` takes images from when the device is a GPU.
+        sample_range: how 16-bit samples became 8-bit ones.
     """
 
     images: ImageStore
@@ -104,6 +108,7 @@ class DetectionData:
     fit: Fit
     fingerprint: str
     cache: CacheMode = "disk"
+    sample_range: SampleRange | None = None
     _resident: dict[torch.device, Tensor | None] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -247,6 +252,8 @@ def load_data(
     cache: CacheMode = "auto",
     cache_dir: str | os.PathLike[str] | None = None,
     stop: StopFlag | None = None,
+    rule: ClassRule = STRICT,
+    sample_range: SampleRange | None = None,
 ) -> DetectionData:
     """Opens joined splits on a canvas; the first time this decodes every image, later it takes milliseconds.
 
@@ -260,6 +267,8 @@ def load_data(
             ``device`` keeps a copy on the GPU (from the disk cache), ``auto`` is ``device`` where that fits easily and
             ``disk`` elsewhere.
         cache_dir: folder of the disk caches, None for the usual one.
+        rule: for objects of other classes.
+        sample_range: 16-bit samples that become black and white; None for all they can be.
 
     Raises:
         DataError: with all faults of the data set at once.
@@ -270,14 +279,15 @@ def load_data(
     listing = list_samples(root, splits)
     if cache == "none":
         scans = [scan for scan, _ in scan_samples(listing.samples, stop=stop)]
-        split = make_split(listing, scans, classes)
-        files = FileImages(split.records, canvas, fit)
+        split = make_split(listing, scans, classes, rule)
+        files = FileImages(split.records, canvas, fit, sample_range)
         fingerprint = fingerprint_split(split, (scan.digest for scan in scans))
-        return DetectionData(files, split.records, split.classes, canvas, fit, fingerprint, cache)
+        return DetectionData(files, split.records, split.classes, canvas, fit, fingerprint, cache, sample_range)
     if cache == "ram":
         _require_memory(len(listing.samples), canvas)
-        decoded = decode_split(listing, classes, canvas, fit, stop=stop)
+        decoded = decode_split(listing, classes, canvas, fit, sample_range=sample_range, rule=rule, stop=stop)
     else:
-        decoded = open_cache(listing, classes, CacheSettings(canvas, fit, cache_dir), stop=stop)
+        settings = CacheSettings(canvas, fit, cache_dir, sample_range)
+        decoded = open_cache(listing, classes, settings, rule=rule, stop=stop)
     records, names = decoded.split.records, decoded.split.classes
-    return DetectionData(decoded.images, records, names, canvas, fit, decoded.fingerprint, cache)
+    return DetectionData(decoded.images, records, names, canvas, fit, decoded.fingerprint, cache, sample_range)

@@ -50,14 +50,19 @@ def pick_of_every_kind(faults: Sequence[Fault], limit: int) -> list[Fault]:
     return [faults[index] for index in sorted(firsts_first[:limit])]
 
 
-def summarise(faults: Sequence[Fault], noun: str, limit: int = MAX_LINES) -> list[str]:
-    """Gives an account of ``faults``: one line of counts by kind, then the faults, in ``limit`` lines at most."""
+def summarise(
+    faults: Sequence[Fault], noun: str, limit: int = MAX_LINES, lister: str = "focalbench data check --json"
+) -> list[str]:
+    """Gives an account of ``faults``: one line of counts by kind, then the faults, in ``limit`` lines at most.
+
+    ``lister`` is the command that lists those for which there is no room.
+    """
     kinds = ", ".join(f"{kind} {count}" for kind, count in count_kinds(faults).items())
     head = f"{len(faults)} {noun}{'' if len(faults) == 1 else 's'}: {shorten(kinds, 400)}"
     room = limit - 1 if len(faults) <= limit - 1 else limit - 2
     lines = [head, *(f"  {fault}" for fault in pick_of_every_kind(faults, room))]
     if len(faults) > room:
-        lines.append(f"  ... and {len(faults) - room} more: `focalbench data check --json` lists them")
+        lines.append(f"  ... and {len(faults) - room} more: `{lister}` lists them")
     return lines
 
 

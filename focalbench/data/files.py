@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import stat
 import unicodedata
 from collections import defaultdict
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from focalbench.data.faults import shorten
+from focalbench.data.layouts import IMAGE_SUFFIXES, explain, is_year_like
 from focalbench.errors import DataError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+_YEAR_NAME = re.compile(r"VOC[0-9]{1,40}")
 MAX_LIST_BYTES = 64 * 2**20
 MAX_LIST_LINES = 500_000
 MAX_ID_LENGTH = 200
+_PARTS = ("train", "val")  # of trainval
 
 
 class RefusedFile(Exception):  # noqa: N818 - a verdict, caught where the fault is recorded
@@ -157,16 +162,38 @@ def _require_years(path: Path) -> Path:
         raise DataError(f"{path}: {reason}; data.root is the folder that holds VOC2007, VOC2012, ...")
     if list_years(path):
         return path
-    if (path / "ImageSets").is_dir() and path.resolve().name.startswith("VOC"):
+    if _is_year(path):
         raise DataError(f"{path}: is a year folder itself; give the folder that holds it: {path.resolve().parent}")
-    if (path / "VOCdevkit").is_dir():
-        raise DataError(f"{path}: holds no VOC<year> folder; did you mean {path / 'VOCdevkit'}?")
-    raise DataError(f"{path}: holds no VOC<year> folder (expected {path / 'VOC2007' / 'ImageSets' / 'Main'})")
+    for folder in (path / "VOCdevkit", *islice((entry for entry in path.iterdir() if entry.is_dir()), 30)):
+        with suppress(OSError):
+            if folder.is_dir() and list_years(folder):
+                raise DataError(f"{path}: holds no VOC<year> folder; did you mean {folder}?")
+    raise DataError(f"{path}: {explain(path)}")
+
+
+def _is_year(path: Path) -> bool:
+    holds = (path / "ImageSets").is_dir() or is_year_like(path)
+    return holds and bool(_YEAR_NAME.fullmatch(path.resolve().name))
+
+
+def find_root(path: str | os.PathLike[str]) -> Path:
+    """Finds the data root for what a user may name in its place: a year folder in it, or the folder around VOCdevkit.
+
+    Raises:
+        DataError: as :func:`open_root`, where none of them is one.
+    """
+    given = Path(path).expanduser()
+    with suppress(OSError):
+        around = [given.parent, given.resolve().parent] if _is_year(given) else []
+        for candidate in (given, given / "VOCdevkit", *around):
+            if candidate.is_dir() and list_years(candidate):
+                return candidate
+    return open_root(given)
 
 
 def list_years(root: Path) -> list[str]:
     """Lists the years of the ``VOC<year>`` folders in ``root``, sorted."""
-    folders = (entry.name for entry in root.iterdir() if re.fullmatch(r"VOC[0-9]{1,40}", entry.name) and entry.is_dir())
+    folders = (entry.name for entry in root.iterdir() if _YEAR_NAME.fullmatch(entry.name) and entry.is_dir())
     return sorted(name[3:] for name in folders)[:100]
 
 
@@ -193,8 +220,23 @@ def default_splits(root: str | os.PathLike[str]) -> tuple[tuple[str, ...], tuple
         # trainval contains val: beside it only test is held out.
         val += [f"{year}/{held_out}"] if held_out and (held_out, learnt) != ("val", "trainval") else []
     if not train and not val:
-        raise DataError(f"{path}: no year has a list named trainval, train, val or test; name the splits")
+        raise DataError(f"{path}: no year has a list named trainval, train, val or test; {_lists_of(path)}")
     return tuple(train), tuple(val)
+
+
+def other_splits(root: str | os.PathLike[str], chosen: Collection[str]) -> tuple[str, ...]:
+    """Lists the splits in ``root`` that ``chosen`` leaves out, but for the parts of a trainval among them."""
+    path = open_root(Path(root))
+    found = [f"{year}/{name}" for year in list_years(path) for name in list_splits(path, year)]
+    parts = {f"{split.partition('/')[0]}/{part}" for split in chosen if split.endswith("/trainval") for part in _PARTS}
+    return tuple(split for split in found if split not in chosen and split not in parts)
+
+
+def _lists_of(path: Path) -> str:
+    """What lists there are, and how to take or make one."""
+    if found := other_splits(path, ()):
+        return f"found: {', '.join(found[:10])}; --train {found[0]} takes one to train on, --val to evaluate on"
+    return f"found: none; `focalbench data split {shlex.quote(str(path))}` makes them"
 
 
 def open_year(root: Path, year: str) -> YearFolder:
@@ -225,8 +267,9 @@ def read_list(folder: YearFolder, name: str) -> list[str]:
         data = folder.open(relative, MAX_LIST_BYTES)
         text = data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
     except RefusedFile as refused:
-        splits = ", ".join(list_splits(folder.path.parent, folder.year)[:20]) or "none"
-        raise DataError(f"{shown}: {refused}; splits found for {folder.year}: {splits}") from None
+        splits = ", ".join(list_splits(folder.path.parent, folder.year)[:20])
+        made = f"none; `focalbench data split {shlex.quote(str(folder.path.parent))}` makes them"
+        raise DataError(f"{shown}: {refused}; splits found for {folder.year}: {splits or made}") from None
     except UnicodeDecodeError:
         raise DataError(f"{shown}: is not text in UTF-8 or UTF-16") from None
     lines = [stripped for line in text.splitlines() if (stripped := line.strip("\0 \t\r\n\v\f"))]
@@ -246,6 +289,56 @@ def split_line(line: str, folder: YearFolder) -> str:
     if name in folder.images or name in folder.annotations:
         return name
     return re.sub(r"\s+[+-]?[01]$", "", name)
+
+
+@dataclass(frozen=True)
+class NearNames:
+    """Finds the image that a line of a list means though it says it otherwise."""
+
+    folder: YearFolder
+    _loose: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def find(self, line: str) -> tuple[str, str] | None:
+        """Looks for an image whose name ``line`` is but for something that lists have no use for.
+
+        Returns:
+            what is wrong (``with an ending``), and the name to write; None where no image is meant.
+        """
+        if ".." in line.replace("\\", "/").split("/"):
+            return None
+        kinds: list[str] = []
+        name = normalised(line)
+        for kind, pattern in _SLIPS.items():
+            shorter = pattern.sub("", name)
+            if shorter and shorter != name:
+                kinds, name = [*kinds, kind], shorter
+                if name in self.folder.images:
+                    return " and ".join(kinds), name
+        if not self._loose:
+            for image_id in reversed(self.folder.images):
+                for loose in (image_id.casefold(), _without_zeros(image_id)):
+                    self._loose[loose] = image_id
+        for loose in (name.casefold(), _without_zeros(name)):
+            meant = self._loose.get(loose)
+            if meant is not None:
+                same_digits = meant.casefold() == name.casefold()
+                return " and ".join([*kinds, "in another case" if same_digits else "with other zeros"]), meant
+        return None
+
+
+_SLIPS = {
+    "in quotes": re.compile(r"""^["'](?=.*["'],?;?$)|["'](?=,?;?$)"""),
+    "with a comma": re.compile(r"[,;]$"),
+    "with further columns": re.compile(r"[ \t,;].*$"),
+    "with a folder": re.compile(r"^.*[/\\](?=[^/\\])"),
+    "with an ending": re.compile(r"\.(jpe?g|png|xml|txt|bmp|tiff?|webp)$", re.IGNORECASE),
+}
+"""What is wrong -> what must go, tried one after the other."""
+
+
+def _without_zeros(name: str) -> str:
+    """``name`` without zeros in front of its numbers, in no case."""
+    return re.sub(r"(?<!\d)0+(?=\d)", "", name).casefold()
 
 
 def find_id_fault(image_id: str) -> str | None:

@@ -8,12 +8,15 @@ import struct
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from PIL import Image
+
+from focalbench.data.metadata import PNG_SIGNATURE, find_orientation, split_metadata
+from focalbench.data.sixteen_bit import MAX_SAMPLE, Extent, SampleRange, lower_bytes, to_8_bit
 
 Fit = Literal["warp", "letterbox"]
 
@@ -24,7 +27,7 @@ MAX_SCANNED_PIXELS = 2_000_000_000
 LARGE_PIXELS = 12_000_000
 _LARGE_IMAGE = threading.Lock()
 PAD_COLOR = (124, 116, 104)  # the mean of ImageNet: about zero once normalised
-_ORIENTATION_TAG = 0x0112
+_WHOLE_FILE = "focalbench: file of 16-bit colors"  # in the info of an image
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -68,7 +71,7 @@ def quiet_decoding() -> Iterator[None]:
 
 def _peek_size(data: bytes) -> tuple[int, int] | None:
     """(width, height) from the header's bytes, so that no decoder ever sees a bomb; None if not found."""
-    if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
+    if data[:8] == PNG_SIGNATURE and len(data) >= 24:
         return struct.unpack(">II", data[16:24])
     if data[:2] != b"\xff\xd8":
         return None
@@ -87,11 +90,16 @@ def _peek_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
+def _turn_of(image: Image.Image) -> AbstractContextManager[object]:
+    return _LARGE_IMAGE if image.width * image.height > LARGE_PIXELS else nullcontext()
+
+
 def _check_bounds(width: int, height: int, data: bytes) -> None:
     if width < 1 or height < 1:
         raise BrokenImage("image-broken", f"has no pixels ({width} x {height})")
     if width * height > MAX_PIXELS:
-        reason = f"has {width} x {height} pixels, more than the {MAX_PIXELS:,} accepted"
+        accepted = f"more than the {MAX_PIXELS:,} accepted"
+        reason = f"has {width} x {height} pixels, {accepted}: scale the image down, and the boxes of its annotation"
         raise BrokenImage("image-too-large", reason)
     # A progressive JPEG may hold thousands of empty scans, each as slow as the whole image.
     num_scans = data.count(b"\xff\xda") if data[:2] == b"\xff\xd8" else 1
@@ -100,13 +108,14 @@ def _check_bounds(width: int, height: int, data: bytes) -> None:
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Opens JPEG or PNG bytes without decoding the pixels.
+    """Opens JPEG or PNG bytes without decoding the pixels; of all metadata only EXIF is kept, in ``info["exif"]``.
 
     Raises:
         BrokenImage: if they are neither, or ask for more pixels than accepted.
     """
     if not data:
         raise BrokenImage("image-broken", "is empty")
+    data, exif = split_metadata(data)
     size = _peek_size(data)
     if size is not None:
         _check_bounds(*size, data)
@@ -116,56 +125,85 @@ def open_image(data: bytes) -> Image.Image:
         reason = "is neither a JPEG nor a PNG image" if isinstance(error, Image.UnidentifiedImageError) else f"{error}"
         raise BrokenImage("image-broken", reason) from None
     _check_bounds(*image.size, data)
+    image.info["exif"] = exif
+    if image.format == "PNG" and data[24:25] == b"\x10" and image.mode in ("LA", "RGB", "RGBA"):
+        image.info[_WHOLE_FILE] = data
     return image
 
 
 def read_header(image: Image.Image) -> Header:
     """Reads size and EXIF orientation of an opened image; an orientation that cannot be read counts as upright."""
-    orientation = 1
-    if "exif" in image.info:
-        try:
-            orientation = int(image.getexif().get(_ORIENTATION_TAG, 1))
-        except Exception:  # EXIF blocks are broken in many ways, none of which concerns the pixels
-            orientation = 1
-    return Header(*image.size, orientation if 1 <= orientation <= 8 else 1)
+    return Header(*image.size, find_orientation(image.info.get("exif", b"")))
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, sample_range: SampleRange | None) -> Image.Image:
     """8-bit RGB of any mode: 16-bit samples are scaled (Pillow would clip them), transparency is left out."""
+    if sample_range is not None and _WHOLE_FILE in image.info:
+        return Image.fromarray(to_8_bit(_samples(image), sample_range))
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I") or image.mode == "F":
-        samples = np.asarray(image)
-        if samples.dtype != np.uint16:
-            samples = samples.clip(0, 65535).astype(np.uint16)
-        return Image.fromarray((samples >> 8).astype(np.uint8)).convert("RGB")
+        return Image.fromarray(to_8_bit(_samples(image), sample_range)).convert("RGB")
     if image.mode in ("P", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
 
 
-def decode(image: Image.Image, orientation: int = 1, at_least: tuple[int, int] | None = None) -> Image.Image:
+def _samples(image: Image.Image) -> np.ndarray:
+    """(H, W) or (H, W, 3) uint16, of an image with samples of more than 8 bits; transparency is left out."""
+    if _WHOLE_FILE in image.info:
+        upper, lower = image.convert("RGB"), lower_bytes(image.info[_WHOLE_FILE])
+        return np.asarray(upper).astype(np.uint16) << 8 | np.asarray(lower)
+    samples = np.asarray(image)
+    return samples if samples.dtype == np.uint16 else samples.clip(0, MAX_SAMPLE).astype(np.uint16)
+
+
+def measure_samples(data: bytes) -> Extent:
+    """Measures which part of their range the samples of an image file use; that of no image for one of 8 bits.
+
+    Raises:
+        BrokenImage: if the bytes cannot be decoded.
+    """
+    if data[:8] != PNG_SIGNATURE or data[24:25] != b"\x10":
+        return Extent()
+    image = open_image(data)
+    with _turn_of(image):
+        try:
+            return Extent.of_samples(_samples(image))
+        except Exception as error:  # a decoder may raise anything on bytes made to break it
+            raise BrokenImage("image-broken", f"cannot be decoded: {error}") from None
+
+
+def decode(
+    image: Image.Image,
+    orientation: int = 1,
+    at_least: tuple[int, int] | None = None,
+    sample_range: SampleRange | None = None,
+) -> Image.Image:
     """Decodes all pixels of an opened image to 8-bit RGB, turned by ``orientation``.
 
     Args:
         image: from :func:`open_image`; used up.
         orientation: EXIF orientation to apply, 1 for none.
         at_least: (height, width) that will do: a JPEG is then decoded at 1/2, 1/4 or 1/8 of its size, never below this.
+        sample_range: of 16-bit samples; 8-bit images are what they are.
 
     Raises:
         BrokenImage: if the data are truncated or damaged.
     """
-    with _LARGE_IMAGE if image.width * image.height > LARGE_PIXELS else nullcontext():
-        return _decode(image, orientation, at_least)
+    with _turn_of(image):
+        return _decode(image, orientation, at_least, sample_range)
 
 
-def _decode(image: Image.Image, orientation: int, at_least: tuple[int, int] | None) -> Image.Image:
+def _decode(
+    image: Image.Image, orientation: int, at_least: tuple[int, int] | None, sample_range: SampleRange | None
+) -> Image.Image:
     try:
         if at_least is not None and image.format == "JPEG" and image.mode in ("RGB", "L"):
             height, width = at_least[::-1] if orientation >= 5 else at_least
             image.draft(image.mode, (width, height))
         image.load()
-        rgb = _to_rgb(image)
+        rgb = _to_rgb(image, sample_range)
     except Exception as error:  # a decoder may raise anything on bytes made to break it
         raise BrokenImage("image-broken", f"cannot be decoded: {error}") from None
     return rgb.transpose(_TRANSPOSES[orientation]) if orientation in _TRANSPOSES else rgb
@@ -194,7 +232,9 @@ def place(width: int, height: int, canvas: tuple[int, int], fit: Fit) -> Placeme
     return Placement(inner_width / width, inner_height / height, offset_x, offset_y)
 
 
-def to_canvas(data: bytes, orientation: int, canvas: tuple[int, int], fit: Fit) -> np.ndarray:
+def to_canvas(
+    data: bytes, orientation: int, canvas: tuple[int, int], fit: Fit, sample_range: SampleRange | None = None
+) -> np.ndarray:
     """Decodes and resizes (antialiased) an image file onto the canvas.
 
     Args:
@@ -202,6 +242,7 @@ def to_canvas(data: bytes, orientation: int, canvas: tuple[int, int], fit: Fit) 
         orientation: EXIF orientation to apply, 1 for none.
         canvas: (height, width) in pixels.
         fit: see :func:`place`.
+        sample_range: of 16-bit samples, see :func:`decode`.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -215,7 +256,8 @@ def to_canvas(data: bytes, orientation: int, canvas: tuple[int, int], fit: Fit) 
     placement = place(width, height, canvas, fit)
     inner = (round(width * placement.scale_x), round(height * placement.scale_y))
     # 1.5 times the canvas: the fast JPEG scaling then costs no visible quality, the antialiased resize does the rest.
-    pixels = decode(image, orientation, at_least=(math.ceil(1.5 * inner[1]), math.ceil(1.5 * inner[0])))
+    enough = math.ceil(1.5 * inner[1]), math.ceil(1.5 * inner[0])
+    pixels = decode(image, orientation, enough, sample_range)
     if pixels.size != inner:
         # A JPEG scaled by 1/2 rounds its size up: the box says which part the whole image really covers.
         ratio = max(1, round(max(width, height) / max(pixels.size)))

@@ -1,10 +1,10 @@
 """The two files of every image in a split, found, read once and fitted to each other.
 
 Repairs, each reported as a warning with its count: a zero-size box (maximum equal to minimum) is a slip of the mouse
-and its object is left out of training and evaluation; a box that leaves the image by more than a pixel is cut at the
-border, and its object left out where nothing remains; a missing ``difficult`` is 0; where the size tag and the image
-differ, the image's own size counts and boxes are taken as its pixels; an id listed twice is read once. Boxes within a
-pixel of the border are cut without a word (0-based files).
+and its object is left out of training and evaluation; a box that leaves the image by more than a pixel, on whichever
+side, is cut at the border, and its object left out where nothing remains; a missing ``difficult`` is 0; where the size
+tag and the image differ, the image's own size counts and boxes are taken as its pixels; an id listed twice is read
+once. Boxes within a pixel of the border are cut without a word (0-based files).
 
 EXIF orientation, as annotated: the image is turned when the size tag says that the annotator saw it turned. Where the
 tag cannot tell (a half turn, a square image, no tag), the pixels are taken as stored.
@@ -13,6 +13,8 @@ tag cannot tell (a half turn, a square image, no tag), the pixels are taken as s
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,9 +26,11 @@ from typing import TypeVar
 from focalbench.data.annotation import MAX_XML_BYTES, Annotation, VocObject, parse_annotation
 from focalbench.data.faults import Fault, shorten
 from focalbench.data.files import (
+    NearNames,
     RefusedFile,
     YearFolder,
     find_id_fault,
+    normalised,
     open_root,
     open_year,
     read_list,
@@ -97,16 +101,43 @@ def list_samples(
         except ValueError as fault:
             raise DataError(f"split {shorten(split)!r}: {fault}") from None
         folder = folders.get(year) or folders.setdefault(year, open_year(path, year))
+        shown = f"VOC{year}/ImageSets/Main/{name}.txt"
+        near, slips = NearNames(folder), _Slips(shown)
         for line in read_list(folder, name):
             image_id = split_line(line, folder)
-            shown = f"VOC{year}/ImageSets/Main/{name}.txt"
+            if image_id not in folder.images and image_id not in folder.annotations and (found := near.find(line)):
+                slips.add(line, *found)
+                continue
             if (year, image_id) in seen:
                 reason = f"image {shorten(image_id, 60)!r} is listed more than once: read once"
                 listing.warnings.append(Fault("duplicate-id", shown, None, reason))
                 continue
             seen.add((year, image_id))
             _find_files(folder, image_id, shown, listing)
+        listing.errors += slips.faults()
     return listing
+
+
+@dataclass
+class _Slips:
+    """Lines of one list that name images in another form, by what is wrong with them: how many, and the first."""
+
+    shown_list: str
+    found: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, line: str, kind: str, image_id: str) -> None:
+        example = f"such as {shorten(line, 60)!r}: write {shorten(image_id, 60)!r}"
+        self.found.setdefault(kind, [example]).append(line)
+
+    def faults(self) -> list[Fault]:
+        return [
+            Fault("list-entry", self.shown_list, None, f"lists {_images(len(lines))} {kind}, {example}")
+            for kind, (example, *lines) in self.found.items()
+        ]
+
+
+def _images(number: int) -> str:
+    return f"{number:,} image{'s' * (number != 1)}"
 
 
 def _find_files(folder: YearFolder, image_id: str, shown_list: str, listing: Listing) -> None:
@@ -120,7 +151,7 @@ def _find_files(folder: YearFolder, image_id: str, shown_list: str, listing: Lis
         reason = f"does not exist, but {shown_list} lists it"
         listing.errors.append(Fault("missing-annotation", f"{where}/Annotations/{image_id}.xml", None, reason))
     if image is None:
-        reason = f"does not exist as .jpg, .jpeg or .png, but {shown_list} lists it"
+        reason = f"{_say_missing(folder, image_id)}, but {shown_list} lists it"
         listing.errors.append(Fault("missing-image", f"{where}/JPEGImages/{image_id}", None, reason))
     if image is None or xml is None:
         return
@@ -131,6 +162,13 @@ def _find_files(folder: YearFolder, image_id: str, shown_list: str, listing: Lis
         reason = "has a second file that differs in case or Unicode form only: this one is used"
         listing.warnings.append(Fault("two-annotations", f"{where}/{xml.path}", None, reason))
     listing.samples.append(Sample(folder, image_id, image.path, xml.path))
+
+
+def _say_missing(folder: YearFolder, image_id: str) -> str:
+    for suffix in (".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm"):
+        if (folder.path / "JPEGImages" / f"{image_id}{suffix}").exists():
+            return f"is there as {suffix}, which is not read (convert it to .png)"
+    return "does not exist as .jpg, .jpeg or .png"
 
 
 @dataclass(frozen=True)
@@ -232,6 +270,10 @@ def fit_annotation_to_image(sample: Sample, annotation: Annotation, header: Head
     if annotation.size is not None and annotation.size != size:
         reason = f"<size> says {_times(annotation.size)}, the image has {_times(size)}: the image's size is used"
         warnings.append(Fault("size-differs", sample.shown_xml, None, reason))
+    other = _find_other_image(sample, annotation.filename)
+    if other is not None:
+        reason = f"<filename> names {shorten(other, 60)!r}, another image of this set: was it renamed, or swapped?"
+        warnings.append(Fault("other-filename", sample.shown_xml, None, reason))
     objects = []
     for item in annotation.objects:
         box, faults = _fit_box(item, size, sample.shown_xml)
@@ -240,6 +282,15 @@ def fit_annotation_to_image(sample: Sample, annotation: Annotation, header: Head
             objects.append(VocObject(item.tag, item.name, box, item.difficult))
     warnings += _find_twins(objects, sample.shown_xml)
     return Scan(sample, tuple(objects), size, orientation, digest, annotation.errors, tuple(warnings))
+
+
+def _find_other_image(sample: Sample, filename: str) -> str | None:
+    """The id of another image of the year folder that ``filename`` names; names of none are common, and no fault."""
+    name = normalised(re.split(r"[/\\]", filename)[-1])
+    ids = (name, os.path.splitext(name)[0])
+    if not name or sample.image_id in ids:
+        return None
+    return next((image_id for image_id in ids if image_id in sample.folder.images), None)
 
 
 def _times(size: tuple[int, int]) -> str:
@@ -259,7 +310,7 @@ def _fit_box(
         reason = f"{shown} lies outside the {_times(size)} image: the object is left out"
         return None, [Fault("box-outside", file, item.tag, reason)]
     faults = []
-    if right > width + 1 or bottom > height + 1:
+    if min(left, top) < 0 or right > width + 1 or bottom > height + 1:
         reason = f"{shown} leaves the {_times(size)} image: cut at the border"
         faults.append(Fault("box-beyond-border", file, item.tag, reason))
     left, top, right, bottom = max(left, 1.0), max(top, 1.0), min(right, float(width)), min(bottom, float(height))

@@ -5,10 +5,13 @@ What is repaired and what is refused is stated in :mod:`focalbench.data.scanning
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
+from itertools import combinations
 from os import PathLike
 from pathlib import Path
 from typing import Literal
@@ -20,11 +23,33 @@ from focalbench.data.scanning import Listing, Scan, list_samples, scan_samples
 from focalbench.errors import DataError
 
 Classes = Literal["auto", "voc"] | tuple[str, ...]
+_SEPARATORS = re.compile(r"[\s_\-\u2010-\u2015\u2212]+")
+_SPELLINGS = {
+    "case": str.casefold,
+    "Unicode form": lambda name: unicodedata.normalize("NFKC", name),
+    "separators (space, _ and -)": lambda name: _SEPARATORS.sub(" ", name).strip(),
+}
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ClassRule:
+    """What is done with objects whose class is not in the list of classes.
+
+    Attributes:
+        ignore: leave them out, with a warning; else they are errors.
+        trained: the list is that of a trained network, which messages then say.
+    """
+
+    ignore: bool = False
+    trained: bool = False
+
+
+STRICT = ClassRule()
 
 
 @dataclass(frozen=True)
@@ -99,41 +124,158 @@ def resolve_classes(found: Iterable[str], classes: Classes) -> tuple[str, ...]:
     return tuple(names)
 
 
-def check_class_names(scans: Sequence[Scan], classes: tuple[str, ...]) -> list[Fault]:
-    """Finds objects whose class is not in ``classes``, each with the nearest name as a hint."""
-    reasons = {
-        name: f"class {shorten(name, 60)!r} is not in the list of classes{_hint_at(name, classes)}"
-        for name in found_names(scans).difference(classes)
-    }
-    return [
-        Fault("unknown-class", scan.sample.shown_xml, item.tag, reasons[item.name])
-        for scan in scans
-        for item in scan.objects
-        if item.name in reasons
-    ]
+def fold_name(name: str) -> str:
+    """Returns ``name`` without what nobody means: case, Unicode form (NFKC), and which separator stands where."""
+    for fold in (*_SPELLINGS.values(), *_SPELLINGS.values()):  # once more: each may bring work for another
+        name = fold(name)
+    return name
 
 
-def _hint_at(name: str, classes: Sequence[str]) -> str:
-    same = [other for other in classes if other.casefold() == name.casefold()]
-    near = same or get_close_matches(name, classes, n=1)
-    return f"; did you mean {shorten(near[0], 60)!r}?" if near else f" ({shorten(', '.join(classes), 120)})"
+def describe_difference(name: str, other: str) -> str | None:
+    """Says in what ``name`` alone differs from ``other``, two names that :func:`fold_name` makes one; else None."""
+    for number in range(1, len(_SPELLINGS) + 1):
+        for kinds in combinations(_SPELLINGS, number):
+            folded = [name, other]
+            for kind in kinds:
+                folded = [_SPELLINGS[kind](text) for text in folded]
+            if folded[0] == folded[1]:
+                return " and ".join(kinds)
+    return None
 
 
-def find_case_twins(classes: Sequence[str], scans: Iterable[Scan]) -> list[Fault]:
-    """Finds names under ``auto`` that differ from another only in case: the rarer spelling is taken for a slip."""
+@dataclass
+class _Uses:
+    """Objects of one class name: how many, in how many images, and where the first is."""
+
+    scan: Scan
+    tag: str
+    objects: int = 0
+    images: int = 0
+
+    def __str__(self) -> str:
+        objects = f"{self.objects} object{'s' * (self.objects != 1)}"
+        return f"{objects} in {self.images} images" if self.images > 1 else objects
+
+    def fault(self, kind: str, reason: str) -> Fault:
+        return Fault(kind, self.scan.sample.shown_xml, self.tag, reason)
+
+
+def _count_uses(scans: Iterable[Scan]) -> dict[str, _Uses]:
+    uses: dict[str, _Uses] = {}
+    for scan in scans:
+        for name, number in Counter(item.name for item in scan.objects).items():
+            if name not in uses:
+                uses[name] = _Uses(scan, next(item.tag for item in scan.objects if item.name == name))
+            uses[name].objects += number
+            uses[name].images += 1
+    return uses
+
+
+def check_class_names(
+    scans: Iterable[Scan], names: tuple[str, ...], classes: Classes, rule: ClassRule = STRICT
+) -> list[Fault]:
+    """Finds class names that are not in ``names`` and, under ``auto``, spellings of one name; a fault for each.
+
+    Args:
+        names: what :func:`resolve_classes` made of ``classes``.
+    """
+    uses = _count_uses(scans)
+    faults = _find_spellings(uses) if classes == "auto" else []
+    known = {fold_name(name) for name in names} if classes == "auto" else set()
+    for name in () if rule.ignore else uses.keys() - set(names):
+        if fold_name(name) not in known:
+            faults.append(uses[name].fault("unknown-class", _explain_unknown(name, uses[name], names, classes, rule)))
+    return sorted(faults, key=lambda fault: (fault.kind, fault.reason))
+
+
+def _explain_unknown(name: str, uses: _Uses, names: tuple[str, ...], classes: Classes, rule: ClassRule) -> str:
+    where = "in data.classes"
+    if rule.trained:
+        where = "among the classes of the trial"
+    elif classes == "auto":
+        where = "among those of the training images"
+    elif classes == "voc":
+        where = "among Pascal VOC's (data.classes: voc)"
+    remedy = "name it in data.classes, or leave such objects out with data.other_classes: ignore"
+    if rule.trained:
+        remedy = "--ignore-other-classes leaves such objects out"
+    known = f" ({shorten(', '.join(names), 100)})" if classes != "voc" else ""
+    return f"class {shorten(name, 60)!r} ({uses}) is not {where}{known}{_hint_at(name, names)}; {remedy}"
+
+
+def _hint_at(name: str, names: Sequence[str]) -> str:
+    for other in names:
+        if fold_name(other) == fold_name(name):
+            difference = describe_difference(name, other) or "spelling"
+            return f"; did you mean {shorten(other, 60)!r}? It differs in {difference} only"
+    near = get_close_matches(name, names, n=1)
+    return f"; did you mean {shorten(near[0], 60)!r}?" if near else ""
+
+
+def _find_spellings(uses: dict[str, _Uses]) -> list[Fault]:
+    """Of names that :func:`fold_name` makes one, all but the most frequent are taken for slips."""
     groups: dict[str, list[str]] = {}
-    for name in classes:
-        groups.setdefault(name.casefold(), []).append(name)
-    uses = [(item, scan) for scan in scans for item in scan.objects if len(groups.get(item.name.casefold(), ())) > 1]
-    counts = Counter(item.name for item, _ in uses)
+    for name in uses:
+        groups.setdefault(fold_name(name), []).append(name)
     faults = []
-    for item, scan in uses:
-        usual = max(groups[item.name.casefold()], key=lambda name: (counts[name], name))
-        if item.name != usual:
-            names = f"class {shorten(item.name, 60)!r} differs from {shorten(usual, 60)!r}"
-            reason = f"{names} only in case; list both in data.classes to keep both"
-            faults.append(Fault("class-case", scan.sample.shown_xml, item.tag, reason))
+    for group in groups.values():
+        usual = max(group, key=lambda name: (uses[name].objects, name))
+        for name in group:
+            if name != usual:
+                difference = describe_difference(name, usual) or "spelling"
+                show = ascii if difference == "Unicode form" else repr  # the two look the same
+                shown, other = (f"{show(shorten(each, 60))} ({uses[each]})" for each in (name, usual))
+                reason = f"class {shown} differs from {other} only in {difference}"
+                reason += "; rename it, or list both in data.classes to keep both"
+                faults.append(uses[name].fault("class-spelling", reason))
     return faults
+
+
+def leave_out_others(scans: Iterable[Scan], names: tuple[str, ...]) -> tuple[list[Scan], list[Fault]]:
+    """Takes objects of classes that are not in ``names`` from the scans; a warning for each class says how many."""
+    scans, known = list(scans), set(names)
+    faults = [
+        uses.fault("other-class", f"class {shorten(name, 60)!r} ({uses}) is left out{_hint_at(name, names)}")
+        for name, uses in sorted(_count_uses(scans).items())
+        if name not in known
+    ]
+    if not faults:
+        return scans, []
+    return [replace(scan, objects=tuple(item for item in scan.objects if item.name in known)) for scan in scans], faults
+
+
+def hint_at_twin(name: str, names: Sequence[str]) -> str:
+    """Names the class that ``name`` may be a slip of, such as a plural; "" where none is that near."""
+    for other in names:
+        if other != name and _is_near(name, other):
+            return f"; is it meant to be {shorten(other, 60)!r}?"
+    return ""
+
+
+def _is_near(name: str, other: str) -> bool:
+    """An exchange of letters, a letter more or less in a longer name, or letters of another script that look alike."""
+    if name.isascii() != other.isascii():
+        return len(name) == len(other) and any(a == b for a, b in zip(name, other, strict=True))
+    return sorted(name) == sorted(other) or SequenceMatcher(None, name, other).ratio() > 0.85
+
+
+def find_empty_side(side: str, num_objects: int, num_difficult: int) -> Fault | None:
+    """Tells what is wrong with a side of the data that has nothing to learn from, or nothing to measure by.
+
+    Args:
+        side: ``train`` or ``val``.
+        num_objects: those that count: not difficult, not left out.
+        num_difficult: the others.
+    """
+    if num_objects:
+        return None
+    found = f"has no object that counts ({num_difficult} difficult, which do not)" if num_difficult else "has no object"
+    if side == "train":
+        return Fault(
+            "nothing-to-learn", side, None, f"{found}: there is nothing to learn; annotate objects in its images"
+        )
+    reason = f"{found}: mAP would be undefined for every arm; annotate objects in its images, or name other lists"
+    return Fault("nothing-to-measure", side, None, reason)
 
 
 def make_record(scan: Scan, classes: tuple[str, ...]) -> Record:
@@ -154,7 +296,7 @@ def make_record(scan: Scan, classes: tuple[str, ...]) -> Record:
     )
 
 
-def make_split(listing: Listing, scans: Sequence[Scan], classes: Classes) -> VocSplit:
+def make_split(listing: Listing, scans: Sequence[Scan], classes: Classes, rule: ClassRule = STRICT) -> VocSplit:
     """Turns ``scans`` into records, if they have no errors; ``classes`` may be ``auto`` for training images only.
 
     Raises:
@@ -163,19 +305,31 @@ def make_split(listing: Listing, scans: Sequence[Scan], classes: Classes) -> Voc
     faults = [*listing.errors, *(fault for scan in scans for fault in scan.errors)]
     raise_for_faults(faults)
     names = resolve_classes(found_names(scans), classes)
-    raise_for_faults([*check_class_names(scans, names), *(find_case_twins(names, scans) if classes == "auto" else ())])
+    raise_for_faults(check_class_names(scans, names, classes, rule))
+    scans, _ = leave_out_others(scans, names)
     return VocSplit(tuple(make_record(scan, names) for scan in scans), names)
 
 
 def relabel(split: VocSplit, classes: tuple[str, ...]) -> VocSplit:
-    """Gives the objects of ``split`` the labels of ``classes``, which must hold all its class names."""
+    """Gives the objects of ``split`` the labels of ``classes``; those of other classes are left out."""
     if split.classes == classes:
         return split
-    labels = np.array([classes.index(name) for name in split.classes], np.int64)
-    return VocSplit(tuple(replace(record, labels=labels[record.labels]) for record in split.records), classes)
+    index = {name: label for label, name in enumerate(classes)}
+    labels = np.array([index.get(name, -1) for name in split.classes], np.int64)
+    return VocSplit(tuple(_relabel_record(record, labels) for record in split.records), classes)
 
 
-def read_records(root: str | PathLike[str], splits: Sequence[str], classes: Classes = "auto") -> VocSplit:
+def _relabel_record(record: Record, new_labels: np.ndarray) -> Record:
+    labels = new_labels[record.labels]
+    kept = labels >= 0
+    if kept.all():
+        return replace(record, labels=labels)
+    return replace(record, boxes=record.boxes[kept], labels=labels[kept], difficult=record.difficult[kept])
+
+
+def read_records(
+    root: str | PathLike[str], splits: Sequence[str], classes: Classes = "auto", rule: ClassRule = STRICT
+) -> VocSplit:
     """Reads the images and objects of ``splits``, joined.
 
     Args:
@@ -183,9 +337,10 @@ def read_records(root: str | PathLike[str], splits: Sequence[str], classes: Clas
         splits: e.g. ``("2007/trainval", "2012/trainval")``.
         classes: ``auto`` (sorted names found in these splits: use it for training splits only), ``voc``, or the names
             in label order.
+        rule: for objects of other classes.
 
     Raises:
         DataError: if anything is missing, broken or not in ``classes``; all faults at once.
     """
     listing = list_samples(root, splits)
-    return make_split(listing, [scan for scan, _ in scan_samples(listing.samples)], classes)
+    return make_split(listing, [scan for scan, _ in scan_samples(listing.samples)], classes, rule)

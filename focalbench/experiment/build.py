@@ -26,7 +26,14 @@ from focalbench.data.voc import Classes
 from focalbench.errors import PluginError
 from focalbench.experiment.batches import AugmentedBatches, Resize
 from focalbench.experiment.build_loss import keywords_among
-from focalbench.experiment.locations import cache_dir, canvas_size, class_setting, data_location
+from focalbench.experiment.locations import (
+    cache_dir,
+    canvas_size,
+    class_rule,
+    class_setting,
+    data_location,
+    sample_range,
+)
 from focalbench.losses import LOSSES
 from focalbench.losses.criterion import Criterion
 from focalbench.models import MODELS
@@ -73,6 +80,8 @@ def build_data(config: ExperimentConfig, stop: StopFlag | None = None) -> DataSe
             cache=config.data.cache,
             cache_dir=cache_dir(config),
             stop=stop,
+            rule=class_rule(config),
+            sample_range=sample_range(config),
         )
 
     train = load(train_splits, class_setting(config))

@@ -8,8 +8,9 @@ from focalbench.config.data import SyntheticData
 from focalbench.config.paths import data_root
 from focalbench.config.schema import ExperimentConfig
 from focalbench.data.cache import CacheSettings
+from focalbench.data.sixteen_bit import SampleRange
 from focalbench.data.synthetic import ensure_synthetic
-from focalbench.data.voc import Classes
+from focalbench.data.voc import Classes, ClassRule
 from focalbench.runtime import choose_cache_dir
 
 
@@ -32,6 +33,16 @@ def class_setting(config: ExperimentConfig) -> Classes:
     return "auto" if isinstance(config.data, SyntheticData) else config.data.classes
 
 
+def class_rule(config: ExperimentConfig) -> ClassRule:
+    """Tells what becomes of objects of other classes."""
+    return ClassRule(ignore=getattr(config.data, "other_classes", None) == "ignore")
+
+
+def sample_range(config: ExperimentConfig) -> SampleRange | None:
+    """Tells how 16-bit samples become 8-bit ones."""
+    return getattr(config.data, "sample_range", None)
+
+
 def cache_dir(config: ExperimentConfig) -> Path:
     """Tells where decoded images are kept."""
     return choose_cache_dir(config.data.cache_dir)
@@ -47,4 +58,4 @@ def image_cache(config: ExperimentConfig) -> CacheSettings | None:
     """Returns the disk cache of decoded images that training reads; None where ``data.cache`` asks for no such file."""
     if config.data.cache in ("none", "ram"):
         return None
-    return CacheSettings(canvas_size(config), config.data.fit, cache_dir(config))
+    return CacheSettings(canvas_size(config), config.data.fit, cache_dir(config), sample_range(config))

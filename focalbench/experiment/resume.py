@@ -69,7 +69,7 @@ def require_same(checkpoint: Mapping[str, Any], identity: Mapping[str, Any], fol
     Raises:
         CheckpointError: with the key and both values.
     """
-    old, new = dict.fromkeys(UNLESS_SET, "none") | checkpoint["config"], identity["config"]
+    old, new = (dict.fromkeys(UNLESS_SET, "none") | config for config in (checkpoint["config"], identity["config"]))
     for key in sorted(old.keys() | new.keys()):
         if not keeps_trial(key) and old.get(key) != new.get(key):
             raise CheckpointError(

@@ -240,7 +240,11 @@ def _start(trial: Trial, session: _Session, warn: Warn) -> None:
     """What is measured once, on the untrained network: the loss against theory, and the factor that matches scales."""
     config, state = trial.config, session.state
     check = initial_class_loss(
-        state.model, state.criterion, session.batches, prior_prob=getattr(config.model, "prior_prob", None)
+        state.model,
+        state.criterion,
+        session.batches,
+        prior_prob=getattr(config.model, "prior_prob", None),
+        knows_prior=hasattr(config.model, "prior_prob"),
     )
     if check["diagnosis"]:
         warn(f"{trial.name}: {check['diagnosis']}")

@@ -17,6 +17,7 @@ from focalbench.figures.palette import IGNORED_COLOR, class_color
 
 _WIDTH = 960  # pixels of the whole picture
 _COLUMNS = 3
+_TALLEST = 1200  # pixels of one image
 _GUTTER = 6  # pixels between images
 _FONT_SIZE, _LEGEND_FONT_SIZE = 20, 28  # pixels; TensorBoard shows less than half of them
 _LINE_WIDTH = 3
@@ -40,7 +41,8 @@ class TrainingImage:
 
 
 def draw_batch(images: Sequence[TrainingImage], classes: Sequence[str], title: str) -> NDArray[np.uint8]:
-    """Draws the images of a batch side by side, three in a row, with dashed frames in the colours of the classes.
+    """Draws the images of a batch side by side, three in a row, with dashed frames in the colours of the classes; none
+    is taller than 1200 pixels.
 
     Below them stand the title and the classes in view with their colours. Where two of these share a colour, each frame
     has its name too.
@@ -56,8 +58,8 @@ def draw_batch(images: Sequence[TrainingImage], classes: Sequence[str], title: s
     present = sorted({int(label) for image in images for label in image.labels})
     named = len({class_color(label) for label in present}) < len(present)
     columns = min(_COLUMNS, len(images))
-    width = (_WIDTH - (columns - 1) * _GUTTER) // columns
-    height = max(1, round(images[0].pixels.shape[0] * width / images[0].pixels.shape[1]))
+    num_rows, num_columns, _ = images[0].pixels.shape
+    height, width = _cell_size(num_rows, num_columns, columns)
     rows = math.ceil(len(images) / columns)
     sheet = Image.new("RGB", (_WIDTH, rows * (height + _GUTTER) - _GUTTER), (255, 255, 255))
     for number, image in enumerate(images):
@@ -69,6 +71,12 @@ def draw_batch(images: Sequence[TrainingImage], classes: Sequence[str], title: s
     if any(len(image.ignored) for image in images):
         entries.append(Entry("not learned", IGNORED_COLOR, "dashed"))
     return np.array(with_legend(sheet, entries, font_size=_LEGEND_FONT_SIZE, line_width=_LINE_WIDTH))
+
+
+def _cell_size(height: int, width: int, columns: int) -> tuple[int, int]:
+    """Height and width at which images of this size stand in so many columns."""
+    factor = min((_WIDTH - (columns - 1) * _GUTTER) // columns / width, _TALLEST / height)
+    return max(1, round(height * factor)), max(1, round(width * factor))
 
 
 def _cell(image: TrainingImage, size: tuple[int, int], names: dict[int, str]) -> Image.Image:

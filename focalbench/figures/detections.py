@@ -19,7 +19,12 @@ from focalbench.figures.palette import BLACK, IGNORED_COLOR, class_color
 TRUTH_COLOR = (0, 170, 255)
 PREDICTION_COLOR = (255, 130, 0)
 
+LONG_SIDE = 4096
+"""Pixels of the longer side beyond which no picture is enlarged, however narrow it is."""
+
 _SHORT_SIDE = 384  # pixels: below this, names and scores cannot be read
+_LONGEST_SIDE = 16_384  # pixels: beyond, a picture is shrunk; JPEG ends at 65,500, and viewers before that
+_NO_ROOM = 96  # pixels of the shorter side: names would cover the whole
 _MOST_NAMED = 16  # frames; the names of more would cover what they name
 _CONTEXT = 0.5  # of a box's longer side, shown around it on each side of a crop
 _MIN_SIDE = 8.0  # pixels: a smaller box is cropped as if it had this side
@@ -40,7 +45,7 @@ def draw_detections(
     score_thresh: float = 0.3,
 ) -> NDArray[np.uint8]:
     """Returns a copy of ``image`` with boxes, class names and scores; small images are enlarged by a whole factor
-    first.
+    first, and no side is longer than 16,384 pixels.
 
     Each class has a colour. Frames of predictions are solid, with name and score above; those of objects are dashed,
     with the name below, and gray for difficult ones. A line at the bottom says so, and from what score on predictions
@@ -59,10 +64,11 @@ def draw_detections(
         score_thresh: predictions below it are not drawn.
 
     Returns:
-        (H', W', 3) uint8, at least 384 pixels on the shorter side without the line at the bottom.
+        (H', W', 3) uint8; without the line at the bottom at least 384 pixels on the shorter side, but of strips, whose
+        longer side is not enlarged beyond 4096.
     """
-    factor = max(1, -(-_SHORT_SIDE // min(image.shape[:2])))
-    size = (image.shape[1] * factor, image.shape[0] * factor)
+    size = _drawn_size(image.shape[1], image.shape[0])
+    factor = np.tile(np.array(size) / image.shape[1::-1], 2)
     picture = Image.fromarray(np.ascontiguousarray(image)).resize(size, Image.Resampling.BICUBIC)
     # Letters grow more slowly than the picture: a large one is seldom looked at as a whole.
     font_size, line_width = 8 + min(size) // 48, 2 + min(size) // 480
@@ -71,7 +77,7 @@ def draw_detections(
     drawn = order[scores[order] >= score_thresh]
     in_view = sorted({*labels[drawn].tolist(), *([] if truth_labels is None else truth_labels.tolist())})
     names = {label: label_of(classes[label], label) for label in in_view}
-    is_crowded = len(drawn) + (0 if truth_labels is None else len(truth_labels)) > _MOST_NAMED
+    is_crowded = len(drawn) + (0 if truth_labels is None else len(truth_labels)) > _MOST_NAMED or min(size) < _NO_ROOM
     in_legend = is_crowded and len({class_color(label) for label in in_view}) == len(in_view)
     for index in drawn:
         label, score = int(labels[index]), f"{scores[index]:.2f}"
@@ -90,6 +96,14 @@ def draw_detections(
         entries += [Entry(name, class_color(label), "patch") for label, name in names.items()]
     frames.draw()
     return np.array(with_legend(picture, entries, font_size=font_size, line_width=line_width))
+
+
+def _drawn_size(width: int, height: int) -> tuple[int, int]:
+    """Width and height of the picture of an image."""
+    shorter, longer = min(width, height), max(width, height)
+    whole = max(1, min(-(-_SHORT_SIDE // shorter), LONG_SIDE // longer))
+    factor = min(whole, _LONGEST_SIDE / longer)
+    return max(1, round(width * factor)), max(1, round(height * factor))
 
 
 def crop_around(

@@ -22,29 +22,35 @@ class Entry:
     sample: Literal["solid", "dashed", "patch", "none"] = "none"
 
 
+_NARROWEST = 24  # of the letters' height: room for the words of an entry
+
+
 def with_legend(picture: Image.Image, entries: Sequence[Entry], *, font_size: int, line_width: int) -> Image.Image:
     """Returns the picture with the entries below it, black on white, in as many lines as they need.
 
+    Beside a picture that is too narrow for words there is white.
+
     Args:
         picture: RGB.
-        entries: one cell each, from the left; what is wider than the picture is cut.
+        entries: one cell each, from the left; what is wider than the whole is cut.
         font_size, line_width: pixels.
     """
     margin, sample, space = font_size // 2, round(2.5 * font_size), round(0.4 * font_size)
     line_height = round(1.5 * font_size)
+    full_width = max(picture.width, _NARROWEST * font_size) if entries else picture.width
     cells: list[tuple[int, int, Entry, str]] = []
     x, line = margin, 0
     for entry in entries:
         before = 0 if entry.sample == "none" else sample + space
         font = font_for(entry.text, font_size)
-        text = shortened(entry.text, font, picture.width - 2 * margin - before)
+        text = shortened(entry.text, font, full_width - 2 * margin - before)
         width = before + round(font.getlength(text))
-        if x > margin and x + width > picture.width - margin:
+        if x > margin and x + width > full_width - margin:
             x, line = margin, line + 1
         cells.append((x, line, entry, text))
         x += width + font_size
     height = (line + 1) * line_height if cells else 0
-    canvas = Image.new("RGB", (picture.width, picture.height + height), WHITE)
+    canvas = Image.new("RGB", (full_width, picture.height + height), WHITE)
     canvas.paste(picture, (0, 0))
     draw = ImageDraw.Draw(canvas)
     for x, line, entry, text in cells:

@@ -39,7 +39,12 @@ def undrawable(classes: Sequence[str]) -> dict[int, str]:
 
 def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
     """Returns a font that has the letters of ``text``, else DejaVu Sans, ``size`` pixels high."""
-    return _font(_font_file(text) or _dejavu(), size)
+    return _font(font_path(text), size)
+
+
+def font_path(text: str) -> Path:
+    """Returns the file of a font that has the letters of ``text``, else DejaVu Sans."""
+    return _font_file(text) or _dejavu()
 
 
 def shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:

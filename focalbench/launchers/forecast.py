@@ -1,12 +1,13 @@
-"""How long a sweep will still take, going by its own finished trials; no guess where there are none."""
+"""How long a sweep will still take, going by its own finished trials, or by a rehearsal where none like them is."""
 
 from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from focalbench.config.dump import resolved
 from focalbench.config.identity import Effect, effect_of
@@ -16,6 +17,11 @@ from focalbench.records.reader import TrialRecord, flatten_config, read_trial
 from focalbench.records.state import TrialState
 from focalbench.records.sweep import SweepFolder
 
+if TYPE_CHECKING:
+    from focalbench.experiment.rehearsal import Rehearsal
+
+_MOST_REHEARSED = 4  # kinds of trials: each takes its seconds
+
 
 @dataclass(frozen=True)
 class Forecast:
@@ -23,15 +29,19 @@ class Forecast:
 
     Attributes:
         num_left: trials to train or to finish.
-        num_known: those of a kind of which one has finished.
+        num_known: those of a kind of which one has finished, or was rehearsed.
         num_measured: finished trials that the estimate goes by.
+        num_rehearsed: kinds of trials that it knows from a rehearsal.
         seconds: for the known ones, as many side by side as there are slots; None where none is known.
+        longest: of one of them alone.
     """
 
     num_left: int
     num_known: int
     num_measured: int
+    num_rehearsed: int
     seconds: float | None
+    longest: float | None
 
 
 def forecast(
@@ -42,6 +52,7 @@ def forecast(
     device: str | None = None,
     retry_failed: bool = False,
     with_stopped: bool = False,
+    rehearse: Callable[[Trial], Rehearsal] | None = None,
 ) -> Forecast:
     """Returns the time left for ``trials`` in ``sweep``: the images still to be trained on, times the seconds per image
     of the finished trials that differ in nothing that costs time, those of the same loss before others.
@@ -51,6 +62,7 @@ def forecast(
         device: where they will run, such as cuda:0; what finished on another kind of device does not count.
         retry_failed: whether failed trials are trained again.
         with_stopped: whether trials that a search had stopped early are trained to their end.
+        rehearse: times the first steps of a trial of whose kind none has finished; None leaves such trials unknown.
     """
     records = {trial.name: read_trial(sweep.trial(trial.name).path) for trial in trials}
     measured = _paces(trials, records, device and device.split(":")[0])
@@ -58,6 +70,7 @@ def forecast(
     left = [trial for trial in trials if not (state := records[trial.name].state).is_final or state in again]
     seconds: list[float] = []
     used: set[str] = set()
+    rehearsed: dict[str, Rehearsal] = {}
     for trial in left:
         kind = _kind(trial.config)
         paces = [pace for pace in measured if pace.kind == kind]
@@ -66,8 +79,12 @@ def forecast(
             used.update(pace.trial for pace in paces)
             num_images = _num_images(trial.config, paces[0].num_train) * _share_left(records[trial.name])
             seconds.append(num_images * fmean(pace.seconds_per_image for pace in paces))
+        elif rehearse is not None and (kind in rehearsed or len(rehearsed) < _MOST_REHEARSED):
+            if kind not in rehearsed:
+                rehearsed[kind] = rehearse(trial)
+            seconds.append(rehearsed[kind].seconds(trial.config) * _share_left(records[trial.name]))
     total = _side_by_side(seconds, num_slots) if seconds or not left else None
-    return Forecast(len(left), len(seconds), len(used), total)
+    return Forecast(len(left), len(seconds), len(used), len(rehearsed), total, max(seconds, default=None))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,16 @@ from focalbench.config.sweep import Trial
 from focalbench.data.check import check_data
 from focalbench.data.faults import raise_for_faults, summarise
 from focalbench.errors import BusyError, ConfigError
-from focalbench.experiment.locations import cache_dir, class_setting, data_location, image_cache
+from focalbench.experiment.first_weights import require_weights
+from focalbench.experiment.limits import limits
+from focalbench.experiment.locations import (
+    cache_dir,
+    class_rule,
+    class_setting,
+    data_location,
+    image_cache,
+    sample_range,
+)
 from focalbench.experiment.search import require_optuna
 from focalbench.extras import require_timm
 from focalbench.launchers.hardware import require_hardware
@@ -135,9 +144,11 @@ def check_all_data(
     """
     sharing: dict[Any, list[Trial]] = {}
     for trial in trials:
-        sharing.setdefault((*data_location(trial.config), class_setting(trial.config)), []).append(trial)
+        config = trial.config
+        key = (*data_location(config), class_setting(config), class_rule(config), sample_range(config))
+        sharing.setdefault(key, []).append(trial)
     fingerprints: dict[str, list[str]] = {}
-    for (root, train, val, classes), alike in sharing.items():
+    for (root, train, val, classes, rule, samples), alike in sharing.items():
         caches = dict.fromkeys(image_cache(trial.config) for trial in alike if to_train(trial))
         found = check_data(
             root,
@@ -147,12 +158,16 @@ def check_all_data(
             cache_dir=cache_dir(alike[0].config),
             stop=stop,
             fill=[cache for cache in caches if cache is not None],
+            rule=rule,
+            sample_range=samples,
         )
         raise_for_faults(found.errors)
         if found.warnings:
             for line in summarise(found.warnings, "warning", _WARNING_LINES):
                 report(line)
         fingerprints |= {trial.hash: list(found.fingerprints) for trial in alike}
+        for sentence in dict.fromkeys(line for trial in alike for line in limits(trial.config, *found.sizes)):
+            report(f"warning: {sentence}")
     return fingerprints
 
 
@@ -197,7 +212,7 @@ def run_session(
             sweep.listed()  # another version's list, or another plan, is refused before any image is read
             if plan is not None:
                 sweep.require_plan(plan)
-        _require_parts(config, [*trials, *typical_trials(config)], options.device)
+        _require_parts(config, [*trials, *typical_trials(config)], options, sweep)
         fingerprints = check_all_data(
             [*trials, *typical_trials(config)],
             report,
@@ -235,18 +250,28 @@ def run_session(
     return Session(trials, states, rounds.outcomes, stop.signum, ending)
 
 
-def _require_parts(config: ExperimentConfig, trials: Sequence[Trial], device: str) -> None:
+def _require_parts(
+    config: ExperimentConfig, trials: Sequence[Trial], options: SessionOptions, sweep: SweepFolder
+) -> None:
     """What is missing on this machine is said before anything is read.
 
     Raises:
-        ConfigError: for hardware that the trials ask for, timm, or Optuna where the sweep has a search.
+        ConfigError: for hardware or a compiler that the trials ask for, timm, or Optuna where the sweep has a search.
+        DataError: for first weights of trials that are to be trained, when they cannot be had, are none or do not fit.
     """
     for trial in trials:
         require_timm(str(getattr(trial.config.model, "backbone", "")))
     if search_of(config) is not None:
         require_optuna()
     if config.run.launcher == "local":
-        require_hardware(trials, device)
+        require_hardware(trials, options.device)
+    require_weights(trial.config for trial in trials if _needs_weights(sweep.trial(trial.name).state(), options))
+
+
+def _needs_weights(state: TrialState, options: SessionOptions) -> bool:
+    """Whether a trial that stands so will build its network."""
+    is_over = state is TrialState.DONE or (state is TrialState.FAILED and not options.retry_failed)
+    return options.fresh or not is_over
 
 
 @dataclass

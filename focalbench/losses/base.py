@@ -150,6 +150,9 @@ class ClassificationLoss(nn.Module):
     def initial_loss(self, num_anchors: float, num_positives: float, prior_prob: float | None) -> float | None:
         """Returns the expected loss per positive anchor before the first step, or None where there is no closed form.
 
+        It has one where it is a sum over elements: hit(pi) + miss(pi) (R K - P) / P with sigmoids, and R for R K with a
+        softmax. From it follows what the loss must be at any outputs, which the first step is held to.
+
         Args:
             num_anchors: R, anchors that are not ignored, a mean over images.
             num_positives: positive anchors per image, a mean over images.

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from importlib.util import find_spec
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
 from focalbench.errors import DataError
 from focalbench.models.features import FeatureExtractor
+from focalbench.models.weight_files import read_state_dict
 
-# Names that a state dict may stand under in a larger one; a focalbench checkpoint uses "model".
-_NESTED = ("model", "state_dict")
+Reading = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+"""From a state dict to the same tensors under other names; DataError where it cannot be read so."""
+
+_UNCOUNTED = "num_batches_tracked"  # no weights depend on it; torchvision's files of 2017 do not have it
 
 
 def load_backbone_weights(backbone: FeatureExtractor, name: str, weights: str) -> None:
@@ -23,56 +25,109 @@ def load_backbone_weights(backbone: FeatureExtractor, name: str, weights: str) -
     Args:
         name: of the backbone, as in the configuration.
         weights: none | imagenet | path of a torch or safetensors file: torchvision's or timm's classifier, this
-            backbone, or a RetinaNet or a focalbench checkpoint that holds it under ``backbone.``.
+            backbone, or a larger network that holds one of them, as a RetinaNet of focalbench's or torchvision's does,
+            or a network that was wrapped to train in parallel or to be compiled: see :func:`fitting_part`.
 
     Raises:
         ConfigError: ``imagenet`` for a backbone that has none.
         DataError: when the weights cannot be had, are damaged, or do not fit.
     """
-    if weights == "none":
-        return
+    if weights != "none":
+        load_whole(backbone, *_backbone_state(backbone, name, weights))
+
+
+def check_backbone_weights(backbone: FeatureExtractor, name: str, weights: str) -> None:
+    """Raises what :func:`load_backbone_weights` would; ``backbone`` stays as it is and may be without memory, on
+    torch's device ``meta``.
+    """
+    if weights != "none":
+        require_fit(backbone, *_backbone_state(backbone, name, weights))
+
+
+def _backbone_state(backbone: FeatureExtractor, name: str, weights: str) -> tuple[dict[str, Tensor], str]:
+    """The tensors under the backbone's names, as far as they can be told, and what to call their source."""
     if weights == "imagenet":
         state, source = backbone.imagenet_state(name), f"ImageNet weights of {name}"
     else:
         state, source = read_state_dict(Path(weights)), weights
-    of_detector = any(key.startswith("backbone.") for key in state)
-    own = below(state, "backbone.") if of_detector else backbone.adapted(state, source)
-    load_whole(backbone, own, source)
+    return fitting_part(backbone, state, source, dict, lambda part: backbone.adapted(part, source)), source
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Returns the tensors in a torch or safetensors file by name; only plain tensors are ever unpickled.
+def fitting_part(module: nn.Module, state: Mapping[str, Tensor], source: str, *readings: Reading) -> dict[str, Tensor]:
+    """Returns the tensors of ``state`` that have the names of ``module``: all, or those below one common prefix.
+
+    No prefix has a meaning: ``module.`` of DataParallel, ``_orig_mod.`` of torch.compile, ``backbone.body.`` of
+    torchvision's detectors or ``encoder.`` are cut off alike where what lies below one of them is the network, with
+    nothing missing and nothing left over. Where nothing fits, what comes nearest is returned, for
+    :func:`require_fit` to say what is wrong.
+
+    Args:
+        readings: ways to read a part, tried in turn.
 
     Raises:
-        DataError: when the file is missing, is no such file, or holds something else.
+        DataError: when two parts fit, or no reading can take any part.
     """
-    _check_is_file(path)
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as fault:  # torch raises many kinds for files that are not tensors
-        reason = (str(fault).splitlines() or [fault.__class__.__name__])[0]
-        raise DataError(f"{path}: not a torch file of plain tensors: {reason}") from fault
-    for name in _NESTED:
-        if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
-            state = state[name]
-            break
-    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise DataError(f"{path}: holds no state dict (a mapping of names to tensors)")
-    return {str(name): value for name, value in state.items()}
+    wanted = _counted(module.state_dict())
+    fits: dict[str, dict[str, Tensor]] = {}
+    nearest, most, refusal = None, 0, None
+    for prefix in _common_prefixes(state, len(wanted) // 2):
+        if any(prefix.startswith(shorter) for shorter in fits):
+            continue
+        part = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        for reading in readings:
+            try:
+                found = reading(part)
+            except DataError as fault:
+                refusal = refusal or fault
+                continue
+            if _counted(found) == wanted:
+                fits[prefix] = found
+                break
+            if (shared := len(wanted & found.keys())) > most:
+                nearest, most = found, shared
+    if len(fits) > 1:
+        raise DataError(
+            f"{source}: holds this network {len(fits)} times ({', '.join(fits)}): save the one to use alone"
+        )
+    if fits:
+        return next(iter(fits.values()))
+    if nearest is None and refusal is not None:
+        raise refusal
+    return nearest if nearest is not None else readings[-1](dict(state))
+
+
+def _counted(names: Mapping[str, Tensor]) -> set[str]:
+    return {name for name in names if not name.endswith(_UNCOUNTED)}
+
+
+def _common_prefixes(state: Mapping[str, Tensor], at_least: int) -> list[str]:
+    """No prefix, then those up to a dot that ``at_least`` tensors of ``state`` share, the shorter ones first."""
+    shares: Counter[str] = Counter()
+    for name in state:
+        parts = [] if name.endswith(_UNCOUNTED) else name.split(".")
+        shares.update(".".join(parts[:depth]) + "." for depth in range(1, len(parts)))
+    return ["", *sorted((prefix for prefix, share in shares.items() if share >= at_least), key=len)]
 
 
 def load_whole(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Loads ``state`` into ``module``: every tensor of it, in the right shape and finite, or none at all.
 
     Raises:
+        DataError: see :func:`require_fit`.
+    """
+    require_fit(module, state, source)
+    module.load_state_dict({name: state[name] for name in module.state_dict() if name in state}, strict=False)
+
+
+def require_fit(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Refuses a ``state`` that is not the whole of ``module``.
+
+    Raises:
         DataError: naming what is missing, left over, of another shape or not finite.
     """
     own = module.state_dict()
-    # A count of batches that no weights depend on; torchvision's files of 2017 do not have it.
-    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
-    left_over = [name for name in state if name not in own and not name.endswith("num_batches_tracked")]
+    missing = [name for name in own if name not in state and not name.endswith(_UNCOUNTED)]
+    left_over = [name for name in state if name not in own and not name.endswith(_UNCOUNTED)]
     shared = [name for name in own if name in state]
     reshaped = [
         f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
@@ -84,19 +139,6 @@ def load_whole(module: nn.Module, state: Mapping[str, Tensor], source: str) -> N
     found = [f"{len(names)} {kind} ({', '.join(names[:3])})" for kind, names in faults.items() if names]
     if found:
         raise DataError(f"{source}: does not fit: {'; '.join(found)}: check model.backbone and model.weights")
-    module.load_state_dict({name: state[name] for name in shared}, strict=False)
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    if find_spec("safetensors") is None:
-        raise DataError(f"{path}: the library safetensors is not installed: pip install 'focalbench[timm]'")
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as fault:
-        raise DataError(f"{path}: not a safetensors file: {fault}") from fault
 
 
 def torchvision_state(name: str) -> dict[str, Tensor]:
@@ -114,21 +156,3 @@ def torchvision_state(name: str) -> dict[str, Tensor]:
             f"model.weights: imagenet: cannot download {weights.url} ({fault}): "
             "download it elsewhere and give its path as model.weights"
         ) from fault
-
-
-def below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Returns the entries under ``prefix``, which is cut off; all of them where none is."""
-    found = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
-    return found or dict(state)
-
-
-def is_torch_file(path: Path) -> bool:
-    """Returns whether ``path`` starts like a file of ``torch.save``: a zip archive, or a pickle in the old format."""
-    _check_is_file(path)
-    with path.open("rb") as file:
-        return file.read(2) in (b"PK", b"\x80\x02")
-
-
-def _check_is_file(path: Path) -> None:
-    if not path.is_file():
-        raise DataError(f"{path}: no such weight file: model.weights is none, imagenet or the path of a file")

@@ -15,9 +15,10 @@ from focalbench.boxes.priors import VOC_PRIORS, fit_priors
 from focalbench.boxes.yolo import PRIOR_UNIT, decode_cells, place_priors
 from focalbench.errors import ConfigError
 from focalbench.models.darknet import ConvBlock, darknet19, reorganise, tiny_darknet
-from focalbench.models.darknet_weights import load_darknet_weights
+from focalbench.models.darknet_weights import load_darknet_weights, read_darknet_file
 from focalbench.models.detector import Detector
-from focalbench.models.weights import below, is_torch_file, load_whole, read_state_dict
+from focalbench.models.weight_files import holds_named_tensors, read_state_dict, refuse_other_kinds
+from focalbench.models.weights import fitting_part, load_whole
 from focalbench.structures import IMAGE_MEAN, IMAGE_STD, HeadOutputs
 
 _DARKNET_URL = "https://pjreddie.com/media/files/darknet19_448.conv.23"
@@ -145,25 +146,50 @@ class YoloV2(Detector):
         return decode_cells(deltas, anchors, stride=self.stride)
 
     def _load_weights(self, backbone: str, weights: str) -> None:
-        """Fills the network: from a darknet file, or from a torch file with the state dict of the network or of its
-        trunk (``trunk.``), alone or in a focalbench checkpoint.
+        """Fills the network: from a darknet file, or from a torch or safetensors file with the state dict of the
+        network or of its trunk, alone or below a prefix.
         """
         if weights == "none":
             return
-        if weights == "imagenet":
-            way_out = f"download {_DARKNET_URL} and give its path" if backbone == "darknet19" else "use none or a file"
-            raise ConfigError(f"model.weights: imagenet: torchvision has no {backbone} of YOLOv2: {way_out}")
         path = Path(weights)
-        if not is_torch_file(path):
-            if backbone != "darknet19":
-                raise ConfigError(f"model.weights: {weights}: darknet files fit backbone darknet19, not {backbone}")
+        if _is_darknet(backbone, weights):
             load_darknet_weights(self.darknet_layers(), path, num_trunk=18)
             return
         state = read_state_dict(path)
-        if any(key.startswith("predict.") for key in state):
-            load_whole(self, state, weights)
-        else:
-            load_whole(self.trunk, below(state, "trunk."), weights)
+        is_whole = any(f".{key}".endswith(".predict.weight") for key in state)
+        part = self if is_whole else self.trunk
+        load_whole(part, fitting_part(part, state, weights, dict), weights)
+
+
+def check_yolov2_weights(backbone: str, weights: str) -> None:
+    """Raises what making a :class:`YoloV2` would raise of its weight file, as far as the file alone can tell: whether
+    it fits depends on classes and priors too.
+    """
+    if weights == "none":
+        return
+    if _is_darknet(backbone, weights):
+        read_darknet_file(Path(weights))
+    else:
+        read_state_dict(Path(weights))
+
+
+def _is_darknet(backbone: str, weights: str) -> bool:
+    """Whether ``weights`` is to be read as a darknet file rather than as tensors by name.
+
+    Raises:
+        ConfigError: for ``imagenet``, or a darknet file for another backbone.
+        DataError: for a file that is missing, or of a kind that holds no weights.
+    """
+    if weights == "imagenet":
+        way_out = f"download {_DARKNET_URL} and give its path" if backbone == "darknet19" else "use none or a file"
+        raise ConfigError(f"model.weights: imagenet: torchvision has no {backbone} of YOLOv2: {way_out}")
+    path = Path(weights)
+    refuse_other_kinds(path)
+    if holds_named_tensors(path):
+        return False
+    if backbone != "darknet19":
+        raise ConfigError(f"model.weights: {weights}: darknet files fit backbone darknet19, not {backbone}")
+    return True
 
 
 def choose_priors(

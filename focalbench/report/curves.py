@@ -1,7 +1,7 @@
 """Draws the curves of the page: learning curves, one swept key, AP per class, precision against recall.
 
-Names from files never enter a figure as markup: a dollar sign is a dollar sign, and a glyph that the font lacks is a
-box. Most figures carry no legend; the page has one for all of them, in the same colours and dashes.
+Names from files never enter a figure as markup: a dollar sign is a dollar sign, and a class whose name no font can
+write is its number. Most figures carry no legend; the page has one for all of them, in the same colours and dashes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from focalbench.analysis import formats
 from focalbench.analysis.arms import Arm
 from focalbench.analysis.swept_keys import SweptGrid
 from focalbench.figures import new_figure
+from focalbench.figures.lettering import font_path, label_of
 from focalbench.records.document import as_number
 from focalbench.report.evaluation_set import RECALL_GRID
 from focalbench.statistics.summary import t_interval
@@ -30,6 +31,7 @@ from focalbench.tags import CLASS_AP
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 # Okabe and Ito's colours, told apart by colour-blind eyes, the light ones darkened for white paper.
 _COLORS = ("#0072b2", "#d55e00", "#007a5a", "#b0568c", "#3a9bd6", "#b87800", "#222222", "#6a51a3")
@@ -85,7 +87,7 @@ def embed_figure(figure: Figure, alt: str) -> Picture:
 
     buffer = io.BytesIO()
     with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": "focalbench"}):
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # class names in any script
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # keys and values of a sweep in any script
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     width, height = (round(96 * inches) for inches in figure.get_size_inches())
     return Picture("data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode(), alt, width, height)
@@ -96,6 +98,13 @@ def plain(name: str) -> str:
     text = "".join(character if character.isprintable() else " " for character in name)
     text = text if len(text) <= _MAX_NAME else text[: _MAX_NAME - 1] + "…"
     return text.replace("$", r"\$")
+
+
+def _in_its_font(place: Text, text: str) -> None:
+    """Gives ``place`` a font that has the letters of ``text``."""
+    from matplotlib.font_manager import FontProperties
+
+    place.set_fontproperties(FontProperties(fname=str(font_path(text)), size=place.get_fontsize()))
 
 
 def plot_learning_curves(arms: Sequence[Arm], key: str, words: str, styles: Mapping[str, LineStyle]) -> Picture | None:
@@ -147,44 +156,57 @@ def plot_swept_line(grid: SweptGrid, metric: str) -> Picture:
     return embed_figure(figure, f"{formats.heading(metric)} against {keys}, mean and 95 % interval: {words}")
 
 
-def plot_class_ap(classes: Sequence[str], arms: Sequence[Arm], styles: Mapping[str, LineStyle]) -> Picture:
-    """Draws the AP of every class as a row of dots, one an arm, with one standard deviation over the seeds."""
+def plot_class_ap(classes: Mapping[int, str], arms: Sequence[Arm], styles: Mapping[str, LineStyle]) -> Picture:
+    """Draws the AP of every class, label to name, as a row of dots, one an arm, with one standard deviation over the
+    seeds.
+    """
     figure, axes = _new_axes(height=max(2.2, 0.9 + 0.34 * len(classes)))
     spread = 0.6 / max(len(arms), 1)
     for number, arm in enumerate(arms):
-        for row, name in enumerate(classes):
+        for row, name in enumerate(classes.values()):
             metric = f"{CLASS_AP}{name}"
             values = formats.scale(metric) * np.array(list(arm.values(metric).values()))
             if len(values):
                 sd = float(values.std(ddof=1)) if len(values) > 1 else 0.0
                 y = row + (number - (len(arms) - 1) / 2) * spread
                 axes.errorbar(values.mean(), y, xerr=sd, fmt="o", color=styles[arm.label].color, markersize=4)
-    axes.set_yticks(range(len(classes)), [plain(name) for name in classes])
+    names = [label_of(name, label) for label, name in classes.items()]
+    axes.set_yticks(range(len(names)), [plain(name) for name in names])
+    for tick, name in zip(axes.get_yticklabels(), names, strict=True):
+        _in_its_font(tick, name)
     axes.set(xlim=(0, None), ylim=(len(classes) - 0.4, -0.6), xlabel="AP in points")
     words = f"AP in points of {len(classes)} classes for {len(arms)} arms, with one sd over the seeds"
     return embed_figure(figure, words)
 
 
 def plot_precision_recall(
-    curves: Mapping[str, Sequence[NDArray[np.float64]]], title: str, styles: Mapping[str, LineStyle], *, wide: bool
+    curves: Mapping[str, Sequence[NDArray[np.float64]]],
+    title: str,
+    styles: Mapping[str, LineStyle],
+    *,
+    label: int | None = None,
 ) -> Picture:
-    """Draws precision against recall, mean over the seeds; a wide figure of few arms has their range as a band.
+    """Draws precision against recall, mean over the seeds; the wide figure, of all classes, has the range of few arms
+    as a band.
 
     Args:
         curves: label of the arm -> (101,) precision at each recall, for each seed.
-        title: of the figure.
-        wide: a figure of its own rather than one of many.
+        title: of the figure; the name of the class where it is of one.
+        label: of that class; None: of all classes.
     """
+    wide = label is None
     figure, axes = _new_axes(_WIDTH if wide else 3.2, height=3.2 if wide else 2.6)
     with_bands = wide and len(curves) <= MAX_BANDS
-    for label, of_seeds in curves.items():
+    for arm, of_seeds in curves.items():
         table = np.stack(of_seeds)
-        axes.plot(RECALL_GRID, table.mean(axis=0), **styles[label].keywords())
+        axes.plot(RECALL_GRID, table.mean(axis=0), **styles[arm].keywords())
         if with_bands and len(table) > 1:
             axes.fill_between(
-                RECALL_GRID, table.min(axis=0), table.max(axis=0), color=styles[label].color, alpha=0.12, linewidth=0
+                RECALL_GRID, table.min(axis=0), table.max(axis=0), color=styles[arm].color, alpha=0.12, linewidth=0
             )
-    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision", title=plain(title))
+    words = title if label is None else label_of(title, label)
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision", title=plain(words))
+    _in_its_font(axes.title, words)
     return embed_figure(figure, f"Precision against recall, {title}, for {len(curves)} arms")
 
 

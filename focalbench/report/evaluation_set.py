@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from focalbench.analysis.box_kinds import what_is_annotated
 from focalbench.data.images import decode, open_image
 from focalbench.data.scanning import list_samples, scan_sample
+from focalbench.data.sixteen_bit import MAX_SAMPLE, SampleRange
 from focalbench.data.synthetic import generate_image
 from focalbench.errors import DataError, FocalbenchError
 from focalbench.metrics.assignment import Assignment, MatchRules, assign_detections, pair_iou
@@ -194,11 +195,16 @@ class EvaluationImages:
             return self._generate(index)
         sample = self._samples[index]
         scan, image = scan_sample(
-            sample, lambda content, orientation: np.asarray(decode(open_image(content), orientation))
+            sample,
+            lambda content, orientation: np.asarray(
+                decode(open_image(content), orientation, sample_range=_sample_range(self._data))
+            ),
         )
         if image is None:
             raise UnavailableImagesError("; ".join(f"{fault.file}: {fault.reason}" for fault in scan.errors))
-        self._require_same(index, [item.box for item in scan.objects])
+        left_out = self._data.get("other_classes") == "ignore"
+        used = [item.box for item in scan.objects if not left_out or item.name in self._found.classes]
+        self._require_same(index, used)
         return image
 
     def _generate(self, index: int) -> NDArray[np.uint8]:
@@ -221,6 +227,14 @@ class EvaluationImages:
                 f"image {self._found.image_ids[index]} has other objects than when it was evaluated: the data, or the "
                 "generator of a synthetic set, have changed since"
             )
+
+
+def _sample_range(data: Mapping[str, Any]) -> SampleRange | None:
+    """``data.sample_range`` of a configuration that another version may have written."""
+    match data.get("sample_range"):
+        case [int(low), int(high)] if 0 <= low < high <= MAX_SAMPLE:
+            return low, high
+    return None
 
 
 def _data_root(data: Mapping[str, Any]) -> Path | None:

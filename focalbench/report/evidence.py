@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from focalbench.analysis.arms import Arm
 from focalbench.analysis.comparison import Comparison
+from focalbench.figures.lettering import undrawable
 from focalbench.records.detections import UnusableDetectionsError
 from focalbench.records.trial import TrialFolder
 from focalbench.report.curves import (
@@ -87,6 +88,7 @@ class Evidence:
         image_seeds: label -> seed of the trial whose detections are drawn.
         false_positives: of the same trials.
         loss_figures: of every trial that has them.
+        numbered: classes that pictures show by number, label to name.
         objects_per_class: countable objects of the test set by class.
         detections_reason: why curves, images or false positives lack an arm, or are missing.
         images_reason: why the photographs are missing.
@@ -102,6 +104,7 @@ class Evidence:
     image_seeds: dict[str, int] = field(default_factory=dict)
     false_positives: list[ArmFalsePositives] = field(default_factory=list)
     loss_figures: list[LossFigures] = field(default_factory=list)
+    numbered: dict[int, str] = field(default_factory=dict)
     objects_per_class: dict[str, int] = field(default_factory=dict)
     detections_reason: list[str] = field(default_factory=list)
     images_reason: str = ""
@@ -114,9 +117,11 @@ def gather_evidence(comparison: Comparison, classes: Sequence[str]) -> Evidence:
     for key, words in ((MEAN_AP, "evaluated mAP in points"), (TRAIN_LOSS, "training loss")):
         picture = plot_learning_curves(drawn, key, words, evidence.styles)
         evidence.learning += [picture] if picture is not None else []
+    labels = {name: label for label, name in enumerate(classes)}
     with_ap = [name for name in classes if any(arm.values(f"{CLASS_AP}{name}") for arm in drawn)][:MAX_CLASSES_DRAWN]
     if with_ap:
-        evidence.class_ap = plot_class_ap(with_ap, drawn, evidence.styles)
+        evidence.class_ap = plot_class_ap({labels[name]: name for name in with_ap}, drawn, evidence.styles)
+    evidence.numbered = undrawable(classes)
     found = _add_curves(evidence, drawn)
     if found:
         _add_photographs(evidence, drawn, found)
@@ -138,6 +143,7 @@ def _add_curves(evidence: Evidence, drawn: Sequence[Arm]) -> dict[str, FoundObje
     shared = set.intersection(*(set(arm.trials) for arm in drawn)) if drawn else set()
     overall: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
     by_class: dict[str, dict[str, list[NDArray[np.float64]]]] = defaultdict(lambda: defaultdict(list))
+    labels: dict[str, int] = {}
     kept: dict[str, FoundObjects] = {}
     for arm in drawn:
         seed_shown = min(shared or arm.trials)
@@ -150,6 +156,7 @@ def _add_curves(evidence: Evidence, drawn: Sequence[Arm]) -> dict[str, FoundObje
             mean = mean_over_classes(found.precision)
             if mean is not None:
                 overall[arm.label].append(mean)
+            labels |= {name: label for label, name in enumerate(found.classes)}
             for name, curve in zip(found.classes, found.precision, strict=True):
                 if not np.isnan(curve[0]):
                     by_class[name][arm.label].append(curve)
@@ -157,9 +164,10 @@ def _add_curves(evidence: Evidence, drawn: Sequence[Arm]) -> dict[str, FoundObje
                 kept[arm.label], evidence.image_seeds[arm.label] = found, seed
     if overall:
         title = "all classes, mean of their curves"
-        evidence.precision_recall = plot_precision_recall(overall, title, evidence.styles, wide=True)
+        evidence.precision_recall = plot_precision_recall(overall, title, evidence.styles)
     for name in list(by_class)[:MAX_CLASSES_DRAWN]:
-        evidence.class_curves.append(plot_precision_recall(by_class[name], name, evidence.styles, wide=False))
+        picture = plot_precision_recall(by_class[name], name, evidence.styles, label=labels[name])
+        evidence.class_curves.append(picture)
     if kept:
         first = next(iter(kept.values()))
         counts = first.assignment.num_objects.tolist()

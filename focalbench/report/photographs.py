@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from focalbench.boxes.voc import continuous_from_voc
-from focalbench.figures.detections import crop_around, draw_detections, draw_tile
+from focalbench.figures.detections import LONG_SIDE, crop_around, draw_detections, draw_tile
 from focalbench.report.curves import Picture
 from focalbench.report.evaluation_set import EvaluationImages, FalsePositive, FoundObjects, UnavailableImagesError
 
@@ -93,8 +93,8 @@ def crop_false_positive(one: FalsePositive, found: FoundObjects, images: Evaluat
 
 
 def _resized(photograph: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:
-    """The photograph with a short side of ``_SHORT_SIDE``, and the factor."""
+    """The photograph with a short side of ``_SHORT_SIDE``, or less where it is a strip, and the factor."""
     height, width = photograph.shape[:2]
-    factor = _SHORT_SIDE / min(height, width)
+    factor = min(_SHORT_SIDE / min(height, width), LONG_SIDE / max(height, width))
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     return np.array(Image.fromarray(photograph).resize(size, Image.Resampling.BICUBIC)), factor

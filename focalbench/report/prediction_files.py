@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from focalbench.errors import StorageError
+from focalbench.errors import DataError, StorageError
 from focalbench.figures.detections import draw_detections
 from focalbench.storage import storage_faults, write_atomically
 
@@ -33,21 +33,25 @@ class PictureFolder:
         self._taken = {path.resolve() for path in inputs}
 
     def draw(self, source: Path, found: ImagePrediction, classes: Sequence[str], score_thresh: float) -> Path:
-        """Draws the boxes of one image at its original size and returns the picture's path.
+        """Draws the boxes of one image, see :func:`draw_detections`, and returns the picture's path.
 
         Raises:
+            DataError: naming the image, when it cannot be drawn.
             StorageError: when the folder cannot be written.
         """
-        picture = draw_detections(
-            found.image,
-            classes=classes,
-            boxes=found.boxes,
-            labels=found.labels,
-            scores=found.scores,
-            score_thresh=score_thresh,
-        )
         buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, format="JPEG", quality=92, comment=_MARK)
+        try:
+            picture = draw_detections(
+                found.image,
+                classes=classes,
+                boxes=found.boxes,
+                labels=found.labels,
+                scores=found.scores,
+                score_thresh=score_thresh,
+            )
+            Image.fromarray(picture).save(buffer, format="JPEG", quality=92, comment=_MARK)
+        except (OSError, ValueError, MemoryError) as fault:  # Pillow's
+            raise DataError(f"{source}: cannot be drawn: {fault or type(fault).__name__}") from fault
         with storage_faults(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             path = self._free_name(source.stem)

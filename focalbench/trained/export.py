@@ -111,9 +111,10 @@ def _write(network: nn.Module, example: Tensor, path: Path, metadata: dict[str, 
 def _metadata(trained: TrainedTrial) -> dict[str, str]:
     """What a user of the file has to know, as JSON texts."""
     height, width = trained.canvas
+    samples = {"sample_range": trained.sample_range} if trained.sample_range else {}
     facts = {
         "classes": list(trained.classes),
-        "canvas": {"height": height, "width": width, "fit": trained.fit},
+        "canvas": {"height": height, "width": width, "fit": trained.fit} | samples,
         "normalisation": {"mean": IMAGE_MEAN, "std": IMAGE_STD, "of": "RGB / 255"},
         "score_thresh": trained.settings.score_thresh,
         "nms_thresh": trained.settings.nms_thresh,

@@ -28,7 +28,8 @@ from focalbench.data.images import (
 from focalbench.data.transforms import normalise
 from focalbench.errors import DataError
 from focalbench.trained.trial import TrainedTrial
-from focalbench.training.evaluate import detect_batch
+from focalbench.training.evaluate import decode as decode_outputs
+from focalbench.training.evaluate import run_batch
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,14 @@ class ImagePrediction:
         boxes: (D, 4) float32, xyxy pixels of ``image``, 0-based and continuous; best first.
         labels: (D,) int64, 0..K-1.
         scores: (D,) float32 in [0, 1].
+        highest_score: of all anchors and classes, in [0, 1]: how near an image without detections came to one.
     """
 
     image: NDArray[np.uint8]
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
     scores: NDArray[np.float32]
+    highest_score: float
 
     @property
     def voc_boxes(self) -> NDArray[np.float32]:
@@ -115,18 +118,21 @@ def predict_image(trained: TrainedTrial, path: Path, *, score_thresh: float) -> 
         with quiet_decoding():
             opened = open_image(content)
             orientation = read_header(opened).orientation
-            pixels = decode(opened, orientation)
-            canvas = to_canvas(content, orientation, trained.canvas, trained.fit)
+            pixels = decode(opened, orientation, sample_range=trained.sample_range)
+            canvas = to_canvas(content, orientation, trained.canvas, trained.fit, trained.sample_range)
     except BrokenImage as fault:
         raise DataError(f"{path}: {fault}") from fault
     images = torch.from_numpy(canvas.copy())[None].permute(0, 3, 1, 2).to(trained.device)
     settings = dataclasses.replace(trained.settings, score_thresh=score_thresh)
     with torch.no_grad():
         batch = normalise(images).contiguous(memory_format=torch.channels_last)
-        (found,) = detect_batch(trained.model, batch, settings, trained.precision)
+        outputs = run_batch(trained.model, batch, trained.precision)
+        (found,) = decode_outputs(trained.model, outputs, settings)
+        highest = trained.model.scores(outputs).amax().item()
     placement = place(pixels.width, pixels.height, trained.canvas, trained.fit)
     scale = np.array([placement.scale_x, placement.scale_y] * 2)
     offset = np.array([placement.offset_x, placement.offset_y] * 2)
     boxes = (found.boxes.cpu().numpy().astype(np.float64) - offset) / scale
     boxes = boxes.clip(0, [pixels.width, pixels.height] * 2).astype(np.float32)
-    return ImagePrediction(np.asarray(pixels), boxes, found.labels.cpu().numpy(), found.scores.cpu().numpy())
+    labels, scores = found.labels.cpu().numpy(), found.scores.cpu().numpy()
+    return ImagePrediction(np.asarray(pixels), boxes, labels, scores, highest)

@@ -22,11 +22,13 @@ from focalbench.config.paths import data_root
 from focalbench.config.schema import ExperimentConfig
 from focalbench.data.dataset import DetectionData, load_data
 from focalbench.data.images import Fit
+from focalbench.data.sixteen_bit import SampleRange
+from focalbench.data.voc import ClassRule
 from focalbench.devices import available_precision, resolve_device, use_device
 from focalbench.errors import CheckpointError, ConfigError, DataError, FocalbenchError
 from focalbench.experiment import build
 from focalbench.experiment.build_loss import build_criterion
-from focalbench.experiment.locations import cache_dir, canvas_size, data_location
+from focalbench.experiment.locations import cache_dir, canvas_size, class_rule, data_location, sample_range
 from focalbench.losses.criterion import Criterion
 from focalbench.models.detector import Detector
 from focalbench.plugins.loading import load_plugins
@@ -79,6 +81,11 @@ class TrainedTrial:
         return self.result.trial or self.folder.resolve().name
 
     @property
+    def sample_range(self) -> SampleRange | None:
+        """How 16-bit samples became 8-bit ones."""
+        return sample_range(self.config)
+
+    @property
     def criterion(self) -> Criterion:
         """The training's, with the state of its last step (matching, gamma, alpha, weight).
 
@@ -89,12 +96,16 @@ class TrainedTrial:
             raise ConfigError(_needs_plugin(TrialFolder(self.folder), self.config, "loss"))
         return self.own_criterion
 
-    def data(self, *, root: Path | None = None, splits: Sequence[str] | None = None) -> DetectionData:
+    def data(
+        self, *, root: Path | None = None, splits: Sequence[str] | None = None, ignore_other_classes: bool = False
+    ) -> DetectionData:
         """Returns images of ``splits`` (default: the trial's own evaluation splits) on the network's canvas.
 
         Args:
             root: the folder that holds VOC2007, ...; None: the trial's ``data.root``, else $FOCALBENCH_DATA.
             splits: ``YEAR/SPLIT`` each.
+            ignore_other_classes: leave out objects of classes that the network does not know, as ``data.other_classes``
+                can have it.
 
         Raises:
             ConfigError: without a root.
@@ -109,6 +120,8 @@ class TrainedTrial:
             fit=self.fit,
             cache=self.config.data.cache,
             cache_dir=cache_dir(self.config),
+            rule=ClassRule(ignore=ignore_other_classes or class_rule(self.config).ignore, trained=True),
+            sample_range=self.sample_range,
         )
 
     def detect(self, data: DetectionData) -> FlatArrays:

@@ -16,7 +16,7 @@ from focalbench.metrics.protocols import PROTOCOLS
 from focalbench.models.detector import Detector
 from focalbench.ranks import any_rank, gather, rank, world_size
 from focalbench.runtime import StopFlag
-from focalbench.structures import Detections
+from focalbench.structures import Detections, HeadOutputs
 
 FlatArrays = dict[str, NDArray]
 
@@ -110,8 +110,17 @@ def detect_batch(
     """Returns the detections on the canvas of one batch of normalised images, on the CPU; ``model`` should be in eval
     mode.
     """
+    return decode(model, run_batch(model, images, precision), settings)
+
+
+def run_batch(model: Detector, images: Tensor, precision: torch.dtype) -> HeadOutputs:
+    """Returns what the network says of one batch of normalised images."""
     with autocast(images.device, precision):
-        outputs = model(images)
+        return model(images)
+
+
+def decode(model: Detector, outputs: HeadOutputs, settings: DetectionSettings) -> list[Detections]:
+    """Returns the detections on the canvas of each image, on the CPU."""
     return model.decode(
         outputs,
         score_thresh=settings.score_thresh,

@@ -1,6 +1,7 @@
 """The sweep and the separate runs do the same work, and the figures belong together."""
 
 import json
+import os
 import random
 from pathlib import Path
 
@@ -105,7 +106,7 @@ def test_growth_with_trials_is_told_per_trial(clocks: list[tuple[int, int]]) -> 
 
 def test_a_run_that_fails_is_reported_with_its_last_words() -> None:
     with pytest.raises(FocalbenchError, match=r"json\.tool ended with 1: .*Expecting"):
-        call_module(["json.tool"], {}, "{")
+        call_module(["json.tool"], os.environ, "{")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU that is not there")

@@ -1,6 +1,7 @@
 """``data anchors``: priors and coverage as text and as one JSON document; settings that the configuration takes."""
 
 import json
+import re
 
 import pytest
 import typer
@@ -75,8 +76,25 @@ def test_text_names_classes_sizes_and_advice_in_80_columns(root):
     assert max(len(line) for line in lines) <= 80
 
 
-def test_more_priors_than_objects_is_the_users_fault(root):
-    assert isinstance(invoke(root, "-k", 50).exception, DataError)
+def test_objects_of_fewer_sizes_than_priors_get_as_many_priors_as_there_are_sizes(root):
+    """The table of RetinaNet's anchors needs no priors: it is printed in any case."""
+    result = invoke(root, "-k", 50, "--image-size", 128)
+    assert result.exit_code == 0
+    num_sizes = int(
+        re.search(r"-k 50: the objects have (\d+) different sizes only", " ".join(result.stderr.split()))[1]
+    )
+    assert f"YOLOv2: {num_sizes} priors on" in result.stdout
+    assert "advice: " in result.stdout
+    assert len(document_of(root, "-k", 50, "--image-size", 128)["priors"]) == num_sizes < 50
+
+
+def test_a_split_without_objects_that_count_is_the_users_fault(tmp_path):
+    root = synthesize(tmp_path, 2, 1, image_size=64)
+    for path in root.rglob("*.xml"):
+        path.write_text(path.read_text().replace("<difficult>0<", "<difficult>1<"))
+    error = invoke(root).exception
+    assert isinstance(error, DataError)
+    assert "has no object that counts" in str(error)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+
+from focalbench.cli.evaluate import _cut
 
 Call = Callable[..., Any]
 
@@ -106,7 +109,52 @@ def test_predict_draws_and_lists_every_image(focalbench: Call, trained: Any, pic
 def test_predict_prints_lines_and_leaves_out_low_scores(focalbench: Call, trained: Any, pictures: Path) -> None:
     done = focalbench("predict", trained.folder, pictures / "*.png", "--score-thresh", "1", "-o", "out")
     assert done.code == 0
-    assert done.out.count("0 boxes, drawn in out/") == 2
+    lines = [line.partition(": ")[2] for line in done.out.splitlines()]
+    assert len(lines) == 2
+    for line in lines:
+        assert re.fullmatch(r"0 boxes \(highest score 0\.\d{3}, below 1\), drawn in out/train_0000\d\.jpg", line)
+
+
+@pytest.mark.parametrize(
+    ("score", "shown"), [(0.29996, "0.299"), (0.0131, "0.013"), (0.001, "0.001"), (3.21e-5, "3e-05"), (0.0, "0")]
+)
+def test_a_score_below_the_threshold_is_never_rounded_up_to_it(score: float, shown: str) -> None:
+    assert _cut(score) == shown
+
+
+def test_predict_says_how_near_an_image_came_to_a_box(focalbench: Call, trained: Any, pictures: Path) -> None:
+    def look(threshold: str) -> dict[str, Any]:
+        done = focalbench("predict", trained.folder, pictures / "*0.png", "--score-thresh", threshold, "--json")
+        return json.loads(done.out)[0]
+
+    nothing, all_boxes = look("1"), look("0")
+    assert nothing["detections"] == []
+    assert nothing["highest_score"] == all_boxes["highest_score"] == all_boxes["detections"][0]["score"]
+
+
+def test_predict_draws_strips_and_goes_on_after_an_image_that_cannot_be_drawn(
+    focalbench: Call, trained: Any, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, size in {"tall": (2, 3440), "long": (30_000, 2), "dot": (1, 1)}.items():
+        Image.new("RGB", size).save(pictures / f"{name}.png")
+    save = Image.Image.save
+
+    def refuse(image: Image.Image, *arguments: Any, **options: Any) -> None:
+        if image.height > 3440:
+            raise OSError("broken data stream")
+        save(image, *arguments, **options)
+
+    monkeypatch.setattr(Image.Image, "save", refuse)
+    done = focalbench("predict", trained.folder, pictures, "--json")
+    assert done.code == 2
+    assert "tall.png: cannot be drawn: broken data stream" in done.err
+    sizes = {}
+    for row in json.loads(done.out):
+        with Image.open(row["picture"]) as picture:
+            sizes[Path(row["image"]).stem] = picture.size
+    assert sizes["long"][0] == 16_384
+    assert sizes["dot"][0] == 384
+    assert len(sizes) == 4
 
 
 def test_predict_goes_on_after_a_broken_image_and_ends_with_2(focalbench: Call, trained: Any, pictures: Path) -> None:

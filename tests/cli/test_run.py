@@ -19,6 +19,7 @@ from focalbench.config.load import load_config
 from focalbench.data.synthetic import synthesize
 from focalbench.errors import InterruptedTrial
 from focalbench.experiment.trial import run_trial
+from focalbench.launchers import local
 from focalbench.runtime import StopFlag
 
 pytestmark = pytest.mark.slow
@@ -58,7 +59,7 @@ def test_a_sweep_ends_with_a_table_and_says_how_to_see_the_curves(
     assert "started" not in again.err
     more = focalbench("run", write_config(_SWEEP.replace("[0]", "[0, 1]")), "--out", out, "--dry-run")
     assert re.search(r"about .* for 2 trials left to train, .* going by 2 finished", more.out)
-    anew = focalbench("run", write_config(_SWEEP), "--out", out, "--fresh", "--dry-run", "--json")
+    anew = focalbench("run", write_config(_SWEEP), "--out", out, "--fresh", "--dry-run", "--no-timing", "--json")
     assert [trial["state"] for trial in json.loads(anew.out)["trials"]] == ["new", "new"]
 
 
@@ -171,23 +172,19 @@ def test_an_edited_sweep_is_compared_by_itself(focalbench: Call, write_config: W
     assert "2 other trials in " in done.out
 
 
-def test_an_undefined_map_is_told_and_the_run_is_done_all_the_same(
+def test_a_set_with_nothing_to_measure_is_refused_before_training(
     focalbench: Call, write_config: Write, tmp_path: Path
 ) -> None:
     root = synthesize(tmp_path / "data", num_train=6, num_val=3, image_size=64)
-    listed = (root / "VOC2007" / "ImageSets" / "Main" / "val.txt").read_text().split()
-    for name in listed:
+    for name in (root / "VOC2007" / "ImageSets" / "Main" / "val.txt").read_text().split():
         path = root / "VOC2007" / "Annotations" / f"{name}.xml"
         path.write_text(path.read_text().replace("<difficult>0<", "<difficult>1<"))
     data = f"data={{name: voc, root: '{root}', train: [2007/train], val: [2007/val], image_size: 64}}"
-    done = focalbench("run", write_config(), "-s", data, "--out", tmp_path / "o")
-    assert done.code == 0, done.err
-    assert "undefined (NaN)" in done.err
-    assert "focalbench tensorboard" in done.out
-    (trial,) = (tmp_path / "o").glob("*-s0-*")
-    analysed = focalbench("analyze", trial, "-o", tmp_path / "a", "--errors", "--json")
-    assert analysed.code == 0, analysed.err
-    assert json.loads(analysed.out)["errors"]["mAP"] is None
+    done = focalbench("run", write_config(_SWEEP), "-s", data, "--out", tmp_path / "o")
+    assert done.code == 2
+    assert "1 data error: nothing-to-measure" in done.err
+    assert "mAP would be undefined for every arm" in done.err
+    assert not (tmp_path / "o").exists()
 
 
 def test_a_cache_folder_that_cannot_be_made_is_named(
@@ -202,13 +199,27 @@ def test_a_cache_folder_that_cannot_be_made_is_named(
     assert "Traceback" not in done.err
 
 
-def test_dry_run_lists_and_touches_nothing(focalbench: Call, write_config: Write, tmp_path: Path) -> None:
-    done = focalbench("run", write_config(_SWEEP), "--out", tmp_path / "o", "--dry-run")
+def test_dry_run_lists_and_touches_nothing(
+    focalbench: Call, write_config: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("run", write_config(_SWEEP), "--out", tmp_path / "o", "--dry-run")
+    done = focalbench(*command, "--no-timing")
     assert done.code == 0
     assert "2 trials" in done.out
     assert "loss.name=ce" in done.out
     assert "not known before the first has finished" in done.out
+    monkeypatch.setattr(local, "num_cores", lambda: 1)
+    timed = json.loads(focalbench(*command, "--json").out)["estimate"]
+    assert (timed["num_left"], timed["num_known"], timed["num_measured"], timed["num_rehearsed"]) == (2, 2, 0, 1)
+    assert 0 < timed["longest"] < timed["seconds"] < 60
     assert not (tmp_path / "o").exists()
+
+
+def test_dry_run_says_why_no_step_could_be_timed(focalbench: Call, write_config: Write, tmp_path: Path) -> None:
+    data = ["-s", "data.name=voc", "-s", "data.root=/nowhere"]
+    done = focalbench("run", write_config(), *data, "--out", tmp_path / "o", "--dry-run")
+    assert done.code == 0
+    assert "how long they take is not known: /nowhere: does not exist" in done.out
 
 
 @pytest.mark.parametrize(
@@ -261,7 +272,7 @@ def test_a_sweep_that_ends_by_itself_says_how_it_ended_and_keeps_what_it_declare
 ) -> None:
     sweep = "sweep: {{until: decided, seeds: 6, max_seeds: 6, margin: {margin}, grid: {{loss.gamma: [0, 2]}}}}"
     config, out = write_config(sweep.format(margin=0.01)), tmp_path / "out"
-    dry = focalbench("run", config, "--out", out, "--dry-run")
+    dry = focalbench("run", config, "--out", out, "--dry-run", "--no-timing")
     assert "sweep.until: 12 trainings at least, 12 at most; about 12 where no arm differs" in dry.out
     _pretend(config, out)
     done = focalbench("run", config, "--out", out)

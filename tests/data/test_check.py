@@ -93,7 +93,7 @@ def test_a_class_without_countable_objects_is_warned_of(sound, object_of):
 
 def test_training_images_without_any_object_are_an_error(sound):
     sound.list("train", [sound.add("d", "")])
-    assert [fault.kind for fault in check_data(sound.root, TRAIN).errors] == ["no-objects"]
+    assert [fault.kind for fault in check_data(sound.root, TRAIN).errors] == ["nothing-to-learn"]
 
 
 def test_an_unchanged_set_is_not_read_twice_and_a_changed_one_is(sound, object_of, monkeypatch):

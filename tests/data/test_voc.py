@@ -132,6 +132,9 @@ def test_boxes_within_a_pixel_of_the_border_are_cut_without_a_word(voc, object_o
         ((5, 6, 5, 9), "zero-size-box", []),
         ((5, 6, 5, 6), "zero-size-box", []),
         ((5, 6, 80, 25), "box-beyond-border", [[5, 6, 40, 25]]),
+        ((-5, 6, 20, 25), "box-beyond-border", [[1, 6, 20, 25]]),
+        ((5, -0.4, 20, 25), "box-beyond-border", [[5, 1, 20, 25]]),
+        ((-9, 6, -2, 25), "box-outside", []),
         ((60, 6, 80, 25), "box-outside", []),
         ((5, 6, 5.5, 25), "tiny-box", [[5, 6, 5.5, 25]]),
     ],
@@ -174,7 +177,6 @@ def test_where_a_box_starts_to_be_outside_beyond_the_border_or_tiny(voc, object_
     [
         (("cat", (5, 6, "nan", 25)), "non-finite-box"),
         (("cat", (5, "-inf", 20, 25)), "non-finite-box"),
-        (("cat", (-5, 6, 20, 25)), "negative-box"),
         (("cat", (20, 6, 5, 25)), "swapped-box"),
         (("cat", (5, 25, 20, 6)), "swapped-box"),
         (("cat", (5, "six", 20, 25)), "bad-coordinate"),

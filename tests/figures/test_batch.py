@@ -45,3 +45,11 @@ def test_frames_have_names_where_classes_share_a_colour() -> None:
 def test_boxes_that_are_not_finite_are_left_out() -> None:
     image = replace(IMAGE, boxes=np.array([[np.nan, 0, 9, 9]]), labels=np.array([0]))
     assert (draw_batch([image], ("a",), "first batch")[:720] == 0).all()
+
+
+@pytest.mark.parametrize(("height", "width", "cell"), [(4000, 20, (1200, 6)), (20, 4000, (2, 316)), (1, 1, (316, 316))])
+def test_strips_make_a_bounded_picture(height: int, width: int, cell: tuple[int, int]) -> None:
+    strip = replace(IMAGE, pixels=np.zeros((height, width, 3), np.uint8))
+    picture = draw_batch([strip] * 9, ("a",), "first batch")
+    assert picture.shape == (3 * cell[0] + 2 * 6 + 42, 960, 3)
+    assert (picture[: cell[0], : cell[1]] == 0).all()

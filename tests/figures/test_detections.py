@@ -34,6 +34,27 @@ def test_a_large_picture_keeps_its_size():
     assert picture.shape[1] == 500
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "drawn"),
+    [(20, 3440, (20, 3440)), (10, 1000, (40, 4000)), (1, 1, (384, 384)), (50, 20_000, (41, 16_384))],
+)
+def test_a_strip_is_bounded_in_both_directions(height, width, drawn):
+    boxes = {"boxes": np.array([[0.0, 0, 5, 1]]), "labels": np.array([0]), "scores": np.array([0.9])}
+    for turned in (False, True):
+        image = np.full((width, height, 3) if turned else (height, width, 3), 90, dtype=np.uint8)
+        picture = draw_detections(image, classes=("a",), **boxes)
+        bottom, right = drawn[::-1] if turned else drawn
+        assert picture.shape[1] == max(right, 24 * (8 + min(drawn) // 48))
+        assert bottom < picture.shape[0] < bottom + 200
+        assert holds(picture[:bottom, :right], class_color(0))
+
+
+def test_beside_a_strip_there_is_room_for_the_words_below_it():
+    with_words = draw_detections(np.zeros((3000, 4, 3), dtype=np.uint8), classes=("a",), **EMPTY)
+    assert (with_words[:3000, 4:] == 255).all()
+    assert (with_words[3000:, 40:] < 128).any()
+
+
 def test_frames_lie_on_the_scaled_boxes_in_their_colours():
     image = np.zeros((128, 128, 3), dtype=np.uint8)
     picture = draw_detections(

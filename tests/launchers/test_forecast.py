@@ -1,4 +1,4 @@
-"""The time a sweep will take, told from what has finished; nothing is invented where nothing has."""
+"""The time a sweep will take, told from what has finished, else from a rehearsal; nothing is invented without one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 
 from focalbench.config.load import load_config
 from focalbench.config.sweep import Trial
+from focalbench.experiment.rehearsal import START_S, Rehearsal
 from focalbench.launchers.forecast import forecast
 from focalbench.records.state import TrialState
 from focalbench.records.sweep import SweepFolder
@@ -66,6 +67,25 @@ def test_a_trial_of_another_kind_is_not_guessed_at(write_config: Write, out: Cal
     _finish(folder, trials[0], 24.0)
     found = forecast(trials, SweepFolder(folder))
     assert (found.num_left, found.num_known, found.seconds) == (1, 0, None)
+
+
+def test_each_kind_without_a_finished_trial_is_rehearsed_once(write_config: Write, out: Callable) -> None:
+    sweep = "sweep: {seeds: [0, 1], list: [{data.image_size: 64}, {data.image_size: 128}, {data.image_size: 96}]}"
+    trials = _trials(write_config(sweep))
+    folder = out(trials)
+    _finish(folder, trials[0], 50.0)
+    asked = []
+
+    def rehearse(trial: Trial) -> Rehearsal:
+        asked.append(trial.config.data.image_size)
+        return Rehearsal(num_train=12, num_val=6, step_s=10.0, image_s=1.0)
+
+    found = forecast(trials, SweepFolder(folder), rehearse=rehearse)
+    assert asked == [128, 96]
+    assert (found.num_left, found.num_known, found.num_measured, found.num_rehearsed) == (5, 5, 1, 2)
+    each = START_S + 6 * 10.0 + 2 * 6 * 1.0  # two passes over 12 images in steps of 4, an evaluation after each
+    assert found.seconds == pytest.approx(50 + 4 * each)
+    assert found.longest == pytest.approx(each)
 
 
 def test_other_data_are_another_kind_and_another_learning_rate_is_not(write_config: Write, out: Callable) -> None:

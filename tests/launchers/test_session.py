@@ -4,12 +4,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 
 from focalbench.config.load import load_config
-from focalbench.errors import ConfigError
+from focalbench.errors import ConfigError, DataError
 from focalbench.launchers.session import SessionOptions, check_all_data, run_session, seed_by_seed
 
 
@@ -19,11 +20,11 @@ def test_every_arm_gets_a_seed_before_any_gets_the_next(write_config: Callable[.
     assert order == [(seed, arm) for seed in (3, 1, 2) for arm in ("gamma=0", "gamma=1")]
 
 
-def _refusal(path: Path, out: Path, *overrides: str) -> str:
+def _refusal(path: Path, out: Path, *overrides: str, error: type[Exception] = ConfigError) -> str:
     """What a run says whose data set is not there either; nothing is written."""
     experiment = load_config(path, ["data={name: voc, root: /nowhere}", *overrides])
     options = SessionOptions(experiment.config.run.device)
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(error) as refused:
         run_session(experiment, out, options, lambda *_: None, print)
     assert not out.exists()
     return str(refused.value)
@@ -70,3 +71,39 @@ def test_the_check_fills_the_image_caches_of_the_trials_to_train(
     assert read("disk", to_train=lambda trial: False) == []
     assert read("none") == read("ram") == []
     assert read("auto") == ["64x64"] * 4 + ["96x96"] * 2
+
+
+def test_weight_files_that_are_none_are_all_told_before_the_data_are_read(
+    write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "page.pth").write_text("<!DOCTYPE html><html>")
+    files = f"[{tmp_path}/page.pth, {tmp_path}/gone.pth, none]"
+    path = write_config(f"sweep: {{seeds: [0, 1], grid: {{model.weights: {files}}}}}")
+    assert _refusal(path, tmp_path / "o", error=DataError).splitlines() == [
+        f"{tmp_path}/page.pth: is a web page, not weights: download the file itself, and look at its size",
+        f"{tmp_path}/gone.pth: no such weight file: model.weights is none, imagenet or the path of a file",
+    ]
+
+
+def test_weights_of_another_network_are_told_before_the_data_are_read(
+    write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    torch.save({"conv.weight": torch.zeros(2)}, tmp_path / "net.pth")
+    for model in ("{name: retinanet, backbone: tiny", "{name: retinanet, backbone: mobilenet_v3_large, norm: frozen"):
+        override = f"model={model}, weights: {tmp_path}/net.pth}}"
+        assert "net.pth: does not fit: " in _refusal(write_config(), tmp_path / "o", override, error=DataError)
+
+
+def test_finished_trials_need_their_weight_file_no_more(
+    write_config: Callable[..., Path], write_trial: Callable[..., Path], tmp_path: Path
+) -> None:
+    experiment = load_config(write_config(), ["model.weights=gone.pth"])
+    (trial,) = experiment.trials
+    write_trial(f"o/{trial.name}")
+
+    def run(**options: bool) -> int:
+        return run_session(experiment, tmp_path / "o", SessionOptions("cpu", **options), MagicMock(), print).exit_code
+
+    assert run() == 0
+    with pytest.raises(DataError, match=r"gone\.pth: no such weight file"):
+        run(fresh=True)

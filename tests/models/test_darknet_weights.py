@@ -173,8 +173,8 @@ def test_a_file_that_does_not_fit_changes_nothing(tmp_path, content, reason):
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path):
-    for path in (tmp_path / "none.weights", tmp_path):
-        with pytest.raises(DataError, match="no such weight file"):
+    for path, reason in ((tmp_path / "none.weights", "no such weight file"), (tmp_path, "is a folder")):
+        with pytest.raises(DataError, match=reason):
             YoloV2(num_classes=2, backbone="tiny", weights=str(path))
 
 

@@ -8,7 +8,7 @@ from focalbench.errors import ConfigError, DataError
 from focalbench.models import backbones as backbones_module
 from focalbench.models.backbones import BACKBONES
 from focalbench.models.retinanet import RetinaNet
-from focalbench.models.weights import load_backbone_weights, read_state_dict
+from focalbench.models.weights import check_backbone_weights, load_backbone_weights
 from focalbench.models.yolov2 import YoloV2
 
 
@@ -155,40 +155,64 @@ def test_another_network_is_refused_in_one_readable_line(tmp_path):
     assert len(str(fault.value)) < 600
 
 
-class Payload:
-    """What a malicious pickle would carry: a call on loading."""
-
-    def __reduce__(self):
-        return (print, ("ran",))
-
-
-@pytest.mark.parametrize(
-    ("write", "reason"),
-    [
-        (lambda path: path.write_bytes(b""), "not a torch file"),
-        (lambda path: path.write_bytes(b"PK\x03\x04 broken"), "not a torch file"),
-        (lambda path: torch.save({"a": Payload()}, path), "not a torch file"),
-        (lambda path: torch.save([torch.zeros(2)], path), "holds no state dict"),
-        (lambda path: torch.save({"a": 1}, path), "holds no state dict"),
-        (lambda path: torch.save({}, path), "holds no state dict"),
-    ],
-)
-def test_files_that_are_no_state_dict(tmp_path, capsys, write, reason):
-    path = tmp_path / "bad.pth"
-    write(path)
-    with pytest.raises(DataError, match=reason):
-        read_state_dict(path)
-    assert capsys.readouterr().out == ""
-
-
-def test_a_truncated_torch_file(tmp_path, resnet18):
-    path = tmp_path / "cut.pth"
-    torch.save(resnet18.state_dict(), path)
-    path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(DataError, match="not a torch file"):
-        read_state_dict(path)
-
-
 def test_a_missing_file():
     with pytest.raises(DataError, match="no such weight file"):
         RetinaNet(num_classes=2, backbone="resnet18", weights="resnet18.pht")
+
+
+def prefixed(prefix, state):
+    return {prefix + name: value for name, value in state.items()}
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "encoder.", "backbone.0.body."])
+def test_one_common_prefix_is_cut_off_whatever_it_is_called(tmp_path, resnet18, prefix):
+    beside = {"fc.weight": torch.zeros(2), "neck.0.bias": torch.zeros(2)}
+    torch.save({"state_dict": prefixed(prefix, resnet18.state_dict()) | beside}, tmp_path / "net.pth")
+    backbone = BACKBONES["resnet18"]("batch")
+    load_backbone_weights(backbone, "resnet18", str(tmp_path / "net.pth"))
+    assert torch.equal(backbone.stages[3][1].conv2.weight, resnet18.layer4[1].conv2.weight)
+
+
+def test_torchvisions_retinanet_gives_its_body(tmp_path):
+    torch.manual_seed(5)
+    body = torchvision.models.detection.backbone_utils.resnet_fpn_backbone(backbone_name="resnet18", weights=None)
+    theirs = torchvision.models.detection.RetinaNet(body, num_classes=3)
+    torch.save(theirs.state_dict(), tmp_path / "retinanet.pth")
+    backbone = BACKBONES["resnet18"]("frozen")
+    load_backbone_weights(backbone, "resnet18", str(tmp_path / "retinanet.pth"))
+    assert torch.equal(backbone.stem[0].weight, theirs.backbone.body.conv1.weight)
+    assert torch.equal(backbone.stages[2][0].conv1.weight, theirs.backbone.body.layer3[0].conv1.weight)
+
+
+def test_a_prefix_before_our_own_names_is_cut_off_too(tmp_path):
+    first = RetinaNet(num_classes=2, backbone="tiny")
+    torch.save(prefixed("module.", first.state_dict()), tmp_path / "net.pth")
+    second = RetinaNet(num_classes=3, backbone="tiny", weights=str(tmp_path / "net.pth"))
+    assert equal(second.backbone.state_dict(), first.backbone.state_dict())
+    yolo = YoloV2(num_classes=3, backbone="tiny")
+    torch.save(prefixed("module.", yolo.state_dict()), tmp_path / "yolo.pth")
+    assert equal(
+        YoloV2(num_classes=3, backbone="tiny", weights=str(tmp_path / "yolo.pth")).state_dict(), yolo.state_dict()
+    )
+
+
+def test_a_network_that_is_there_twice_is_not_chosen_from(tmp_path, resnet18):
+    twice = prefixed("encoder_q.", resnet18.state_dict()) | prefixed("encoder_k.", resnet18.state_dict())
+    torch.save(twice, tmp_path / "moco.pth")
+    with pytest.raises(DataError, match=r"holds this network 2 times \(encoder_q\., encoder_k\.\)"):
+        load_backbone_weights(BACKBONES["resnet18"]("batch"), "resnet18", str(tmp_path / "moco.pth"))
+
+
+def test_below_a_prefix_too_the_network_has_to_be_whole(tmp_path, resnet18):
+    torch.save(prefixed("module.", damaged(resnet18.state_dict(), "missing")), tmp_path / "bad.pth")
+    with pytest.raises(DataError, match=r"does not fit: 1 missing \(stages\.0\.0\.conv1\.weight\): check"):
+        load_backbone_weights(BACKBONES["resnet18"]("batch"), "resnet18", str(tmp_path / "bad.pth"))
+
+
+def test_a_network_without_memory_is_enough_to_tell_whether_weights_fit(tmp_path, resnet18):
+    torch.save(resnet18.state_dict(), tmp_path / "resnet18.pth")
+    with torch.device("meta"):
+        fitting, other = BACKBONES["resnet18"]("batch"), BACKBONES["resnet34"]("batch")
+    check_backbone_weights(fitting, "resnet18", str(tmp_path / "resnet18.pth"))
+    with pytest.raises(DataError, match="80 missing"):
+        check_backbone_weights(other, "resnet34", str(tmp_path / "resnet18.pth"))

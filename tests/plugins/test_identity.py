@@ -40,7 +40,7 @@ def states(focalbench: Call, write_config: Write, tmp_path: Path) -> Callable[[s
         finish(tmp_path / "o", trial, 0.5)
 
     def found(lines: str = LINES) -> dict[str, str]:
-        done = focalbench("run", write_config(lines), "--out", tmp_path / "o", "--dry-run", "--json")
+        done = focalbench("run", write_config(lines), "--out", tmp_path / "o", "--dry-run", "--no-timing", "--json")
         assert done.code == 0, done.err
         return {trial["arm"]: trial["state"] for trial in json.loads(done.out)["trials"]}
 

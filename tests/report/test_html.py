@@ -18,7 +18,10 @@ from PIL import Image
 from focalbench.analysis.formats import WORDS
 from focalbench.analysis.judged_arms import NOT_COMPARABLE
 from focalbench.errors import ConfigError, DataError, StorageError
+from focalbench.figures import lettering
+from focalbench.report import curves
 from focalbench.report.html import breakable, write_report
+from focalbench.report.photographs import _resized
 from focalbench.statistics.verdict import Word
 
 CE = [0.600, 0.605, 0.595, 0.602, 0.598, 0.601]
@@ -153,6 +156,7 @@ def test_hostile_names_stay_text(write_run: WriteRun) -> None:
     assert all("onerror" not in attributes for _, attributes in page.tags)
     assert all((tag["src"] or "").startswith("data:") for tag in page.named("img"))
     assert " ".join(HOSTILE.split()) in page.text
+    assert ("numbers stand for them: #0 is" in page.text) is not lettering.drawable(HOSTILE)
     drawings = [(tag["src"] or "").split(",")[1] for tag in page.named("img") if "svg" in (tag["src"] or "")]
     assert len(drawings) == 2 + 1 + 5
     for drawing in drawings:
@@ -160,6 +164,24 @@ def test_hostile_names_stay_text(write_run: WriteRun) -> None:
             element.tag.rpartition("}")[2] for element in defusedxml.ElementTree.fromstring(b64decode(drawing)).iter()
         }
         assert not tags & {"script", "img", "image", "foreignObject"}
+
+
+def test_a_class_that_no_font_can_write_has_its_number_in_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lettering, "_installed", lambda: ())
+    lettering._font_file.cache_clear()
+    drawn: list[str] = []
+    monkeypatch.setattr(curves, "_in_its_font", lambda place, text: drawn.append(text))
+    classes = {0: "größe", 2: "車", 3: "собака", 5: "γάτα"}
+    curves.plot_class_ap(classes, [], {})
+    curves.plot_precision_recall({"ce": [np.ones(101)]}, "車", curves.line_styles(["ce"]), label=2)
+    lettering._font_file.cache_clear()
+    assert drawn == ["größe", "#2", "собака", "γάτα", "#2"]
+
+
+def test_a_strip_is_no_larger_on_the_page_than_a_viewer_can_show() -> None:
+    shown, factor = _resized(np.zeros((3000, 8, 3), np.uint8))
+    assert shown.shape == (4096, 11, 3)
+    assert factor == pytest.approx(4096 / 3000)
 
 
 def test_breaks_are_the_only_markup_in_a_name() -> None:
