@@ -49,6 +49,8 @@ def call(*arguments, timing="--no-timing"):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
+    """An empty folder, on a machine without a GPU: another network and canvas would be chosen for one."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
