@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from focalbench.board.names import ARMS, VERDICT
 from focalbench.training.checkpoint import list_checkpoints, load_checkpoint, load_newest
 from injection.commands import Sandbox, processes_with, wait_for_handlers, wait_until_gone
 from injection.equality import checkpoint_differences, differences, remains
@@ -189,7 +190,7 @@ def kill_at_start(
             else:
                 kills.append(found)
         wrong = [fault for kill in kills for fault in kill["wrong"]] + _finish(sandbox, command)
-        for trial in out.glob("*/"):
+        for trial in _trial_folders(out):
             wrong += differences(trial, unbroken.command)
         journal.note("start", name, kills=kills, wrong=wrong)
 
@@ -212,12 +213,17 @@ def kill_in_sweep(
         journal.note("sweep", name, kills=kills, wrong=wrong)
 
 
+def _trial_folders(sweep: Path) -> list[Path]:
+    """Every folder in a sweep's but those of TensorBoard's runs of arms and verdict."""
+    return sorted(path for path in sweep.iterdir() if path.is_dir() and path.name not in (ARMS, VERDICT))
+
+
 def _sweep_differences(broken: Path, whole: Path) -> list[str]:
     found = [
         name for name in ("sweep.json", "results.csv") if (broken / name).read_bytes() != (whole / name).read_bytes()
     ]
     trials = sorted(path.parent.name for path in whole.glob("*/result.json"))
-    if sorted(path.name for path in broken.iterdir() if path.is_dir()) != trials:
+    if [path.name for path in _trial_folders(broken)] != trials:
         found.append("folders")
     return found + [f"{name}: {part}" for name in trials for part in differences(broken / name, whole / name)]
 
@@ -256,7 +262,7 @@ def send_signals(journal: Journal, sandbox: Sandbox, unbroken: Unbroken, base: P
         journal.note("signals", name, **_signal(sandbox, command, kinds[int(name) % 3], rng, unbroken.first_s))
     for name, _ in journal.missing("signals", ["resumed"]):
         wrong = _finish(sandbox, command)
-        for trial in out.glob("*/"):
+        for trial in _trial_folders(out):
             wrong += differences(trial, unbroken.long)
         journal.note("signals", name, wrong=wrong)
 
