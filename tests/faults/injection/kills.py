@@ -218,10 +218,18 @@ def _trial_folders(sweep: Path) -> list[Path]:
     return sorted(path for path in sweep.iterdir() if path.is_dir() and path.name not in (ARMS, VERDICT))
 
 
+def _bytes_of(sweep: Path, name: str) -> bytes:
+    return (sweep / name).read_bytes()
+
+
+def _listed(sweep: Path) -> bytes:
+    """The sweep's list, byte by byte but for the folder's own name in the command."""
+    return _bytes_of(sweep, "sweep.json").replace(str(sweep).encode(), b"OUT")
+
+
 def _sweep_differences(broken: Path, whole: Path) -> list[str]:
-    found = [
-        name for name in ("sweep.json", "results.csv") if (broken / name).read_bytes() != (whole / name).read_bytes()
-    ]
+    found = ["results.csv"] if _bytes_of(broken, "results.csv") != _bytes_of(whole, "results.csv") else []
+    found += ["sweep.json"] if _listed(broken) != _listed(whole) else []
     trials = sorted(path.parent.name for path in whole.glob("*/result.json"))
     if [path.name for path in _trial_folders(broken)] != trials:
         found.append("folders")
