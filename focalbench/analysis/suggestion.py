@@ -35,7 +35,7 @@ MIN_STEPS, MAX_CPU_STEPS = 500, 6000
 MAX_PRIORS = 5
 """Priors of the published YOLOv2."""
 _LEAST_AREA = 128 * 160
-_LEAST_PATTERN = 32  # pixels: no side of a canvas is shorter
+_LEAST_SIDE = 32  # pixels: no side of a canvas is shorter
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _sides(area: float, aspect: float) -> tuple[float, float]:
 
 def _multiple_of_16(side: float, own: float) -> int:
     """The nearest one, below the image's ``own`` side."""
-    return max(_LEAST_PATTERN, min(round(side / 16), int(own // 16)) * 16)
+    return max(_LEAST_SIDE, min(round(side / 16), int(own // 16)) * 16)
 
 
 def _choose_anchors(
