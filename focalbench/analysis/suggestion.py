@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from focalbench.data.sizes import ObjectSizes
 from focalbench.data.stats import canvas_sizes
 from focalbench.data.voc import Record
 from focalbench.experiment.limits import rounded_up
+from focalbench.models.efficientnet import has_published_file
 from focalbench.models.retinanet import head_settings
 
 CPU_AREA = 240 * 320
@@ -28,14 +29,42 @@ CPU_AREA = 240 * 320
 GPU_AREA = 384 * 512
 SMALL_SIDE = 16.0
 """Pixels of the canvas that the shorter side of all but a twentieth of the objects shall have."""
-EPOCHS = 27
-"""Passes over the training images: 500 steps of 16 for 300 images, as in experiments/bccd.yaml."""
 BATCH_SIZE = 16
 MIN_STEPS, MAX_CPU_STEPS = 500, 6000
 MAX_PRIORS = 5
 """Priors of the published YOLOv2."""
 _LEAST_AREA = 128 * 160
 _LEAST_SIDE = 32  # pixels: no side of a canvas is shorter
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What goes together in how a network starts and learns, the same for every loss.
+
+    Attributes:
+        model: keys of RetinaNet's section beside the backbone, with why.
+        optim: keys of the section ``optim``.
+        epochs: passes over the training images.
+    """
+
+    model: dict[str, tuple[Any, str]]
+    optim: dict[str, Any]
+    epochs: int
+
+
+_AT_HAND = "they are on this machine already"
+# 500 steps of 16 for 300 images, as in experiments/bccd.yaml.
+FROM_SCRATCH = Recipe({}, {"lr": 2e-3, "weight_decay": 0.02}, epochs=27)
+# Found on train and val of voc2007-mini: docs/detectors.md.
+PRETRAINED = Recipe(
+    {
+        "weights": ("imagenet", _AT_HAND),
+        "norm": ("frozen", "batch norm as loaded, within the convolutions: faster"),
+        "trainable_stages": (3, "all but the stem and the stage of stride 4"),
+    },
+    {"lr": 1e-3, "backbone_lr": 0.2, "weight_decay": 0.05},
+    epochs=16,
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +75,7 @@ class Suggestion:
         canvas: (height, width) in pixels.
         small_side: shorter side in canvas pixels that nine of ten objects exceed.
         backbone: of RetinaNet; ``yolo_backbone`` that of YOLOv2.
-        weights: ``imagenet`` where they are on this machine already, else ``none``.
+        recipe: how it starts and learns.
         anchors: keys of the model's section that leave fewer objects without an anchor.
         unmatched: shares of the objects that are not matched, without ``anchors`` and with them.
         max_detections: that no image's objects exceed; ``fullest`` is the most objects of an image.
@@ -58,7 +87,7 @@ class Suggestion:
     small_side: float
     backbone: str
     yolo_backbone: str
-    weights: str
+    recipe: Recipe
     anchors: dict[str, Any]
     unmatched: tuple[float, float]
     max_detections: int
@@ -68,11 +97,22 @@ class Suggestion:
     yolo_canvas: tuple[int, int]
 
 
-def suggest(train: Sequence[Record], val: Sequence[Record], classes: tuple[str, ...], *, on_gpu: bool) -> Suggestion:
-    """Fits a configuration to the objects of ``train``, which has at least one that counts, and to the machine."""
+def suggest(
+    train: Sequence[Record],
+    val: Sequence[Record],
+    classes: tuple[str, ...],
+    *,
+    on_gpu: bool,
+    from_scratch: bool = False,
+) -> Suggestion:
+    """Fits a configuration to the objects of ``train``, which has at least one that counts, and to the machine.
+
+    Args:
+        from_scratch: no ImageNet weights, even where they are at hand.
+    """
     sizes = sizes_of(train)
     canvas = choose_canvas(sizes, GPU_AREA if on_gpu else CPU_AREA)
-    backbone = "resnet18" if on_gpu else "tiny"
+    backbone, recipe = _choose_network(on_gpu, from_scratch)
     change, unmatched = _choose_anchors(train, classes, canvas, backbone)
     yolo_height, yolo_width = (math.ceil(side / 32) * 32 for side in canvas)
     fullest = int(max(sizes.counts.max(initial=0), sizes_of(val).counts.max(initial=0)))
@@ -80,13 +120,13 @@ def suggest(train: Sequence[Record], val: Sequence[Record], classes: tuple[str, 
         canvas=canvas,
         small_side=float(np.quantile(sizes.short_sides(canvas), 0.1)),
         backbone=backbone,
-        yolo_backbone="darknet19" if on_gpu else "tiny",
-        weights=_weights_at_hand(backbone),
+        yolo_backbone="darknet19" if on_gpu else backbone,
+        recipe=recipe,
         anchors=change,
         unmatched=unmatched,
         max_detections=max(EvalConfig().max_detections, rounded_up(2 * fullest)),
         fullest=fullest,
-        steps=_choose_steps(len(train), on_gpu),
+        steps=_choose_steps(len(train), recipe.epochs, on_gpu),
         priors=_choose_priors(train, (yolo_height, yolo_width)),
         yolo_canvas=(yolo_height, yolo_width),
     )
@@ -143,8 +183,8 @@ def _as_key(change: Alternative) -> dict[str, Any]:
     return {key: yaml.safe_load(value)}
 
 
-def _choose_steps(num_train: int, on_gpu: bool) -> int:
-    steps = max(MIN_STEPS, int(round(EPOCHS * num_train / BATCH_SIZE, -2)))
+def _choose_steps(num_train: int, epochs: int, on_gpu: bool) -> int:
+    steps = max(MIN_STEPS, int(round(epochs * num_train / BATCH_SIZE, -2)))
     return steps if on_gpu else min(steps, MAX_CPU_STEPS)
 
 
@@ -153,9 +193,14 @@ def _choose_priors(train: Sequence[Record], canvas: tuple[int, int]) -> Priors:
     return fit_priors(cells, min(MAX_PRIORS, len(np.unique(cells, axis=0))))
 
 
-def _weights_at_hand(backbone: str) -> str:
-    """``imagenet`` where torchvision has downloaded them before: a configuration that needs the network may not run."""
-    if backbone == "tiny":
-        return "none"
-    name = Path(get_model_weights(backbone)["IMAGENET1K_V1"].url).name
-    return "imagenet" if (Path(torch.hub.get_dir()) / "checkpoints" / name).is_file() else "none"
+def _choose_network(on_gpu: bool, from_scratch: bool) -> tuple[str, Recipe]:
+    """The backbone that suits the machine, with ImageNet weights where they are at hand: a configuration that asks for
+    a download may not run.
+    """
+    if not on_gpu:
+        has_weights = has_published_file() and not from_scratch
+        return ("efficientnet_lite0", PRETRAINED) if has_weights else ("tiny", FROM_SCRATCH)
+    name = Path(get_model_weights("resnet18")["IMAGENET1K_V1"].url).name
+    if from_scratch or not (Path(torch.hub.get_dir()) / "checkpoints" / name).is_file():
+        return "resnet18", FROM_SCRATCH
+    return "resnet18", replace(FROM_SCRATCH, model={"weights": ("imagenet", _AT_HAND)})

@@ -21,6 +21,7 @@ from focalbench.experiment import build
 from focalbench.experiment.build_loss import build_criterion
 from focalbench.structures import Targets
 from focalbench.training.loop import StepSettings, train_step
+from focalbench.training.optim import set_learning_rate
 
 
 def run(config: ExperimentConfig, classes: Sequence[str], *, num_loaders: int, device: str) -> dict[str, Any]:
@@ -48,8 +49,7 @@ def run(config: ExperimentConfig, classes: Sequence[str], *, num_loaders: int, d
     for step, (images, boxes, labels) in zip(
         range(plan.total_steps), batches(data, config.optim.batch_size, num_loaders, where), strict=False
     ):
-        for group in state.optimizer.param_groups:
-            group["lr"] = plan.learning_rate(step)
+        set_learning_rate(state.optimizer, plan.learning_rate(step))
         state.criterion.set_progress(step / plan.total_steps)
         memory_format = torch.channels_last if config.optim.channels_last else torch.contiguous_format
         images = images.to(where, non_blocking=True).contiguous(memory_format=memory_format)

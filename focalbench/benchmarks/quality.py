@@ -11,7 +11,7 @@ Rules, the same for every contestant:
   ``focalbench.metrics.voc``.
 - It climbs until it has reached the highest level, or until the next training would take longer than the budget.
 
-Contestants: focalbench with the configuration that ``focalbench init`` writes for the data set; torchvision's RetinaNet
+Contestants: focalbench with what ``focalbench init --from-scratch`` writes for the data set; torchvision's RetinaNet
 with the same layers, and on ResNet-18 (``torchvision_run``); Ultralytics' YOLO11n where that package is installed
 (``ultralytics_run``). All from random weights.
 """
@@ -187,12 +187,13 @@ def ratios(contestants: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | No
 
 
 class _Case:
-    """The data set, the configuration that ``focalbench init`` writes for it, and what all contestants are told."""
+    """The data set, what ``focalbench init --from-scratch`` writes for it, and what all contestants are told."""
 
     def __init__(self, folder: Path, root: Path, train: Sequence[str], val: Sequence[str], device: str) -> None:
         self.device, self.environment = device, _environment(device)
         self.path = folder / "quality.yaml"
-        call_module(["focalbench", "init", str(root), "--no-timing", "--output", str(self.path)], self.environment)
+        options = ["--from-scratch", "--no-timing", "--output", str(self.path)]
+        call_module(["focalbench", "init", str(root), *options], self.environment)
         given = {"data.train": train, "data.val": val}
         self.overrides = [f"{key}={json.dumps(list(splits))}" for key, splits in given.items() if splits]
         self.overrides += ["sweep=null", "eval.every=null", f"run.threads={num_cores()}"]

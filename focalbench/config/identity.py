@@ -59,6 +59,7 @@ EFFECTS: dict[str, Effect] = {
     "loss": _RESULT,
     "optim.name": _RESULT | _TIME,
     "optim.lr": _RESULT,
+    "optim.backbone_lr": _RESULT,
     "optim.momentum": _RESULT,
     "optim.nesterov": _RESULT,
     "optim.betas": _RESULT,
@@ -92,7 +93,14 @@ EFFECTS: dict[str, Effect] = {
 }
 """Dotted key -> what it changes. A section that stands here stands for all keys in it."""
 
-UNLESS_SET = ("data.other_classes", "data.sample_range", "model.trainable_stages")
+UNLESS_SET = (
+    "data.other_classes",
+    "data.sample_range",
+    "model.fpn_norm",
+    "model.norm",
+    "model.trainable_stages",
+    "optim.backbone_lr",
+)
 """Keys that belong to a trial's identity only where they are not null: a trial whose configuration was written without
 them is the same trial."""
 

@@ -28,7 +28,7 @@ from focalbench.extras import TIMM
 PriorBox = tuple[Positive, Positive]
 YoloSide = Annotated[int, Field(ge=32, le=4096, multiple_of=32)]
 
-BackboneName = Literal["tiny", "resnet18", "resnet34", "resnet50", "mobilenet_v3_large"]
+BackboneName = Literal["tiny", "efficientnet_lite0", "resnet18", "resnet34", "resnet50", "mobilenet_v3_large"]
 BACKBONE_NAMES = get_args(BackboneName)
 
 
@@ -104,6 +104,15 @@ class _Detector(Section):
         return None
 
 
+def _require_loaded(weights: str, trainable_stages: int | None, norm: str | None) -> None:
+    """Refuses to freeze what is random."""
+    if trainable_stages is not None and weights == "none":
+        reason = f"{trainable_stages} needs loaded weights: set weights to imagenet or a file, or this to null"
+        raise key_error("trainable_stages", reason)
+    if norm == "frozen" and weights == "none":
+        raise key_error("norm", "frozen needs loaded weights: set weights to imagenet or a file, or norm to batch")
+
+
 class RetinaNetConfig(_Detector):
     """RetinaNet: backbone, feature pyramid, a classification and a box subnet (arXiv:1708.02002, sec. 4)."""
 
@@ -111,13 +120,15 @@ class RetinaNetConfig(_Detector):
     name: Literal["retinanet"] = "retinanet"
     """Which detector."""
     backbone: Backbone = "resnet18"
-    """Network below the pyramid. `tiny` (about 0.6 M parameters with everything above it) is made for two CPU cores.
-    `timm/NAME` (needs the extra `timm`) is any network of timm's that has maps of strides 8, 16 and 32; NAME may end in
-    the tag of its weights, as in `timm/resnet18.a1_in1k`."""
+    """Network below the pyramid. Two are made for two CPU cores: `tiny` (about 0.6 M parameters with everything above
+    it), to start from random weights, and `efficientnet_lite0` (3.4 M), to start from ImageNet's. `timm/NAME` (needs
+    the extra `timm`) is any network of timm's that has maps of strides 8, 16 and 32; NAME may end in the tag of its
+    weights, as in `timm/resnet18.a1_in1k`."""
     weights: Annotated[str, Field(min_length=1)] = "none"
-    """First weights of the backbone: `none` (random), `imagenet` (torchvision's or timm's, not for `tiny`), or the path
-    of a torch or safetensors file: of torchvision's or timm's classifier, or of a network that holds it below one
-    prefix, such as a RetinaNet or a network wrapped by DataParallel."""
+    """First weights of the backbone: `none` (random), `imagenet` (torchvision's or timm's, those of
+    `efficientnet_lite0` from the extra `pretrained`; there are none for `tiny`), or the path of a torch or safetensors
+    file: of torchvision's or timm's classifier, or of a network that holds it below one prefix, such as a RetinaNet or
+    a network wrapped by DataParallel."""
     trainable_stages: Annotated[int, Field(ge=0, le=4)] | None = None
     """How many of the backbone's last stages learn; 0: none of it. The stem and the stages before them stay as loaded,
     statistics of batch norm included, which needs loaded weights. null: the whole backbone learns."""
@@ -127,15 +138,20 @@ class RetinaNetConfig(_Detector):
     """Batch norm in the backbone: of the batch, frozen at the loaded weights' statistics, or over all processes; `tiny`
     has `batch` only. With `run.devices` above 1 `batch` is over all processes too."""
     fpn_channels: Annotated[int, Field(ge=8, le=2048)] | None = None
-    """Channels of the pyramid. null: the backbone's default (64 for `tiny`, else 256)."""
+    """Channels of the pyramid. null: the backbone's default (64 for `tiny` and `efficientnet_lite0`, else 256)."""
+    fpn_norm: Literal["none", "batch"] | None = None
+    """Batch norm behind the pyramid's lateral convolutions. null: the backbone's default (`batch` for
+    `efficientnet_lite0`, else `none`)."""
     num_levels: Annotated[int, Field(ge=3, le=7)] | None = None
-    """Levels of the pyramid, from P3 (stride 8) up. null: the backbone's default (4 for `tiny`, else 5)."""
+    """Levels of the pyramid, from P3 (stride 8) up. null: the backbone's default (4 for `tiny` and
+    `efficientnet_lite0`, else 5)."""
     head_convs: Annotated[int, Field(ge=0, le=16)] | None = None
-    """3x3 convolutions in each subnet. null: the backbone's default (2 for `tiny`, else 4)."""
+    """3x3 convolutions in each subnet. null: the backbone's default (2 for `tiny` and `efficientnet_lite0`, else 4)."""
     anchor_scale: Annotated[float, Field(ge=0.1, le=64)] | None = None
-    """Side of the smallest anchor, in strides of its level. null: the backbone's default (2 for `tiny`, else 4)."""
+    """Side of the smallest anchor, in strides of its level. null: the backbone's default (2 for `tiny` and
+    `efficientnet_lite0`, else 4)."""
     anchor_octaves: Annotated[int, Field(ge=1, le=10)] | None = None
-    """Anchor sizes per octave. null: the backbone's default (2 for `tiny`, else 3)."""
+    """Anchor sizes per octave. null: the backbone's default (2 for `tiny` and `efficientnet_lite0`, else 3)."""
     anchor_ratios: Annotated[
         tuple[Annotated[float, Field(ge=0.01, le=100)], ...], Field(min_length=1, max_length=20)
     ] = (
@@ -161,13 +177,9 @@ class RetinaNetConfig(_Detector):
 
     @model_validator(mode="after")
     def _what_is_frozen_was_loaded(self) -> RetinaNetConfig:
-        if self.trainable_stages is not None and self.weights == "none":
-            reason = f"{self.trainable_stages} needs loaded weights: set weights to imagenet or a file, or this to null"
-            raise key_error("trainable_stages", reason)
-        if self.norm == "frozen" and self.weights == "none":
-            raise key_error("norm", "frozen needs loaded weights: set weights to imagenet or a file, or norm to batch")
+        _require_loaded(self.weights, self.trainable_stages, self.norm)
         if self.norm != "batch" and self.backbone == "tiny":
-            raise key_error("norm", f"{self.norm} is for torchvision's and timm's backbones: tiny has batch only")
+            raise key_error("norm", f"{self.norm} is for the larger backbones: tiny has batch only")
         return self
 
 
@@ -180,11 +192,17 @@ class YoloV2Config(_Detector):
     has_objectness = True
     name: Literal["yolov2"] = "yolov2"
     """Which detector."""
-    backbone: Literal["darknet19", "tiny"] = "darknet19"
-    """Network below the head. `tiny` (1.6 M parameters with the head, cells of 16 px) is made for two CPU cores."""
+    backbone: Literal["darknet19", "tiny", "efficientnet_lite0"] = "darknet19"
+    """Network below the head. `tiny` (1.6 M parameters with the head, cells of 16 px) is made for two CPU cores, and so
+    is `efficientnet_lite0` (5.2 M), to start from ImageNet weights."""
     weights: Annotated[str, Field(min_length=1)] = "none"
-    """First weights: `none` (random) or the path of a file: darknet's for `darknet19` (`darknet19_448.conv.23`,
-    `yolov2-voc.weights`), or a torch file of this network or of its trunk."""
+    """First weights: `none` (random), `imagenet` (the backbone's, for `efficientnet_lite0`), or the path of a file:
+    darknet's for `darknet19` (`darknet19_448.conv.23`, `yolov2-voc.weights`), or a torch file of this network or of its
+    trunk."""
+    trainable_stages: Annotated[int, Field(ge=0, le=4)] | None = None
+    """How many of the last stages of `efficientnet_lite0` learn: see RetinaNet's. null: the whole network."""
+    norm: Literal["batch", "frozen", "sync"] | None = None
+    """Batch norm in `efficientnet_lite0`: see RetinaNet's. null: `batch`."""
     priors: Literal["voc", "auto"] | Annotated[tuple[PriorBox, ...], Field(min_length=1, max_length=50)] = "voc"
     """Width and height of the prior boxes: `voc` (the five of the published network), `auto` (k-means with 1 - IoU on
     the training boxes), or a list of [width, height] in units of 32 px."""
@@ -213,6 +231,16 @@ class YoloV2Config(_Detector):
     the paper's is [320, 608]. null: `data.image_size` always."""
     multiscale_every: Count = 10
     """Batches between two canvas sizes of `multiscale`."""
+
+    @model_validator(mode="after")
+    def _what_is_frozen_was_loaded(self) -> YoloV2Config:
+        _require_loaded(self.weights, self.trainable_stages, self.norm)
+        for key in ("trainable_stages", "norm"):
+            if getattr(self, key) is not None and self.backbone != "efficientnet_lite0":
+                raise key_error(
+                    key, f"{getattr(self, key)} is for efficientnet_lite0: leave it null for {self.backbone}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _multiscale_rises(self) -> YoloV2Config:

@@ -29,6 +29,8 @@ class _OptimSection(Section):
     """Passes over the training images: 12 unless `steps` is given."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
     """Images per optimizer step, over all devices."""
+    backbone_lr: Annotated[float, Field(ge=1e-6, le=10)] | None = None
+    """Learning rate of the backbone, as a factor on that of the rest. null: the same for all."""
     clip_norm: Positive | None = 10.0
     """Gradients longer than this are scaled down to it; null: no clipping."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from focalbench.config.base import keys_of_plugin
@@ -23,7 +23,7 @@ from focalbench.data.dataset import DetectionData, load_data
 from focalbench.data.multiscale import multiscale_size, resize_batch
 from focalbench.data.transforms import Augment
 from focalbench.data.voc import Classes
-from focalbench.errors import PluginError
+from focalbench.errors import ConfigError, PluginError
 from focalbench.experiment.batches import AugmentedBatches, Resize
 from focalbench.experiment.build_loss import keywords_among
 from focalbench.experiment.locations import (
@@ -204,6 +204,8 @@ def build_state(config: ExperimentConfig, model: Detector, criterion: Criterion,
     options |= (
         {"momentum": optim.momentum, "nesterov": optim.nesterov} if optim.name == "sgd" else {"betas": optim.betas}
     )
+    if optim.backbone_lr is not None:
+        options |= {"slowed": _backbone_parameters(config, model), "lr_factor": optim.backbone_lr}
     optimizer = build_optimizer(model, optim.name, **options)
     scaler = torch.amp.GradScaler(step.device.type) if step.precision == torch.float16 else None
     if scaler is not None:
@@ -216,6 +218,16 @@ def build_state(config: ExperimentConfig, model: Detector, criterion: Criterion,
         ema=None if optim.ema is None else MovingAverage(model, optim.ema),
         scaler=scaler,
     )
+
+
+def _backbone_parameters(config: ExperimentConfig, model: Detector) -> list[nn.Parameter]:
+    found = list(model.backbone_parameters())
+    if not found:
+        raise ConfigError(
+            f"optim.backbone_lr: the detector {config.model.name} does not say what its backbone is: use null, or give "
+            "its class a method backbone_parameters"
+        )
+    return found
 
 
 def _in_parallel(model: Detector, device: torch.device) -> DistributedDataParallel:

@@ -22,6 +22,7 @@ from focalbench.plugins.loading import load_plugins, plugin_faults
 from focalbench.runtime import seed_everything, set_threads
 from focalbench.training.evaluate import detect
 from focalbench.training.loop import StepSettings, TrainState, train_step
+from focalbench.training.optim import set_learning_rate
 
 _STEPS = 10
 _WARM_UP = {"cpu": 3, "cuda": 12}  # cuDNN searches for its algorithms in the first steps
@@ -96,8 +97,7 @@ def _some(data: DetectionData, num_images: int) -> DetectionData:
 def _time_steps(config: ExperimentConfig, state: TrainState, train: DetectionData, settings: StepSettings) -> float:
     """Seconds of a step: the mean, since what makes some slower is part of a training too."""
     batches = build.build_batches(config, train, settings.device)
-    for group in state.optimizer.param_groups:
-        group["lr"] = config.optim.lr * 1e-3  # as at the start of the warm-up: it must not diverge
+    set_learning_rate(state.optimizer, config.optim.lr * 1e-3)  # as at the start of the warm-up: it must not diverge
     state.model.train()
     times = []
     for step in range(_WARM_UP[settings.device.type] + _STEPS):

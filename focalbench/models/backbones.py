@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -13,6 +13,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from focalbench.errors import ConfigError
 from focalbench.extras import TIMM, require_timm
+from focalbench.models import efficientnet
 from focalbench.models.features import FeatureExtractor
 from focalbench.models.own_backbone import OwnBackbone
 from focalbench.models.weights import torchvision_state
@@ -20,12 +21,26 @@ from focalbench.models.weights import torchvision_state
 Norm = Callable[..., nn.Module]
 
 
+@dataclass(frozen=True)
+class Published:
+    """A classifier with ImageNet weights, which a backbone is the lower part of.
+
+    Attributes:
+        state: returns its tensors, or raises what ``FeatureExtractor.imagenet_state`` does.
+        names: prefixes of their names, and those that stand for them in the backbone.
+        classifier: prefixes of what the backbone does without.
+    """
+
+    state: Callable[[], dict[str, Tensor]]
+    names: Mapping[str, str]
+    classifier: tuple[str, ...] = ("fc.", "classifier.")
+
+
 class Backbone(FeatureExtractor):
     """Stages in sequence behind a stem; the outputs of the last three are returned.
 
     Attributes:
-        torchvision_names: prefixes of torchvision's state dict and those here that they stand for; empty where
-            torchvision has no such network.
+        published: where the network's ImageNet weights come from; None where there are none.
     """
 
     def __init__(
@@ -33,13 +48,13 @@ class Backbone(FeatureExtractor):
         stem: nn.Module,
         stages: list[nn.Module],
         channels: tuple[int, int, int],
-        torchvision_names: Mapping[str, str] | None = None,
+        published: Published | None = None,
     ) -> None:
         super().__init__()
         self.stem = stem
         self.stages = nn.ModuleList(stages)
         self.channels, self.num_stages = channels, len(stages)
-        self.torchvision_names = torchvision_names or {}
+        self.published = published
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """See ``FeatureExtractor``."""
@@ -51,17 +66,19 @@ class Backbone(FeatureExtractor):
         return features[-3:]
 
     def imagenet_state(self, name: str) -> dict[str, Tensor]:
-        """See ``FeatureExtractor``; torchvision's, under its names."""
-        if not self.torchvision_names:
+        """See ``FeatureExtractor``; under the names that they are published with."""
+        if self.published is None:
             raise ConfigError(f"model.weights: imagenet: backbone {name} has no ImageNet weights: use none or a file")
-        return torchvision_state(name)
+        return self.published.state()
 
     def adapted(self, state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
         """See ``FeatureExtractor``; a state of this network stays as it is."""
         if any(key.startswith("stages.") for key in state):
             return dict(state)
-        kept = {key: value for key, value in state.items() if not key.startswith(("fc.", "classifier."))}
-        return {_renamed(key, self.torchvision_names): value for key, value in kept.items()}
+        if self.published is None:
+            return dict(state)
+        kept = {key: value for key, value in state.items() if not key.startswith(self.published.classifier)}
+        return {_renamed(key, self.published.names): value for key, value in kept.items()}
 
     def first_parameters(self, num_stages: int) -> Iterable[nn.Parameter]:
         """See ``FeatureExtractor``."""
@@ -128,7 +145,8 @@ def _resnet(name: str, norm: str) -> Backbone:
     channels = (512, 1024, 2048) if name == "resnet50" else (128, 256, 512)
     stem = nn.Sequential(net.conv1, net.bn1, *_pool_and_relu())
     names = {"conv1.": "stem.0.", "bn1.": "stem.1."} | {f"layer{n}.": f"stages.{n - 1}." for n in (1, 2, 3, 4)}
-    return Backbone(stem, [net.layer1, net.layer2, net.layer3, net.layer4], channels, names)
+    published = Published(partial(torchvision_state, name), names)
+    return Backbone(stem, [net.layer1, net.layer2, net.layer3, net.layer4], channels, published)
 
 
 def _mobilenet(norm: str) -> Backbone:
@@ -143,7 +161,16 @@ def _mobilenet(norm: str) -> Backbone:
     for prefix, part in zip(("stem.", "stages.0.", "stages.1.", "stages.2."), parts, strict=True):
         names |= {f"features.{start + index}.": f"{prefix}{index}." for index in range(len(part))}
         start += len(part)
-    return Backbone(stem, list(stages), (40, 112, 960), names)
+    published = Published(partial(torchvision_state, "mobilenet_v3_large"), names)
+    return Backbone(stem, list(stages), (40, 112, 960), published)
+
+
+def _efficientnet_lite0(norm: str) -> Backbone:
+    """EfficientNet-Lite0 without its classifier; ``norm`` is batch | frozen | sync."""
+    options = {} if norm == "frozen" else {"momentum": efficientnet.MOMENTUM}
+    stem, stages = efficientnet.stem_and_stages(partial(_NORMS[norm], **options))
+    names, classifier = efficientnet.published_names(), ("_conv_head.", "_bn1.", "_fc.")
+    return Backbone(stem, stages, efficientnet.CHANNELS, Published(efficientnet.published_state, names, classifier))
 
 
 @dataclass(frozen=True)
@@ -151,6 +178,7 @@ class HeadDefaults:
     """What suits a backbone where the user says nothing; the arguments of ``RetinaNet`` of the same names."""
 
     fpn_channels: int = 256
+    fpn_norm: str = "none"
     num_levels: int = 5
     head_convs: int = 4
     anchor_scale: float = 4.0
@@ -158,7 +186,10 @@ class HeadDefaults:
 
 
 # The paper's head on a 0.3 M trunk would be all of the cost; and small canvases need small anchors.
-HEAD_DEFAULTS = {"tiny": HeadDefaults(fpn_channels=64, num_levels=4, head_convs=2, anchor_scale=2.0, anchor_octaves=2)}
+_SMALL = HeadDefaults(fpn_channels=64, num_levels=4, head_convs=2, anchor_scale=2.0, anchor_octaves=2)
+# The maps of EfficientNet-Lite0 are those of linear layers, of a root mean square of 3 to 8: without batch norm the
+# first logits scatter so far that the first loss is a multiple of what the prior stands for.
+HEAD_DEFAULTS = {"tiny": _SMALL, "efficientnet_lite0": replace(_SMALL, fpn_norm="batch")}
 
 BACKBONES: dict[str, Callable[[str], Backbone]] = {
     "tiny": lambda norm: tiny(),
@@ -166,6 +197,7 @@ BACKBONES: dict[str, Callable[[str], Backbone]] = {
     "resnet34": lambda norm: _resnet("resnet34", norm),
     "resnet50": lambda norm: _resnet("resnet50", norm),
     "mobilenet_v3_large": _mobilenet,
+    "efficientnet_lite0": _efficientnet_lite0,
 }
 
 

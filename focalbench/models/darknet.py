@@ -50,7 +50,10 @@ class DarknetTrunk(nn.Module):
         channels: width of the fine map (half the coarse one's stride) and of the coarse map.
         stride: pixels per cell of the coarse map.
         momentum: of the batch norms.
+        takes_unit_range: its images are in 0..1, the range that darknet's networks are trained on.
     """
+
+    takes_unit_range = True
 
     def __init__(self, fine: Layout, coarse: Layout, *, momentum: float) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
@@ -43,6 +44,12 @@ class Detector(nn.Module, ABC):
     @abstractmethod
     def anchors_for(self, canvas: tuple[int, int]) -> Tensor:
         """Returns the (R, 4) anchors on a canvas of (H, W) pixels, on the CPU, without running the network."""
+
+    def backbone_parameters(self) -> Iterable[nn.Parameter]:
+        """Returns what ``optim.backbone_lr`` is for: parameters that first weights may be loaded into; none where the
+        network has no such part.
+        """
+        return ()
 
     def criterion_arguments(self) -> dict[str, Any]:
         """Returns what the criterion has to know of this network, by its keywords."""

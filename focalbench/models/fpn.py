@@ -6,11 +6,18 @@ from torch.nn import functional as F
 
 
 class FeaturePyramid(nn.Module):
-    """C3, C4, C5 in; P3, P4, P5 and ``num_extra`` levels of half the size each out, all ``channels`` wide."""
+    """C3, C4, C5 in; P3, P4, P5 and ``num_extra`` levels of half the size each out, all ``channels`` wide.
 
-    def __init__(self, in_channels: tuple[int, ...], channels: int, num_extra: int) -> None:
+    Args:
+        norm: none | batch, batch norm behind the lateral convolutions: what comes in may then have any magnitude.
+    """
+
+    def __init__(self, in_channels: tuple[int, ...], channels: int, num_extra: int, norm: str = "none") -> None:
         super().__init__()
-        self.lateral = nn.ModuleList([nn.Conv2d(width, channels, 1) for width in in_channels])
+        laterals: list[nn.Module] = [nn.Conv2d(width, channels, 1) for width in in_channels]
+        if norm == "batch":
+            laterals = [nn.Sequential(lateral, nn.BatchNorm2d(channels)) for lateral in laterals]
+        self.lateral = nn.ModuleList(laterals)
         self.output = nn.ModuleList([nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels])
         self.extra = nn.ModuleList([nn.Conv2d(channels, channels, 3, 2, 1) for _ in range(num_extra)])
         for module in self.modules():

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from focalbench.boxes.anchors import AnchorPyramid
 from focalbench.models.backbones import HEAD_DEFAULTS, HeadDefaults, PluginBackbone, build_backbone
@@ -17,7 +17,7 @@ from focalbench.models.weights import load_backbone_weights
 from focalbench.structures import HeadOutputs
 
 
-def head_settings(backbone: object, **given: float | None) -> HeadDefaults:
+def head_settings(backbone: object, **given: float | str | None) -> HeadDefaults:
     """Returns what suits ``backbone``, replaced by the fields of ``HeadDefaults`` in ``given`` that are not None."""
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(HEAD_DEFAULTS.get(str(backbone), HeadDefaults()), **chosen)
@@ -36,6 +36,7 @@ class RetinaNet(Detector):
         backbone: see ``build_backbone``.
         prior_prob: start value of an object's probability, None for none.
         fpn_channels: width of the pyramid and of the subnets; None, here and below: what suits the backbone.
+        fpn_norm: none | batch, see ``FeaturePyramid``.
         num_levels: pyramid levels from P3 up, at least 3.
         head_convs: hidden convolutions of each subnet.
         anchor_scale: side of a level's smallest square anchor in strides.
@@ -57,6 +58,7 @@ class RetinaNet(Detector):
         activation: str = "sigmoid",
         prior_prob: float | None = 0.01,
         fpn_channels: int | None = None,
+        fpn_norm: str | None = None,
         num_levels: int | None = None,
         head_convs: int | None = None,
         anchor_scale: float | None = None,
@@ -72,6 +74,7 @@ class RetinaNet(Detector):
         head = head_settings(
             backbone,
             fpn_channels=fpn_channels,
+            fpn_norm=fpn_norm,
             num_levels=num_levels,
             head_convs=head_convs,
             anchor_scale=anchor_scale,
@@ -80,7 +83,7 @@ class RetinaNet(Detector):
         self.backbone = build_backbone(backbone, norm, canvas)
         load_backbone_weights(self.backbone, str(backbone), weights)
         self.backbone.freeze(trainable_stages)
-        self.fpn = FeaturePyramid(self.backbone.channels, head.fpn_channels, head.num_levels - 3)
+        self.fpn = FeaturePyramid(self.backbone.channels, head.fpn_channels, head.num_levels - 3, head.fpn_norm)
         self._pyramid = anchor_pyramid(head, anchor_ratios)
         num_anchors = head.anchor_octaves * len(anchor_ratios)
         self.box_subnet = Subnet(head.fpn_channels, head.head_convs, num_anchors, 4)
@@ -95,6 +98,10 @@ class RetinaNet(Detector):
         anchors, sizes = self._pyramid.place(tuple((x.shape[2], x.shape[3]) for x in levels), images.device)
         canvas = (images.shape[2], images.shape[3])
         return HeadOutputs(self.class_subnet(levels), self.box_subnet(levels, boxes_at), anchors, canvas, sizes)
+
+    def backbone_parameters(self) -> Iterable[nn.Parameter]:
+        """See ``Detector``."""
+        return self.backbone.parameters()
 
     def anchors_for(self, canvas: tuple[int, int]) -> Tensor:
         """See ``Detector``."""

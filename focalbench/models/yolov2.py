@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,33 +14,59 @@ from torch import Tensor, nn
 from focalbench.boxes.priors import VOC_PRIORS, fit_priors
 from focalbench.boxes.yolo import PRIOR_UNIT, decode_cells, place_priors
 from focalbench.errors import ConfigError
+from focalbench.models.backbones import build_backbone
 from focalbench.models.darknet import ConvBlock, darknet19, reorganise, tiny_darknet
 from focalbench.models.darknet_weights import load_darknet_weights, read_darknet_file
 from focalbench.models.detector import Detector
 from focalbench.models.weight_files import holds_named_tensors, read_state_dict, refuse_other_kinds
-from focalbench.models.weights import fitting_part, load_whole
+from focalbench.models.weights import check_backbone_weights, fitting_part, load_backbone_weights, load_whole
 from focalbench.structures import IMAGE_MEAN, IMAGE_STD, HeadOutputs
 
 _DARKNET_URL = "https://pjreddie.com/media/files/darknet19_448.conv.23"
-# Trunk, width of the head and of the passthrough.
-_BACKBONES = {"darknet19": (darknet19, 1024, 64), "tiny": (tiny_darknet, 128, 32)}
+_DARKNETS = {"darknet19": darknet19, "tiny": tiny_darknet}
+# Width of the head and of the passthrough.
+_WIDTHS = {"darknet19": (1024, 64), "tiny": (128, 32), "efficientnet_lite0": (256, 32)}
+
+
+class BackboneTrunk(nn.Module):
+    """A backbone of RetinaNet's where YOLOv2 has Darknet: the maps of strides 16 and 32.
+
+    Attributes:
+        channels, stride, momentum, takes_unit_range: as of ``DarknetTrunk``.
+    """
+
+    takes_unit_range = False
+    stride = 32
+    momentum = 0.1
+
+    def __init__(self, name: str, norm: str) -> None:
+        super().__init__()
+        self.backbone = build_backbone(name, norm)
+        self.channels = self.backbone.channels[1:]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns C4 and C5 of (N, 3, H, W) normalised images."""
+        _, fine, coarse = self.backbone(images)
+        return fine, coarse
 
 
 class YoloV2(Detector):
     """A YOLOv2 for K classes; with ``darknet19``, 20 classes and 5 priors it is darknet's yolov2-voc.
 
     Class outputs are K with sigmoid and softmax alike: an empty cell is told by its objectness, there is no background
-    class. Inside, images go back from normalised values to 0..1, the range that darknet's networks are trained on.
+    class. For Darknet, images go back from normalised values to 0..1, the range that it is trained on.
 
     Args:
         num_classes, activation, pre_nms_top: see ``Detector``; the activation is over the K classes.
-        backbone: darknet19 (stride 32) or tiny (stride 16).
+        backbone: darknet19 (stride 32), tiny (stride 16) or efficientnet_lite0 (stride 32).
         prior_prob: objectness that every box starts with, in (0, 1); None: 0.5.
         priors: (width, height) of each prior in units of 32 px, whatever the stride; ``voc``, those of the published
             network; ``auto``, k-means of ``box_sizes``.
         num_priors: how many for ``auto``.
         box_sizes: see ``Detector``.
-        weights: none | a file (darknet's formats, or a torch state dict).
+        weights: none | imagenet (of efficientnet_lite0) | a file (darknet's formats, or a torch state dict).
+        norm: batch | frozen | sync, that of efficientnet_lite0.
+        trainable_stages: how many of the last stages of efficientnet_lite0 learn; None: all of it.
 
     Attributes:
         priors: (A, 2) float32 buffer, the priors' widths and heights in units of 32 px.
@@ -66,15 +92,17 @@ class YoloV2(Detector):
         num_priors: int = 5,
         box_sizes: Callable[[], np.ndarray] | None = None,
         weights: str = "none",
+        norm: str | None = None,
+        trainable_stages: int | None = None,
         pre_nms_top: int = 1000,
     ) -> None:
         super().__init__(num_classes, activation=activation, pre_nms_top=pre_nms_top)
         # In checkpoints, because priors may come from the training set.
         self.register_buffer("priors", choose_priors(priors, num_priors, box_sizes))
         self.register_load_state_dict_post_hook(_forget_anchors)
-        build, width, passthrough = _BACKBONES[backbone]
+        width, passthrough = _WIDTHS[backbone]
         # Registered in the order of darknet's weight files.
-        self.trunk = build()
+        self.trunk = _DARKNETS[backbone]() if backbone in _DARKNETS else BackboneTrunk(backbone, norm or "batch")
         fine, coarse = self.trunk.channels
         momentum = self.trunk.momentum
         self.head = nn.Sequential(
@@ -89,6 +117,8 @@ class YoloV2(Detector):
         self.stride = self.trunk.stride
         self._anchors: dict[tuple[tuple[int, int], torch.device], Tensor] = {}
         self._load_weights(backbone, weights)
+        if isinstance(self.trunk, BackboneTrunk):
+            self.trunk.backbone.freeze(trainable_stages)
 
     def _start_predictions(self, prior_prob: float | None) -> None:
         """Small random weights, so that the first boxes are the priors, and the objectness bias at its prior."""
@@ -107,7 +137,7 @@ class YoloV2(Detector):
         canvas = (images.shape[2], images.shape[3])
         if canvas[0] % 32 or canvas[1] % 32:
             raise ValueError(f"YOLOv2 needs a canvas of multiples of 32 px, not {canvas[0]} x {canvas[1]}")
-        fine, coarse = self.trunk(images * self._std + self._mean)
+        fine, coarse = self.trunk(images * self._std + self._mean if self.trunk.takes_unit_range else images)
         # The passthrough's channels come first, as in darknet's [route] layers=-1,-4.
         joined = torch.cat((reorganise(self.passthrough(fine)), self.head(coarse)), dim=1)
         raw = self.predict(self.fuse(joined)).permute(0, 2, 3, 1).reshape(images.shape[0], -1, 5 + self.num_classes)
@@ -123,6 +153,10 @@ class YoloV2(Detector):
     def anchors_for(self, canvas: tuple[int, int]) -> Tensor:
         """See ``Detector``: the priors in all cells."""
         return self._place(canvas, torch.device("cpu"))
+
+    def backbone_parameters(self) -> Iterable[nn.Parameter]:
+        """See ``Detector``."""
+        return self.trunk.parameters()
 
     def criterion_arguments(self) -> dict[str, Any]:
         """See ``Detector``."""
@@ -147,18 +181,24 @@ class YoloV2(Detector):
 
     def _load_weights(self, backbone: str, weights: str) -> None:
         """Fills the network: from a darknet file, or from a torch or safetensors file with the state dict of the
-        network or of its trunk, alone or below a prefix.
+        network or of its trunk, alone or below a prefix; or its backbone, see :mod:`focalbench.models.weights`.
         """
         if weights == "none":
+            return
+        if weights == "imagenet" and isinstance(self.trunk, BackboneTrunk):
+            load_backbone_weights(self.trunk.backbone, backbone, weights)
             return
         path = Path(weights)
         if _is_darknet(backbone, weights):
             load_darknet_weights(self.darknet_layers(), path, num_trunk=18)
             return
         state = read_state_dict(path)
-        is_whole = any(f".{key}".endswith(".predict.weight") for key in state)
-        part = self if is_whole else self.trunk
-        load_whole(part, fitting_part(part, state, weights, dict), weights)
+        if any(f".{key}".endswith(".fuse.conv.weight") for key in state):
+            load_whole(self, fitting_part(self, state, weights, dict), weights)
+        elif isinstance(self.trunk, BackboneTrunk):
+            load_backbone_weights(self.trunk.backbone, backbone, weights)
+        else:
+            load_whole(self.trunk, fitting_part(self.trunk, state, weights, dict), weights)
 
 
 def check_yolov2_weights(backbone: str, weights: str) -> None:
@@ -167,7 +207,10 @@ def check_yolov2_weights(backbone: str, weights: str) -> None:
     """
     if weights == "none":
         return
-    if _is_darknet(backbone, weights):
+    if weights == "imagenet" and backbone not in _DARKNETS:
+        with torch.device("meta"):
+            check_backbone_weights(build_backbone(backbone, "batch"), backbone, weights)
+    elif _is_darknet(backbone, weights):
         read_darknet_file(Path(weights))
     else:
         read_state_dict(Path(weights))

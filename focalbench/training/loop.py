@@ -19,6 +19,7 @@ from focalbench.ranks import any_rank, mean_over_ranks
 from focalbench.runtime import StopFlag
 from focalbench.structures import Targets
 from focalbench.training.average import MovingAverage
+from focalbench.training.optim import set_learning_rate
 
 _CLIP_MARGIN = 1e-6  # torch divides the limit by the norm plus this
 # A loss scaler halves its factor at each overflow, and starts with 65,536: by now thirty steps in a row were skipped.
@@ -300,8 +301,7 @@ def run_step(
     """
     began = time.perf_counter()
     lr = plan.learning_rate(state.step) * state.lr_scale
-    for group in state.optimizer.param_groups:
-        group["lr"] = lr
+    set_learning_rate(state.optimizer, lr)
     state.criterion.set_progress(state.step / plan.total_steps)
     values = (train or train_step)(state, *batches(state.step), settings)
     state.meter.add(values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,23 +12,46 @@ from torch import nn
 # Start and end of `one_cycle` as shares of the peak (arXiv:1708.07120); torch's OneCycleLR starts alike, ends at 4e-6.
 _CYCLE_START, _CYCLE_END = 1 / 25, 1e-4
 _WARMUP_START = 1e-3
+_FACTOR = "lr_factor"  # key of a parameter group
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
 
 
-def build_optimizer(model: nn.Module, name: str, *, weight_decay: float, **options: Any) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module,
+    name: str,
+    *,
+    weight_decay: float,
+    slowed: Iterable[nn.Parameter] = (),
+    lr_factor: float = 1.0,
+    **options: Any,
+) -> torch.optim.Optimizer:
     """Returns the optimizer over the trainable parameters, with weight decay on weights alone, not biases and norms.
 
     Args:
         name: key of ``OPTIMIZERS``.
+        slowed: parameters whose learning rate is ``lr_factor`` times the others', by :func:`set_learning_rate`.
         options: further keyword arguments of torch's class (lr, momentum, betas ...).
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    apart = {id(parameter) for parameter in slowed}
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    groups = _groups([p for p in trainable if id(p) not in apart], weight_decay, 1.0)
+    if apart:
+        groups += _groups([p for p in trainable if id(p) in apart], weight_decay, lr_factor)
     return OPTIMIZERS[name](groups, fused=True, **options)
+
+
+def _groups(parameters: list[nn.Parameter], weight_decay: float, factor: float) -> list[dict[str, Any]]:
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay, _FACTOR: factor},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, _FACTOR: factor},
+    ]
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Sets the learning rate, times each group's own factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get(_FACTOR, 1.0)  # a checkpoint's groups may be older than the key
 
 
 def start_at_rest(optimizer: torch.optim.Optimizer) -> None:

@@ -49,10 +49,31 @@ def call(*arguments, timing="--no-timing"):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """An empty folder, on a machine without a GPU: another network and canvas would be chosen for one."""
+    """An empty folder, on a machine without a GPU and ImageNet weights: another network would be chosen with them."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("focalbench.analysis.suggestion.has_published_file", lambda: False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def test_weights_that_are_installed_are_started_from(here, monkeypatch):
+    make_set(here / "pets" / "VOCdevkit", {"trainval": 8, "test": 3})
+    call("pets/VOCdevkit")
+    config = load_config(Path("pets.yaml")).config
+    assert (config.model.backbone, config.model.weights, config.optim.backbone_lr) == ("tiny", "none", None)
+    scratch = Path("pets.yaml").read_text()
+    assert "focalbench[pretrained]" in scratch
+
+    monkeypatch.setattr("focalbench.analysis.suggestion.has_published_file", lambda: True)
+    call("pets/VOCdevkit", "--force")
+    config = load_config(Path("pets.yaml")).config
+    assert (config.model.backbone, config.model.weights) == ("efficientnet_lite0", "imagenet")
+    assert config.optim.backbone_lr is not None
+    assert config.optim.backbone_lr < 1
+    assert call("pets/VOCdevkit", "--from-scratch", "-o", "-") == scratch
+    (yolo,) = re.findall(r"# (\{name: yolov2, .*\})", Path("pets.yaml").read_text())
+    swapped = load_config(Path("pets.yaml"), [f"model={yolo}", "data.image_size=[64, 64]"]).config
+    assert (swapped.model.name, swapped.model.weights, swapped.model.norm) == ("yolov2", "imagenet", "frozen")
 
 
 def test_file_is_valid_and_fits_the_data(here):

@@ -83,8 +83,8 @@ def test_unknown_key_has_place_suggestion_and_line(write):
         ("data: {augment: {crop: no}}", "data.augment.crop: should be true or false, not 'no'"),
         (
             "model: {backbone: resnet81}",
-            "model.backbone: should be one of tiny, resnet18, resnet34, resnet50, mobilenet_v3_large or timm/NAME, not "
-            "'resnet81'; did you mean 'resnet18'?",
+            "model.backbone: should be one of tiny, efficientnet_lite0, resnet18, resnet34, resnet50, "
+            "mobilenet_v3_large or timm/NAME, not 'resnet81'; did you mean 'resnet18'?",
         ),
         ("model: {backbone: 18}", "mobilenet_v3_large or timm/NAME, not 18"),
         ("model: {backbone: timm/}", "model.backbone: should match ^timm/"),
@@ -96,6 +96,15 @@ def test_unknown_key_has_place_suggestion_and_line(write):
             "model: {weights: imagenet, trainable_stages: 5}",
             "model.trainable_stages: should be at most 4, not 5",
         ),
+        (
+            "model: {name: yolov2, weights: a.weights, norm: frozen}",
+            "model.norm: frozen is for efficientnet_lite0: leave it null for darknet19",
+        ),
+        (
+            "model: {name: yolov2, norm: frozen, backbone: efficientnet_lite0}",
+            "model.norm: frozen needs loaded weights",
+        ),
+        ("optim: {backbone_lr: 0}", "optim.backbone_lr: should be at least"),
         ("model: {name: yolov2, priors: [[1, 2], [3]]}", "model.priors[1]"),
         ("name: a/b", "name: should match"),
         ("name: 3", "name: should be text, not 3"),

@@ -56,7 +56,7 @@ def _add_backbone(recipe: Any) -> None:
     heads = "@dataclass(frozen=True)\nclass HeadDefaults:"
     recipe.insert("focalbench/models/backbones.py", heads, f"{function}\n\n")
     recipe.insert("focalbench/models/backbones.py", '    "tiny": lambda norm: tiny(),\n', entry)
-    recipe.replace_line("focalbench/config/model.py", 'BackboneName = Literal["tiny", "resnet18"', member)
+    recipe.replace_line("focalbench/config/model.py", 'BackboneName = Literal["tiny"', member)
 
 
 def _add_detector(recipe: Any) -> None:

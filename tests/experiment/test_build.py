@@ -4,6 +4,7 @@ import gc
 import weakref
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,13 +13,17 @@ from torch import nn
 
 from focalbench.config.schema import ExperimentConfig
 from focalbench.data.transforms import Augment
+from focalbench.errors import ConfigError
 from focalbench.experiment import build
 from focalbench.experiment.batches import AugmentedBatches
 from focalbench.experiment.build_loss import keywords_among
 from focalbench.losses import CRITERIA, LOSSES
+from focalbench.models.detector import Detector
+from focalbench.models.retinanet import RetinaNet
+from focalbench.models.yolov2 import YoloV2
 from focalbench.training.graph import GraphedStep
 from focalbench.training.loop import TrainState
-from focalbench.training.optim import start_at_rest
+from focalbench.training.optim import set_learning_rate, start_at_rest
 
 GPU = torch.device("cuda:0")
 
@@ -116,3 +121,26 @@ def test_momentum_starts_at_rest_where_a_loss_scaler_may_skip_the_first_step(mom
 def test_a_warm_up_ends_before_the_training_does(asked: float, total: int, used: float) -> None:
     config = ExperimentConfig.model_validate({"optim": {"name": "sgd", "warmup_steps": asked}})
     assert build.warmup_steps(config, total) == used
+
+
+def _build(model: Any, **sections: Any) -> TrainState:
+    config = ExperimentConfig.model_validate(sections)
+    step: Any = SimpleNamespace(device=torch.device("cpu"), precision=torch.float32)
+    return build.build_state(config, model, _state(config).criterion, step)
+
+
+@pytest.mark.parametrize("model", [RetinaNet(2, "tiny"), YoloV2(2, "tiny")], ids=["RetinaNet", "YOLOv2"])
+def test_the_backbone_may_learn_at_a_rate_of_its_own(model: Detector) -> None:
+    optimizer = _build(model, optim={"name": "sgd", "backbone_lr": 0.1}).optimizer
+    set_learning_rate(optimizer, 1.0)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    slow = {name for name, p in model.named_parameters() if rates[id(p)] == pytest.approx(0.1)}
+    assert slow == {name for name, _ in model.named_parameters() if name.startswith(("backbone.", "trunk."))}
+    assert len(rates) == len(list(model.parameters()))
+
+
+def test_a_detector_that_names_no_backbone_has_no_rate_for_it() -> None:
+    model = RetinaNet(2, "tiny")
+    model.backbone_parameters = lambda: ()  # type: ignore[method-assign]  # as of a plugin
+    with pytest.raises(ConfigError, match=r"optim\.backbone_lr: the detector retinanet does not say .*: use null, or"):
+        _build(model, optim={"name": "sgd", "backbone_lr": 0.1})

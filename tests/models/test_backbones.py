@@ -38,7 +38,7 @@ def test_it_is_torchvisions_network_without_its_classifier(name):
     renamed = {
         new + key[len(old) :]
         for key in net.state_dict()
-        for old, new in backbone.torchvision_names.items()
+        for old, new in backbone.published.names.items()
         if key.startswith(old)
     }
     assert renamed == set(backbone.state_dict())

@@ -8,6 +8,7 @@ import torch
 
 from focalbench.boxes.priors import VOC_PRIORS
 from focalbench.models import MODELS
+from focalbench.models.retinanet import RetinaNet
 from focalbench.models.yolov2 import YoloV2
 from focalbench.structures import HeadOutputs
 
@@ -70,6 +71,26 @@ def test_the_prior_sets_the_first_objectness():
 def test_without_a_prior_objectness_starts_near_one_half(tiny):
     with torch.no_grad():
         assert (tiny(torch.randn(2, 3, 64, 64)).objectness.sigmoid() - 0.5).abs().max() < 0.25
+
+
+def test_a_pretrained_backbone_stands_where_darknet_does(tmp_path):
+    made = {"num_classes": 2, "backbone": "efficientnet_lite0", "norm": "frozen"}
+    model = YoloV2(**made, weights="imagenet", trainable_stages=1).train()
+    retinanet = RetinaNet(num_classes=5, backbone="efficientnet_lite0", weights="imagenet", norm="frozen")
+    expected = retinanet.backbone.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in model.trunk.backbone.state_dict().items())
+    images = torch.randn(2, 3, 64, 96)
+    outputs = model(images)
+    assert outputs.cls_logits.shape == (2, 2 * 3 * 5, 2)  # cells of 32 px
+    fine, coarse = model.trunk(images)
+    assert [tuple(x.shape) for x in (fine, coarse)] == [(2, 112, 4, 6), (2, 320, 2, 3)]
+    assert (fine.requires_grad, coarse.requires_grad) == (False, True)
+
+    torch.save({"model": retinanet.state_dict()}, tmp_path / "retinanet.pt")
+    from_file = YoloV2(**made, weights=str(tmp_path / "retinanet.pt"))
+    assert torch.equal(from_file.trunk.backbone.stem[1].conv.weight, expected["stem.1.conv.weight"])
+    torch.save(model.state_dict(), tmp_path / "whole.pt")
+    assert torch.equal(YoloV2(**made, weights=str(tmp_path / "whole.pt")).predict.weight, model.predict.weight)
 
 
 def test_a_canvas_of_other_sizes_is_refused(tiny):

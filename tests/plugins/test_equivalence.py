@@ -83,9 +83,11 @@ def test_a_class_that_calls_the_library_gives_the_bits_of_the_built_in_loss(
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
-@pytest.mark.parametrize(("case", "later"), [("RetinaNet", 1e-5), ("both of YOLOv2", 1e-2)])
+@pytest.mark.parametrize(("case", "later"), [("RetinaNet", 1e-3), ("both of YOLOv2", 1e-2)])
 def test_autograd_gives_the_losses_of_the_built_in_one_within_rounding(train: Train, case: str, later: float) -> None:
-    """``later``: after three steps training has amplified the rounding, most where YOLOv2 looks at its own boxes."""
+    """``later``: after three steps training has amplified the rounding, where a ReLU's input changes its sign, and most
+    where YOLOv2 looks at its own boxes.
+    """
     own, built_in = (train(loss, *CASES[case]) for loss in ("written", "focal"))
     for found, expected in zip(lines(own), lines(built_in), strict=True):
         for key in ("train/cls", "train/box", "train/loss", "train/grad_norm"):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from focalbench.training.optim import build_optimizer, learning_rate_factor
+from focalbench.training.optim import build_optimizer, learning_rate_factor, set_learning_rate
 
 
 def test_one_cycle_follows_torch() -> None:
@@ -71,3 +71,28 @@ def test_frozen_parameters_are_left_out() -> None:
     model.weight.requires_grad = False
     optimizer = build_optimizer(model, "sgd", weight_decay=0.0, lr=0.1)
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_part_may_learn_at_a_rate_of_its_own(name: str) -> None:
+    model = nn.ModuleDict({"backbone": nn.Conv2d(3, 4, 3), "head": nn.Conv2d(4, 2, 1)})
+    optimizer = build_optimizer(model, name, weight_decay=0.5, slowed=model["backbone"].parameters(), lr_factor=0.1)
+    set_learning_rate(optimizer, 0.02)
+    found = {id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    assert {n: found[id(p)] for n, p in model.named_parameters()} == {
+        "backbone.weight": (pytest.approx(0.002), 0.5),
+        "backbone.bias": (pytest.approx(0.002), 0.0),
+        "head.weight": (0.02, 0.5),
+        "head.bias": (0.02, 0.0),
+    }
+
+
+def test_an_optimizer_that_was_saved_before_there_were_factors_goes_on() -> None:
+    model = nn.Linear(2, 2)
+    old, new = (build_optimizer(model, "adamw", weight_decay=0.1, lr=1.0) for _ in range(2))
+    saved = old.state_dict()
+    for group in saved["param_groups"]:
+        del group["lr_factor"]
+    new.load_state_dict(saved)
+    set_learning_rate(new, 0.02)
+    assert [group["lr"] for group in new.param_groups] == [0.02, 0.02]
