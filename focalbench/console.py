@@ -266,6 +266,11 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
 
 
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """Writes a number with its noun: ``1 image``, ``1,500 images``."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def points(share: float, decimals: int = 2) -> str:
     """Writes an average precision, which lies in [0, 1], in points: 78.71 for 0.7871; a dash for nan."""
     return "-" if math.isnan(share) else f"{100 * share:z.{decimals}f}"

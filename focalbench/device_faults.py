@@ -62,14 +62,14 @@ def explained(fault: Exception, device: str, way_out: Callable[[], str]) -> Devi
         return DeviceMemoryError(f"{device} is out of memory: {_what_was_free(fault)}; {way_out()}")
     if _NO_KERNEL.search(text):
         return DeviceError(
-            f"{device} is none of the GPUs that this torch has code for: {_first_line(fault)}; use another GPU or "
-            "--device cpu, or install a torch built for it (`focalbench doctor` shows what both are)"
+            f"this torch has no code for {device}: {_first_line(fault)}; use another GPU or "
+            "--device cpu, or install a torch built for it (`focalbench doctor` shows both)"
         )
     if _OF_A_GPU.search(text) and (_OPERATION.search(text) or _HARDWARE.search(text) or not _answers()):
         hint = (
-            "if it comes again, --device cpu says which operation is wrong, and CUDA_LAUNCH_BLOCKING=1 where"
+            "if it happens again, --device cpu shows which operation is wrong, and CUDA_LAUNCH_BLOCKING=1 where"
             if _OPERATION.search(text)
-            else "whether the GPU itself has failed, nvidia-smi and the system's log (Xid) tell"
+            else "nvidia-smi and the system log (Xid) show whether the GPU itself has failed"
         )
         return DeviceLostError(f"{device} is lost to this process: {_first_line(fault)}; {hint}")
     return None
@@ -99,7 +99,7 @@ def _what_was_free(fault: RuntimeError) -> str:
     if asked is None or room is None:
         return _first_line(fault)
     total, free = _gib(*room.groups()[:2]), _gib(*room.groups()[2:])
-    words = f"{' '.join(asked.groups())} were asked for, and of {total:.1f} GiB {free:.1f} were free"
+    words = f"{' '.join(asked.groups())} requested, and {free:.1f} of {total:.1f} GiB were free"
     if own is not None:
         held = _gib(*own.groups())
         words += f": this process had {held:.1f}, all others {max(0.0, total - free - held):.1f}"

@@ -434,7 +434,8 @@ class SweepDisplay:
 
     def _stopping_text(self) -> str:
         number = len(self._running)
-        writing = f"{number} trials write their checkpoints" if number > 1 else "1 trial writes its checkpoint"
+        one = "1 trial is writing its checkpoint"
+        writing = f"{number} trials are writing their checkpoints" if number > 1 else one
         return f"stopping: {writing}" if number else "stopping"
 
     def _best_text(self) -> str:

@@ -123,7 +123,7 @@ def _own_temporary_folder() -> Path:
         folder.mkdir(mode=0o700)
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
-        raise StorageError(f"{folder}: somebody else may write there; set FOCALBENCH_CACHE to a folder for caches")
+        raise StorageError(f"{folder}: others can write there; set FOCALBENCH_CACHE to a folder of your own")
     return folder
 
 

@@ -40,9 +40,9 @@ class Schedule:
                 fractions that do not rise.
         """
         if self.schedule not in get_args(Kind):
-            raise ValueError(f"schedule is one of {', '.join(get_args(Kind))}, got {self.schedule!r}")
+            raise ValueError(f"schedule must be one of {', '.join(get_args(Kind))}, got {self.schedule!r}")
         if not all(isinstance(value, Real) for value in self.values):
-            raise ValueError(f"a schedule's values are numbers, got {list(self.values)}")
+            raise ValueError(f"a schedule's values must be numbers, got {list(self.values)}")
         object.__setattr__(self, "values", tuple(float(value) for value in self.values))
         object.__setattr__(self, "at", place_knots(self.schedule, len(self.values), self.at))
 

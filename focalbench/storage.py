@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from focalbench.errors import DataError, StorageError
 
-START_ANEW = "to start this trial anew, move its folder out of the run's and give the same command again"
+START_ANEW = "to start this trial over, move its folder out of the run folder and run the same command again"
 """The way out for one trial: --fresh would set all others aside too."""
 _MAX_ARRAY_BYTES = 2**30
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}")
@@ -158,7 +158,7 @@ def read_arrays(path: Path, names: Iterable[str]) -> dict[str, NDArray[Any]]:
     content = io.BytesIO(read_regular(path, _MAX_ARRAY_BYTES))
     with zipfile.ZipFile(content) as archive:
         if sum(member.file_size for member in archive.infolist()) > _MAX_ARRAY_BYTES:
-            raise ValueError(f"it unfolds to more than {_MAX_ARRAY_BYTES:,} bytes")
+            raise ValueError(f"it unpacks to more than {_MAX_ARRAY_BYTES:,} bytes")
     content.seek(0)
     with np.load(content, allow_pickle=False) as arrays:
         try:

@@ -17,7 +17,7 @@ from focalbench.config.identity import EFFECTS, keeps_trial
 from focalbench.config.loss import AlphaSchedule, GammaSchedule
 from focalbench.config.schema import ExperimentConfig, RandomConfig, SearchConfig
 
-_TOP = ("name", "seed", "plugins")
+_TOP = ("name", "base", "seed", "plugins")
 PAGE = Path(__file__).parent.parent / "docs" / "configuration.md"
 _FREE = ", ".join(f"`{key}`" for key in filter(keeps_trial, EFFECTS) if not key.startswith("run."))
 _INTRODUCTION = f"""\
@@ -27,20 +27,20 @@ One YAML file is one experiment. Written by `python scripts/make_docs.py` from `
 there, not this page. `focalbench schema` prints the same as JSON Schema for editors, `focalbench show CONFIG` a file
 with every default spelled out.
 
-- `focalbench validate CONFIG` checks the file and every trial of its sweep; all faults are shown at once, as
+- `focalbench validate CONFIG` checks the file and every trial of its sweep; all errors are shown at once, as
   `file:line:column: key: reason`.
 - `-s KEY=VALUE` sets a key for one call, as in `-s loss.gamma=0.5 -s sweep.seeds=[0,1]`; the value is read as YAML.
 - Setting `SECTION.name` to another variant, by `-s` or in a sweep, keeps the keys beside it that the new variant also
-  has; `loss: {{name: ce}}` in a sweep's list replaces the whole section. Setting `optim.steps` lets go of
-  `optim.epochs` and the other way round.
+  has; `loss: {{name: ce}}` in a sweep's list replaces the whole section. Setting `optim.steps` drops
+  `optim.epochs`, and the other way round.
 - A section whose `name` is left out is its default variant, named first below.
 - YAML is read as version 1.2: `no` is text, `1e-3` is a number. Repeated keys and tags are errors.
-- Paths are relative to the current folder.
+- Paths are relative to the current folder (`base`: to the file's own) and may contain `~`, `$VAR` and `${{VAR}}`.
 - A trial's identity, the 8 hex digits of its name, comes from everything but
   {_FREE}, and of `run` all but `run.threads`.
-  What a plugin brings is known by the digest of its source.
-  So data that moved to another folder are the same data. A sweep over several `data.root` has a trial for each all the
-  same; there too, another spelling of one folder is the same trial.
+  What a plugin provides is known by the digest of its source.
+  So data moved to another folder are still the same data. A sweep over several `data.root` nevertheless has a trial
+  for each; there too, another spelling of one folder is the same trial.
 - Same trial, same bits: on one kind of processor and one version of torch a trial ends with the same weights, alone or
   in a sweep, on two cores or sixty-four, killed or not, because it has `run.threads` threads wherever it runs.
   `result.json` repeats the number under `environment`. (Several `run.devices` agree with one within rounding.)

@@ -205,7 +205,7 @@ def test_once_it_is_stopped_nothing_is_estimated_and_each_trial_has_one_line(cap
         display.message("a: stopped by SIGTERM after step 51")  # the queue's word of how it ended
         display.trial_finished("b", "done", {"val/mAP": 0.5})
     assert capsys.readouterr().err.splitlines()[2:] == [
-        "stopping: 2 trials write their checkpoints",
+        "stopping: 2 trials are writing their checkpoints",
         "a: step 51 of 100, mAP 50.0",
         "a: stopped by SIGTERM after step 51",
         "b: done, mAP 50.0 (1 of 4 done)",
@@ -223,7 +223,7 @@ def test_the_rows_of_a_sweep_that_is_stopped_show_no_time_left(terminal, clock):
         stream.truncate(0)
         display._live.refresh()
         view = _shown(stream)
-    assert "0 of 2 done; stopping: 1 trial writes its checkpoint" in view
+    assert "0 of 2 done; stopping: 1 trial is writing its checkpoint" in view
     row = next(line for line in view.splitlines() if line.startswith("a-s0 "))
     assert row.split() == ["a-s0", "stopping", "50/100", "0:10", "1"]
 

@@ -88,7 +88,7 @@ def test_arrays_that_unfold_to_gigabytes_are_refused_before_they_do(tmp_path):
     content = path.read_bytes()
     place = content.index(b"PK\x01\x02") + 24  # the size in the archive's directory
     path.write_bytes(content[:place] + (2**31).to_bytes(4, "little") + content[place + 4 :])
-    with pytest.raises(ValueError, match="unfolds to more than"):
+    with pytest.raises(ValueError, match="unpacks to more than"):
         read_arrays(path, ["a"])
 
 

@@ -186,7 +186,7 @@ def advise(alternatives: Sequence[Alternative]) -> str:
     now = next(one for one in alternatives if not one.setting)
     best = helpful_change(alternatives)
     if now.share_below <= GOOD_SHARE:
-        return f"nothing to mend, {100 * now.share_below:.1f} % of the objects are not matched"
+        return f"nothing to fix: {100 * now.share_below:.1f} % of the objects are not matched"
     if best is None:
-        return "no single change helps much: combine some, or lower model.pos_iou"
+        return "no single change helps much: combine several, or lower model.pos_iou"
     return f"{best.setting}: {100 * best.share_below:.1f} % not matched, now {100 * now.share_below:.1f} %"

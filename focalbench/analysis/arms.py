@@ -152,7 +152,7 @@ def circumstances(arms: Sequence[Arm]) -> list[str]:
         scales = {seed: trial.result.lr_scale for seed, trial in arm.trials.items()}
         lowered = [f"seed {seed}" for seed, scale in scales.items() if scale not in (None, 1.0)]
         if lowered:
-            warnings.append(f"{arm.label}: diverged and went on at a lower learning rate: {', '.join(lowered)}")
+            warnings.append(f"{arm.label}: diverged and continued at a lower learning rate: {', '.join(lowered)}")
     return warnings
 
 
@@ -189,7 +189,9 @@ def _split_contradicting(group: Sequence[TrialRecord], warnings: list[str]) -> l
         return [list(group)]
     if len(by_name) > 1:
         names = ", ".join(by_name)
-        warnings.append(f"arms {names} have one configuration but different results for one seed; they are kept apart")
+        warnings.append(
+            f"arms {names} have the same configuration but different results for one seed; they are kept apart"
+        )
     return list(by_name.values())
 
 
@@ -197,7 +199,7 @@ def _build_arm(group: Sequence[TrialRecord], warnings: list[str]) -> Arm:
     names = Counter(trial.arm for trial in group)
     label = names.most_common(1)[0][0]
     if len(names) > 1:
-        warnings.append(f"{label}: arms named {', '.join(sorted(names))} have one configuration and are joined")
+        warnings.append(f"{label}: arms named {', '.join(sorted(names))} have the same configuration and are merged")
     by_seed: dict[int, TrialRecord] = {}
     for trial in group:
         assert trial.seed is not None  # a trial that counts has one

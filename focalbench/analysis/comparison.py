@@ -120,10 +120,10 @@ class Comparison:
         parts += [f"Holm-corrected over {self.num_arms} arms"] if self.num_arms > 1 else []
         when = f"p < {LEVEL:g}, from {MIN_SEEDS} paired seeds on"
         if self.plan is not ONE_LOOK:
-            when = f"with a level for each look at the seeds, which together keep {LEVEL:g}"
+            when = f"with a level for each look at the seeds that together keep {LEVEL:g}"
         return (
             f"better / worse: {', '.join([*parts, when])}. no practical difference: within the margin by two one-sided "
-            "tests. How often such words are wrong: docs/statistics.md."
+            "tests. How often such verdicts are wrong: focalbench docs statistics"
         )
 
 
@@ -246,8 +246,8 @@ def _margin(family: Family, base: ArmResult, metric: str, warnings: list[str]) -
     if family.margin < base.summary.mean:
         return family.margin
     warnings.append(
-        f"sweep.margin: {family.margin:g} is not below the baseline's mean {metric}, {base.summary.mean:.4f}: no arm "
-        "is called practically alike"
+        f"sweep.margin: {family.margin:g} is not below the baseline's mean {metric}, {base.summary.mean:.4f}, so "
+        "no arm can be called practically alike"
     )
     return None
 
@@ -259,8 +259,8 @@ def _plan(family: Family, base: ArmResult, metric: str, num_looks: int | None, w
     if metric == MEAN_AP and base.arm.label == family.plan.baseline:
         return family.taken(num_looks)
     warnings.append(
-        f"this sweep stopped its arms by their {MEAN_AP} against {family.plan.baseline}: for another question their "
-        "numbers of seeds are no accident, and false alarms are more frequent than the rule says"
+        f"this sweep gave its arms seeds by their {MEAN_AP} against {family.plan.baseline}: for any other "
+        "question the numbers of seeds depend on the results, and false alarms are more frequent than the rule says"
     )
     return ONE_LOOK
 
@@ -282,7 +282,7 @@ def _unpaired_seeds(judged: JudgedArms, visible: Sequence[ArmResult]) -> list[st
         if result is not judged.base and lone and not judged.blocked[result.arm.label]:
             unpaired.setdefault(seed_list(lone), []).append(result.arm.label)
     return [
-        f"{', '.join(labels)}: seeds not in both arms, and left out of the difference: {seeds}"
+        f"{', '.join(labels)}: seeds that are not in both arms, and so left out of the difference: {seeds}"
         for seeds, labels in unpaired.items()
     ]
 
@@ -304,8 +304,8 @@ def _only_part(judged: JudgedArms, visible: Sequence[ArmResult], family: Family)
     if not judged_too or not family.others:
         return []
     return [
-        f"{', '.join(judged_too)}: arms of the same sweep that were not named; p, intervals and words are corrected "
-        "for the whole sweep"
+        f"{', '.join(judged_too)}: arms of the same sweep that were not named; p, intervals and verdicts are "
+        "corrected for the whole sweep"
     ]
 
 
@@ -348,14 +348,14 @@ def _added_words(added: Sequence[int], family: Family) -> list[str]:
     seeds = f"seed{'s' * (len(added) > 1)} {seed_list(added)}"
     if family.plan.until is not None:
         return [
-            f"{seeds}: added by hand to a sweep that declared {len(family.plan.seeds)} seeds at most: in the means, "
-            "but not in the words, which are those of the declared looks"
+            f"{seeds}: added by hand to a sweep that declared {len(family.plan.seeds)} seeds at most: they count "
+            "in the means, but not in the verdicts, which are those of the declared looks"
         ]
     first = family.looks[0]
     told = ", ".join(f"{arm}: {word}" for arm, word in first.words.items())
     return [
-        f"{seeds}: added by hand after the arms had been looked at with {len(first.seeds)} seeds ({told}): who adds "
-        "seeds until a word comes gets it too often by chance; sweep.until: decided allows for the looks"
+        f"{seeds}: added by hand after the arms had been looked at with {len(first.seeds)} seeds ({told}): adding "
+        "seeds until a verdict appears finds one too often by chance; sweep.until: decided allows for the looks"
     ]
 
 

@@ -116,12 +116,13 @@ def distance_words(entry: ArmComparison, comparison: Comparison) -> str:
     if found is None or math.isnan(found.different_from):
         return f"{entry.arm}: {entry.verdict}"
     words = (
-        f"{entry.arm}: {difference(found.difference, metric)}; different from {value(found.different_from, metric)} on"
+        f"{entry.arm}: {difference(found.difference, metric)}; called different at "
+        f"{value(found.different_from, metric)} or more"
     )
     if math.isnan(found.alike_within):
         return words
     if found.alike_within <= 0:
-        return f"{words}, alike at no difference yet: the seeds scatter too much"
+        return f"{words}, not yet alike at any difference: the seeds scatter too much"
     return f"{words}, alike within {value(found.alike_within, metric)}"
 
 
@@ -142,11 +143,11 @@ def seeds_words(needed: SeedsNeeded) -> str:
     """Writes how many seeds find a difference as large as the margin."""
     size = points_words(needed.difference)
     if needed.n is None:
-        return f"seeds that find a true difference of {size} in 8 of 10 sweeps: more than 10 000"
+        return f"seeds needed to find a true difference of {size} in 8 of 10 sweeps: more than 10 000"
     high = "more than 10 000" if needed.high is None else str(needed.high)
     arms = f"{needed.num_arms} arms" if needed.num_arms > 1 else "one arm"
     return (
-        f"seeds that find a true difference of {size} in 8 of 10 sweeps: about {needed.n}, "
+        f"seeds needed to find a true difference of {size} in 8 of 10 sweeps: about {needed.n}, "
         f"95 % {needed.low} to {high}, by the spread of {arms}"
     )
 
@@ -154,9 +155,10 @@ def seeds_words(needed: SeedsNeeded) -> str:
 def exaggeration_words(over: Exaggeration, metric: str) -> str:
     """Writes by how much a claim may be overstated."""
     return (
-        f"A claim that only just passes overstates: at the seeds and spread of {over.arm}, a true difference of "
-        f"{points_words(over.difference)} is found in {100 * over.power:.0f} % of sweeps, and reads "
-        f"{value(over.reads, metric)} on average where it is found."
+        f"A claim that only just passes overstates the difference: with the seeds and spread of {over.arm}, a "
+        "true difference of "
+        f"{points_words(over.difference)} is found in {100 * over.power:.0f} % of sweeps, and where it is found "
+        f"it reads {value(over.reads, metric)} on average."
     )
 
 
@@ -170,8 +172,8 @@ def resolution_sentences(comparison: Comparison) -> list[str]:
 WORDS = (
     (
         "better, worse",
-        "So large a difference would rarely come by luck alone: in a sweep without any, an arm is called better or "
-        "worse in about 1 of 20. The interval says how large the difference may really be.",
+        "So large a difference would rarely arise by luck alone: of sweeps without any true difference, about 1 "
+        "in 20 call an arm better or worse. The interval says how large the difference may really be.",
     ),
     (
         "no practical difference",
@@ -184,13 +186,14 @@ WORDS = (
     ),
     (
         "unstable",
-        "The arm failed or diverged in more seeds than luck explains beside the baseline, or in all: look at that "
-        "before its mean.",
+        "The arm failed or diverged in more seeds than luck explains next to the baseline, or in all: look at "
+        "that before its mean.",
     ),
-    ("not enough seeds", "Fewer than six pairs: the figures are there, no claim is made."),
+    ("not enough seeds", "Fewer than six pairs: the figures are shown, but no claim is made."),
     (
         "not comparable",
-        "The arms differ in something that they must share, such as data or length of the training; it is named.",
+        "The arms differ in something that they must share, such as the data or the length of training; the "
+        "verdict names it.",
     ),
 )
 """What the words of a verdict mean, for somebody who knows a t test."""
@@ -201,8 +204,8 @@ RESOLUTION_OF_IMAGES = ("95 %, new images too", "test-set sd")
 """Further headings, where the test images were resampled."""
 RESOLUTION_NOTE = (
     "wins: pairs in which the arm is ahead. corr.: correlation of arm and baseline over the seeds; pairing helps where "
-    "it is above 0. exact p: all arms' signs flipped seed by seed, corrected for all; 2 / 2^n at least, .0312 for 6 "
-    "pairs. detectable: true difference that 8 of 10 such sweeps find."
+    "it is above 0. exact p: all arms' signs flipped seed by seed, corrected for all arms; at least 2 / 2^n, "
+    ".0312 for 6 pairs. detectable: the true difference that 8 of 10 such sweeps find."
 )
 NEW_IMAGES_NOTE = (
     " new images too: the interval for another test set of this kind and size; test-set sd: of the difference over "

@@ -113,7 +113,7 @@ def _resampled(
         return scores[folder]
     stored = read_detections(folder)
     if not stored.has_same_objects(truth):
-        raise UnusableDetectionsError(f"{folder}: what is stored of its detections belongs to another test set")
+        raise UnusableDetectionsError(f"{folder}: its stored detections belong to another test set")
     classes = stored.classes.tolist()
     try:
         ap = resampled_average_precision(

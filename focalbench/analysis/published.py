@@ -168,7 +168,7 @@ class ReproductionCard:
         if num_values >= MIN_POINTS_FOR_CLAIM:
             return ""
         least = 1 / math.factorial(num_values)
-        return f"{num_values} values are too few for a claim: their p over values is {least:.2f} at the least."
+        return f"{num_values} values are too few for a claim: their p over values is at least {least:.2f}."
 
     def as_document(self) -> dict[str, Any]:
         """Plain data for JSON."""

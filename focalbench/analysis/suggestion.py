@@ -59,7 +59,7 @@ FROM_SCRATCH = Recipe({}, {"lr": 2e-3, "weight_decay": 0.02}, epochs=27)
 PRETRAINED = Recipe(
     {
         "weights": ("imagenet", _AT_HAND),
-        "norm": ("frozen", "batch norm as loaded, within the convolutions: faster"),
+        "norm": ("frozen", "batch norm as loaded, folded into the convolutions: faster"),
         "trainable_stages": (3, "all but the stem and the stage of stride 4"),
     },
     {"lr": 1e-3, "backbone_lr": 0.2, "weight_decay": 0.05},

@@ -165,7 +165,7 @@ def _trial_progress(record: TrialRecord, is_launched: bool) -> TrialProgress:
         # Its owner writes down that it runs only after it has taken it.
         return TrialProgress(record.folder.name, record.arm, record.seed, TrialState.RUNNING, at_work=True, **known)
     if state is TrialState.RUNNING:
-        known["reason"] = f"killed at step {step or 0}" + ("" if is_launched else "; the same command goes on")
+        known["reason"] = f"killed at step {step or 0}" + ("" if is_launched else "; the same command resumes it")
     return TrialProgress(record.folder.name, record.arm, record.seed, state, at_work=False, **known)
 
 

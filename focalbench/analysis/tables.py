@@ -21,7 +21,9 @@ from focalbench.statistics.verdict import DIFFERENT, MIN_SEEDS
 COLUMNS = ("arm", "n", "mean", "sd", "difference", "95 % CI", "p (Holm)", "verdict")
 """Headings of :func:`verdict_cells`."""
 _TEXT_COLUMNS = ("arm", "verdict")
+_MEAN = COLUMNS.index("mean")
 _BASELINE = "baseline"
+_BETTER = "better"
 _ORDER = ("better", "higher", "worse", "lower", "no practical difference", "unstable", "undecided")
 
 _LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
@@ -103,7 +105,17 @@ def _compared_row(entry: ArmComparison, own: Summary, comparison: Comparison) ->
 
 def verdict_cells(comparison: Comparison) -> list[list[str]]:
     """Returns the table of arms and verdicts as text, a cell for each of ``COLUMNS``."""
-    return [_cells(row, comparison.metric) for row in arm_rows(comparison)]
+    return [cells for _, cells in _rows_with_cells(comparison)]
+
+
+def _rows_with_cells(comparison: Comparison) -> list[tuple[ArmRow, list[str]]]:
+    return [(row, _cells(row, comparison.metric)) for row in arm_rows(comparison)]
+
+
+def _shown_best(comparison: Comparison) -> ArmRow | None:
+    """The arm with the best mean, if the verdict says that it is better than the baseline."""
+    first, *_ = arm_rows(comparison) or (None,)
+    return first if first is not None and first.verdict == _BETTER else None
 
 
 def _cells(row: ArmRow, metric: str) -> list[str]:
@@ -116,8 +128,8 @@ def _cells(row: ArmRow, metric: str) -> list[str]:
 
 
 def title(comparison: Comparison) -> str:
-    """Returns what the table is called: ``val/mAP in points, differences to ce``."""
-    to_what = f", differences to {comparison.baseline}" if comparison.baseline else ""
+    """Returns what the table is called: ``val/mAP in points, differences from ce``."""
+    to_what = f", differences from {comparison.baseline}" if comparison.baseline else ""
     return formats.heading(comparison.metric) + to_what
 
 
@@ -145,8 +157,8 @@ def verdict_sentences(comparison: Comparison) -> list[str]:
         if labels
     ]
     sentences += [
-        f"{entry.arm} failed in seed {', '.join(map(str, entry.failures.seeds))}: what is said of its difference is of "
-        "the seeds in which it did not."
+        f"{entry.arm} failed in seed{'s'[: len(entry.failures.seeds) > 1]} "
+        f"{', '.join(map(str, entry.failures.seeds))}: its difference is that of the other seeds."
         for entry in comparison.comparisons
         if entry.failures is not None
     ]
@@ -166,8 +178,12 @@ def plain_text(comparison: Comparison) -> str:
 
 
 def latex(comparison: Comparison) -> str:
-    """Writes the table for LaTeX: a ``tabular`` with booktabs' rules; a comment on top says what it needs."""
-    body = [_latex_row(cells) for cells in verdict_cells(comparison)]
+    """Writes the table for LaTeX: a ``tabular`` with booktabs' rules; a comment on top says what it needs.
+
+    The best mean is bold where its arm is better than the baseline by the verdict, and nowhere else.
+    """
+    best = _shown_best(comparison)
+    body = [_latex_row(_latex_cells(cells, strong=row == best)) for row, cells in _rows_with_cells(comparison)]
     needs = r"\usepackage{booktabs}"
     if any(letter > _LAST_LATIN for line in body for letter in line):
         needs += ", and XeLaTeX or LuaLaTeX with a font that has the letters of the names"
@@ -176,7 +192,7 @@ def latex(comparison: Comparison) -> str:
         f"% {_one_line(title(comparison))}; needs {needs}",
         f"\\begin{{tabular}}{{{columns}}}",
         r"\toprule",
-        _latex_row(COLUMNS),
+        _latex_row([latex_text(column) for column in COLUMNS]),
         r"\midrule",
         *body,
         r"\bottomrule",
@@ -186,10 +202,17 @@ def latex(comparison: Comparison) -> str:
 
 
 def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _latex_cells(cells: Sequence[str], *, strong: bool) -> list[str]:
     arm, *others = (latex_text(cell) for cell in cells)
     # A sign before a digit; elsewhere a hyphen is one.
     signed = [re.sub(r"(?<![^\s(])-(?=[\d.])", "$-$", cell) for cell in others]
-    return " & ".join([arm, *signed]) + r" \\"
+    row = [arm, *signed]
+    if strong:
+        row[_MEAN] = rf"\textbf{{{row[_MEAN]}}}"
+    return row
 
 
 def latex_text(text: str) -> str:
@@ -198,8 +221,13 @@ def latex_text(text: str) -> str:
 
 
 def markdown(comparison: Comparison) -> str:
-    """Writes the table as Markdown, with its title above and its rule below."""
-    rows = [[markdown_text(cell) for cell in cells] for cells in verdict_cells(comparison)]
+    """Writes the table as Markdown, with its title above and its rule below; bold as in :func:`latex`."""
+    best, rows = _shown_best(comparison), []
+    for row, cells in _rows_with_cells(comparison):
+        escaped = [markdown_text(cell) for cell in cells]
+        if row == best:
+            escaped[_MEAN] = f"**{escaped[_MEAN]}**"
+        rows.append(escaped)
     alignment = ["---" if column in _TEXT_COLUMNS else "---:" for column in COLUMNS]
     table = markdown_table(COLUMNS, rows, alignment)
     return "\n\n".join([markdown_text(title(comparison)), table, markdown_text(rule(comparison))]) + "\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from focalbench.analysis import tables
@@ -91,6 +92,19 @@ class Comparison(Mapping[str, ArmRow]):
     def to_markdown(self) -> str:
         """Returns the table as Markdown, average precisions in points."""
         return tables.markdown(self.found)
+
+    def write_figures(self, folder: str | Path) -> list[Path]:
+        """Writes the verdicts, the curves, AP per class and each swept key as NAME.pdf and NAME.svg.
+
+        Returns:
+            the files.
+
+        Raises:
+            StorageError: when ``folder`` cannot be made or written.
+        """
+        from focalbench.report.paper_figures import write_figures  # matplotlib takes a while to load
+
+        return write_figures(self.found, Path(folder))
 
     def _repr_html_(self) -> str:
         return tables.html_table(self.found)

@@ -105,7 +105,7 @@ def _command(
 def _end_as_the_signal_does(stopped: InterruptedTrial, progress: bool) -> NoReturn:
     """Hands the signal to whoever handles it in this program, now that the checkpoints are written."""
     if progress:
-        console.info(f"{stopped}; the same call goes on")
+        console.info(f"{stopped}; the same call resumes")
     if threading.current_thread() is threading.main_thread():
         signal.raise_signal(stopped.signum)
     if stopped.signum == signal.SIGINT:
@@ -124,7 +124,7 @@ def _tell_of_failures(sweep: Sweep, session: Session) -> None:
     failed = [trial for trial in sweep.trials if trial.state is TrialState.FAILED]
     if not any(trial.state in (TrialState.DONE, TrialState.STOPPED) for trial in sweep.trials):
         first = failed[0] if failed else sweep.trials[0]
-        way = "retry_failed=True tries again" if failed else "the same call goes on"
+        way = "retry_failed=True tries again" if failed else "the same call resumes it"
         raise NothingFinishedError(
             f"no trial has finished; {first.name}: {first.error or first.reason}; {way}", session.exit_code or 3
         )

@@ -47,7 +47,7 @@ def call_module(
         try:
             output, errors = child.communicate(stdin, timeout=limit)
         except subprocess.TimeoutExpired:
-            raise FocalbenchError(f"{name} was ended after {limit:g} s") from None
+            raise FocalbenchError(f"{name} was stopped after {limit:g} s") from None
     if child.returncode != 0:
         last = (errors.strip().splitlines() or ["no message"])[-1]
         raise FocalbenchError(f"{name} ended with {child.returncode}: {last}")
@@ -98,7 +98,7 @@ def _sigterm_raises() -> Iterator[None]:
         return
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
-        raise InterruptedTrial("stopped by SIGTERM; nothing is left of what was measured", signum)
+        raise InterruptedTrial("stopped by SIGTERM; all measurements are lost", signum)
 
     before = signal.signal(signal.SIGTERM, interrupt)
     try:

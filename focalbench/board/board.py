@@ -136,7 +136,7 @@ class Board:
             try:
                 columns = columns_of(ExperimentConfig.model_json_schema(), of_plugins)
             except (AttributeError, KeyError, TypeError, RecursionError) as fault:
-                raise DataError(f"{sweep.path / sweep.LIST}: plugin_schema is no JSON Schema") from fault
+                raise DataError(f"{sweep.path / sweep.LIST}: plugin_schema is not a JSON Schema") from fault
             configs = self.configs if self.configs is not None else [trial.config for trial in trials if trial.config]
             self._columns = summaries.experiment(columns, ticked_columns(configs, columns))
         return self._columns

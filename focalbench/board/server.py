@@ -66,7 +66,7 @@ class Server:
             with contextlib.suppress(OSError), urllib.request.urlopen(f"http://localhost:{self.port}/", timeout=10):
                 return
             time.sleep(0.2)
-        raise ConfigError(f"TensorBoard does not start: {self._last_words()}")
+        raise ConfigError(f"TensorBoard did not start: {self._last_words()}")
 
     def wait(self) -> None:
         """Waits until it ends, which it does not do by itself.
@@ -75,7 +75,7 @@ class Server:
             ConfigError: when it has.
         """
         self._process.wait()
-        raise ConfigError(f"TensorBoard ended by itself: {self._last_words()}")
+        raise ConfigError(f"TensorBoard stopped by itself: {self._last_words()}")
 
     def close(self) -> None:
         """Ends it."""
@@ -90,7 +90,7 @@ class Server:
     def _last_words(self) -> str:
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
+        return lines[-1] if lines else "it printed nothing"
 
 
 @contextmanager

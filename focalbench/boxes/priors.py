@@ -70,7 +70,9 @@ def fit_priors(sizes: np.ndarray, num_priors: int, *, seed: int = 0) -> Priors:
     boxes = boxes[(boxes > 0).all(1)]
     num_different = len(np.unique(boxes, axis=0))
     if num_priors < 1 or num_different < num_priors:
-        raise ValueError(f"{num_priors} priors need at least as many different box sizes, there are {num_different}")
+        raise ValueError(
+            f"{num_priors} priors need at least as many different box sizes, but there are {num_different}"
+        )
     rng = np.random.default_rng(seed)
     best_iou, best = -1.0, boxes[:num_priors]
     for _ in range(_RESTARTS):

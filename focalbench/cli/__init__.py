@@ -14,9 +14,11 @@ import typer
 from focalbench import console
 from focalbench.cli import (
     bench,
+    clean,
     compare,
     config,
     data,
+    docs,
     doctor,
     evaluate,
     init,
@@ -26,18 +28,20 @@ from focalbench.cli import (
     status,
     tensorboard,
 )
+from focalbench.cli.command import App
 from focalbench.device_faults import explained
 from focalbench.errors import FocalbenchError
 from focalbench.runtime import prepare_process
 from focalbench.version import __version__
 
 MAX_MESSAGE_LINES = 20
-_NO_MEMORY = "close what else takes it (nvidia-smi shows who has a GPU's), or use --device cpu or another GPU"
+_NO_MEMORY = "close what else is using it (nvidia-smi shows what is on a GPU), or use --device cpu or another GPU"
 _STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
-app = typer.Typer(
+app = App(
     name="focalbench",
-    help="Does your loss help your detector on your data? Trains the arms side by side and says what holds.",
+    help="Does your loss help your detector on your data? Trains the arms side by side and says which differences "
+    "are real.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
@@ -45,8 +49,8 @@ app = typer.Typer(
 )
 _COMMANDS: tuple[Callable[..., None], ...] = (
     *(run.run, status.status, status.ls, tensorboard.tensorboard, compare.compare, report.report),
-    *(evaluate.evaluate, evaluate.predict, evaluate.analyze, evaluate.export),
-    *(init.init, config.validate, config.show, config.schema, doctor.doctor),
+    *(evaluate.evaluate, evaluate.predict, evaluate.analyze, evaluate.export, clean.clean),
+    *(init.init, config.validate, config.show, config.schema, doctor.doctor, docs.docs),
 )
 for _command in _COMMANDS:
     app.command()(_command)
@@ -63,7 +67,7 @@ def _print_version(asked: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and end.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     pass
@@ -122,9 +126,9 @@ def _crash(error: Exception) -> None:
         traceback.print_exc()
     places = traceback.extract_tb(error.__traceback__)
     place = f" at {places[-1].filename}:{places[-1].lineno}" if places else ""
-    console.error(f"a fault in focalbench itself: {type(error).__name__}: {str(error)[:500]}{place}")
+    console.error(f"a bug in focalbench itself: {type(error).__name__}: {str(error)[:500]}{place}")
     if not _debugging():
-        console.info("FOCALBENCH_DEBUG=1 shows the traceback; please report it with the command that you ran.")
+        console.info("FOCALBENCH_DEBUG=1 shows the traceback; please report it with the command you ran.")
     sys.exit(1)
 
 

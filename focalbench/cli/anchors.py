@@ -39,9 +39,9 @@ def anchors(
         typer.Option("--split", metavar="YEAR/SPLIT", help="Split to look at; may be repeated. Default: training."),
     ] = None,
     image_size: Annotated[
-        str, typer.Option("--image-size", metavar="SIDE|H,W", help="Canvas in pixels, as data.image_size.")
+        str, typer.Option("--image-size", metavar="SIDE|H,W", help="Canvas in pixels, as in data.image_size.")
     ] = "416",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the clustering's starts.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the clustering.")] = 0,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
@@ -56,7 +56,7 @@ def anchors(
     splits = tuple(split) if split else default_splits(root)[0]
     data = load_data(root, splits, "auto", canvas, cache="none")
     if all(record.difficult.all() for record in data.records):
-        raise DataError(f"{root}: {', '.join(splits)}: has no object that counts (difficult ones do not)")
+        raise DataError(f"{root}: {', '.join(splits)}: has no objects that count (difficult ones do not)")
     priors, published = _fit_priors(data, num_priors, seed)
     coverage, alternatives = _cover(data, model)
     if as_json:
@@ -81,7 +81,7 @@ def _retinanet(overrides: list[str]) -> RetinaNetConfig:
 
     for override in overrides:
         if not override.startswith("model."):
-            raise ConfigError(f"-s {override}: only model.* counts here; the canvas is --image-size")
+            raise ConfigError(f"-s {override}: only model.* has an effect here; --image-size sets the canvas")
     model = default_config(overrides).model
     if not isinstance(model, RetinaNetConfig):
         raise ConfigError("-s model.name: YOLOv2 has a prior for every object; this is about RetinaNet's anchors")
@@ -98,7 +98,7 @@ def _fit_priors(data: DetectionData, num_priors: int, seed: int) -> tuple[Priors
     cells = canvas_sizes(data.records, data.canvas) / _STRIDE
     num_sizes = len(np.unique(cells, axis=0))
     if num_priors > num_sizes:
-        console.warn(f"-k {num_priors}: the objects have {num_sizes} different size{'s'[: num_sizes > 1]} only")
+        console.warn(f"-k {num_priors}: the objects have only {num_sizes} different size{'s'[: num_sizes > 1]}")
     return fit_priors(cells, min(num_priors, num_sizes), seed=seed), average_best_iou(cells, VOC_PRIORS)
 
 
@@ -175,21 +175,21 @@ def _print_coverage(
 
     groups = {"all": coverage.counts()} | coverage.by_class(data.classes) | coverage.by_size()
     rows = [(name, *_cells(counts)) for name, counts in groups.items()]
-    where = f"{model.backbone}, {_canvas_text(data.canvas)}, {coverage.anchors_per_image} anchors an image"
+    where = f"{model.backbone}, {_canvas_text(data.canvas)}, {coverage.anchors_per_image} anchors per image"
     console.print_table(
         ("objects", "number", "matched", "forced", "without", "anchors each"),
         rows,
         title=f"RetinaNet ({where})",
-        note=f"matched: by an anchor of IoU {model.pos_iou:g} or more\n"
-        "forced:  by the best one alone, whatever its IoU\n"
-        "without: the best one went to a neighbour\n",
+        note=f"matched: by an anchor with an IoU of {model.pos_iou:g} or more\n"
+        "forced:  only by the best anchor, whatever its IoU\n"
+        "without: the best anchor went to a neighbour\n",
     )
     changes = [
         (one.setting or "as it is", f"{100 * one.share_below:.1f}%", str(one.anchors_per_image)) for one in alternatives
     ]
     sampled = f"on {SAMPLE} of the images\n" if len(data) > SAMPLE else ""
     note = f"{sampled}advice: {advise(alternatives)}"
-    console.print_table(("one change (-s)", "not matched", "anchors an image"), changes, note=note)
+    console.print_table(("one change (-s)", "not matched", "anchors per image"), changes, note=note)
 
 
 def _cells(counts: dict[str, Any]) -> tuple[str, ...]:

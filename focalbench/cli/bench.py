@@ -9,14 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from focalbench import console
+from focalbench.cli.command import App
+from focalbench.cli.completion import complete_device
 from focalbench.cli.config import AsJson, TrainSplits, ValSplits
 from focalbench.devices import num_gpus, why_no_gpu
 from focalbench.errors import ConfigError
 from focalbench.runtime import environment
 
-bench_app = typer.Typer(
-    name="bench", help="Time the parts against the public references, in one run.", no_args_is_help=True
-)
+bench_app = App(name="bench", help="Time the parts against the public references, in one run.", no_args_is_help=True)
 
 
 @bench_app.command("loss")
@@ -26,11 +26,11 @@ def loss(
     repeats: Annotated[int, typer.Option(min=1, help="Rounds; every contestant runs once in each.")] = 9,
     as_json: AsJson = False,
 ) -> None:
-    """Time focal loss, forward and backward: against a MMDetection-style operation, torchvision's and a plain copy."""
+    """Time focal loss, forward and backward: against an MMDetection-style operation, torchvision's and a plain copy."""
     from focalbench.benchmarks.loss import SIZES, bench_loss
 
     if size != "all" and size not in SIZES:
-        raise ConfigError(f"--size is small, large or all, got {size!r}")
+        raise ConfigError(f"--size should be small, large or all, got {size!r}")
     results = []
     for name in _devices(device):
         sizes = None if name == "cuda" or size == "all" else {size: SIZES[size]}
@@ -45,7 +45,7 @@ def _show(result: dict[str, Any], print_result: Callable[[dict[str, Any]], None]
         console.print_json(result | {"environment": facts})
         return
     versions = ", ".join(f"{name} {facts[name]}" for name in ("torch", "torchvision", "python"))
-    hardware = f"{facts['processor']} ({facts['cpu']}), {facts['cores']} cores"
+    hardware = f"{facts['processor']} ({facts['cpu']}), {console.counted(int(facts['cores']), 'core')}"
     console.print_text("; ".join([hardware, *([str(facts["gpu"])] if "gpu" in facts else []), versions]))
     print_result(result)
 
@@ -57,7 +57,7 @@ def _devices(device: str) -> list[str]:
         ConfigError: an unknown device, or a GPU where there is none.
     """
     if device not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"--device is auto, cpu or cuda, got {device!r}")
+        raise ConfigError(f"--device should be auto, cpu or cuda, got {device!r}")
     if device == "cuda" and not num_gpus():
         raise ConfigError(
             f"--device cuda: torch sees no GPU on this machine: {why_no_gpu()}; --device cpu measures the CPU"
@@ -73,7 +73,9 @@ def _print_loss(document: dict[str, Any]) -> None:
 
 
 def _print_loss_run(result: dict[str, Any]) -> None:
-    console.print_text(f"{result['device']}, {result['threads']} threads, load {result['load_average']:.1f}")
+    console.print_text(
+        f"{result['device']}, {console.counted(result['threads'], 'thread')}, load {result['load_average']:.1f}"
+    )
     rows = []
     for case in result["cases"]:
         for contestant, milliseconds in case["ms"].items():
@@ -134,17 +136,17 @@ def _print_evaluate(result: dict[str, Any]) -> None:
 
 @bench_app.command("step")
 def step(
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    backbone: Annotated[str, typer.Option(help="resnet18 (with torchvision beside it) or tiny.")] = "resnet18",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", autocompletion=complete_device)] = "auto",
+    backbone: Annotated[str, typer.Option(help="resnet18 (compared with torchvision) or tiny.")] = "resnet18",
     repeats: Annotated[int, typer.Option(min=1, help="Rounds; every contestant runs once in each.")] = 9,
     scaling: Annotated[
-        bool, typer.Option("--scaling", help="Only focalbench: how a step grows with canvas, batch and classes.")
+        bool, typer.Option("--scaling", help="Only focalbench: how step time grows with canvas, batch and classes.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Time a training step: against torchvision's RetinaNet, and the whole training against a static batch."""
     if backbone not in ("resnet18", "tiny"):
-        raise ConfigError(f"--backbone is resnet18 or tiny, got {backbone!r}")
+        raise ConfigError(f"--backbone should be resnet18 or tiny, got {backbone!r}")
     from focalbench.benchmarks.step import bench_growth, bench_step
 
     if scaling:
@@ -155,7 +157,8 @@ def step(
 
 def _print_circumstances(result: dict[str, Any]) -> None:
     console.print_text(
-        f"{result['device']}, {result['backbone']}, {result['precision']}, {result['threads']} threads, "
+        f"{result['device']}, {result['backbone']}, {result['precision']}, "
+        f"{console.counted(result['threads'], 'thread')}, "
         f"load {result['load_average']:.1f}"
     )
 
@@ -196,13 +199,49 @@ def _print_step(result: dict[str, Any]) -> None:
         )
 
 
+@bench_app.command("depthwise")
+def depthwise(
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds; both sides run every layer once in each.")] = 9,
+    as_json: AsJson = False,
+) -> None:
+    """Time the depthwise convolutions of EfficientNet-Lite0 on a CPU, forward and backward: against torch's own."""
+    from focalbench.benchmarks.depthwise import bench_depthwise
+
+    _show(bench_depthwise(repeats=repeats), _print_depthwise, as_json)
+
+
+def _print_depthwise(result: dict[str, Any]) -> None:
+    console.print_text(
+        f"{result['device']}, {result['precision']}, {console.counted(result['threads'], 'thread')}, load "
+        f"{result['load_average']:.1f}"
+    )
+    rows = [
+        (
+            f"{layer['channels']} channels of {layer['side']} x {layer['side']}, kernel {layer['kernel']}, "
+            f"stride {layer['stride']}",
+            f"{layer['times']}",
+            *(f"{ms:.1f}" for ms in layer["ms"].values()),
+            f"{layer['ratio']:.2f}",
+            f"{layer['max_difference']:.0e}",
+        )
+        for layer in result["layers"]
+    ]
+    rows.append(("all", "", *(f"{ms:.0f}" for ms in result["ms"].values()), f"{result['ratio']:.2f}", ""))
+    console.print_table(
+        ["layer", "times", *(f"{side}, ms" for side in result["ms"]), "x focalbench", "gradients differ by"],
+        rows,
+        title=f"batch {result['batch']}, {result['canvas']} px",
+        note="gradients: the largest difference, in units of the largest gradient",
+    )
+
+
 @bench_app.command("sweep")
 def sweep(
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", autocompletion=complete_device)] = "auto",
     trials: Annotated[int, typer.Option(min=2, max=64, help="Trials of the sweep.")] = 6,
     steps: Annotated[int, typer.Option(min=1, help="Steps of each trial.")] = 120,
     trials_per_device: Annotated[int, typer.Option(min=1, max=64, help="Trials that share a GPU.")] = 1,
-    scaling: Annotated[bool, typer.Option("--scaling", help="Only the sweep, of 1, 2, 4 and 8 trials.")] = False,
+    scaling: Annotated[bool, typer.Option("--scaling", help="Only the sweep, with 1, 2, 4 and 8 trials.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Time a sweep against separate runs that decode their images: whole runs, process start and imports included."""
@@ -224,7 +263,8 @@ def _print_scaling(result: dict[str, Any], steps: int) -> None:
 def _print_sweep(result: dict[str, Any]) -> None:
     case, wanted = result["case"], result["wanted"]
     console.print_text(
-        f"{result['device']}, {result['precision']}, {result['cores']} cores, load {result['load_average']:.1f}"
+        f"{result['device']}, {result['precision']}, {console.counted(result['cores'], 'core')}, load "
+        f"{result['load_average']:.1f}"
     )
     rows = [
         (
@@ -244,7 +284,8 @@ def _print_sweep(result: dict[str, Any]) -> None:
             f"{case['trials']} trials of {case['steps']} steps, batch {case['batch']}, {case['canvas']} px, "
             f"{case['images']} JPEG files of {case['image_side']} px; {case['side_by_side']} trials side by side"
         ),
-        note="wall clock of whole runs: processes start, torch is imported, images are read; the sweep also checks the "
+        note="wall-clock time of whole runs: processes start, torch is imported, images are read; the sweep also "
+        "checks the "
         "data set, fills an empty cache, evaluates and writes checkpoints",
     )
 
@@ -258,15 +299,13 @@ def quality(
     train: TrainSplits = None,
     val: ValSplits = None,
     levels: Annotated[
-        str, typer.Option("--map", metavar="A,B,...", help="What to reach, each above 0 and up to 1.")
+        str, typer.Option("--map", metavar="A,B,...", help="mAP values to reach, each above 0 and up to 1.")
     ] = "0.5,0.7,0.8",
-    budget: Annotated[
-        float, typer.Option(min=1, help="Seconds that the longest training of a contestant may take.")
-    ] = 300,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    budget: Annotated[float, typer.Option(min=1, help="Seconds that the longest run of a contestant may take.")] = 300,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", autocompletion=complete_device)] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Time from nothing to a detector of a given mAP: against torchvision's RetinaNet, tuned, and Ultralytics if there.
+    """Time to train a detector to a given mAP: against torchvision's RetinaNet, tuned, and Ultralytics if installed.
 
     Without --train and --val: trainval and test, else train and test or train and val, as `focalbench init` finds them.
     """
@@ -295,21 +334,22 @@ def _levels(text: str) -> tuple[float, ...]:
     except ValueError:
         levels = ()
     if not levels or not all(0 < level <= 1 for level in levels):
-        raise ConfigError(f"--map is a list such as 0.5,0.7 of mAP above 0 and up to 1, got {text!r}")
+        raise ConfigError(f"--map should be a list such as 0.5,0.7 of mAP above 0 and up to 1, got {text!r}")
     return levels
 
 
 def _print_quality(result: dict[str, Any]) -> None:
     data, levels, contestants = result["data"], result["levels"], result["contestants"]
     console.print_text(
-        f"{result['device']}, {result['precision']}, {result['threads']} threads, load {result['load_average']:.1f}"
+        f"{result['device']}, {result['precision']}, {console.counted(result['threads'], 'thread')}, load "
+        f"{result['load_average']:.1f}"
     )
     trainings = [
         (entry["name"], f"{one['steps']}", f"{one['seconds']:.0f}", f"{100 * one['mean_ap']:.1f}")
         for entry in contestants
         for one in entry["trainings"]
     ]
-    console.print_table(["", "steps", "seconds", "mAP"], trainings, title="whole trainings, each by itself")
+    console.print_table(["", "steps", "seconds", "mAP"], trainings, title="whole training runs, each by itself")
     console.print_table(
         ["", *(f"mAP {100 * level:g}" for level in levels)],
         [(entry["name"], *_times(entry, result["budget"])) for entry in contestants],
@@ -318,7 +358,7 @@ def _print_quality(result: dict[str, Any]) -> None:
             f"{data['train_images']} to train on, {data['classes']} classes, "
             f"{data['canvas'][1]} x {data['canvas'][0]} px"
         ),
-        note="of the shortest training on the ladder that reached it, from the start of its process to the end of "
+        note="of the shortest training run on the ladder that reached it, from the start of its process to the end of "
         "training; only focalbench's holds its evaluation too",
     )
     for level, found in zip(levels, result["ratios"], strict=True):

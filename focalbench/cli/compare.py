@@ -13,6 +13,7 @@ import typer
 from focalbench import console
 from focalbench.analysis import formats
 from focalbench.board.address import where_to_look
+from focalbench.cli.completion import complete_arm, complete_metric
 from focalbench.cli.config import AsJson
 from focalbench.tags import MEAN_AP
 
@@ -24,11 +25,16 @@ if TYPE_CHECKING:
 
 ResultPaths = Annotated[
     list[Path],
-    typer.Argument(metavar="PATH...", help="Run folders (runs/NAME) or trial folders.", show_default=False),
+    typer.Argument(metavar="PATH", help="Run folders (runs/NAME) or trial folders.", show_default=False),
 ]
 BaselineOption = Annotated[
     str | None,
-    typer.Option(metavar="ARM", help="Arm to compare with. Default: plain cross entropy.", show_default=False),
+    typer.Option(
+        metavar="ARM",
+        help="Arm to compare with. Default: plain cross entropy.",
+        show_default=False,
+        autocompletion=complete_arm,
+    ),
 ]
 _VERDICT_STYLES = {
     "better": "green",
@@ -42,32 +48,50 @@ _VERDICT_STYLES = {
 }
 _BAR_WIDTH = 24
 _SHADES = " .:*#"  # lowest to highest: readable in any terminal and in a log file
-_MAX_UNFINISHED = 30
+_MAX_UNFINISHED, _MAX_NAMED = 30, 8
 
 
 def compare(
     paths: ResultPaths,
     baseline: BaselineOption = None,
     metric: Annotated[
-        str, typer.Option(metavar="NAME", help="val/mAP, AP/CLASS, time, or any other logged number.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="val/mAP, AP/CLASS, time, or any other logged number.",
+            autocompletion=complete_metric,
+        ),
     ] = MEAN_AP,
     test_noise: Annotated[
-        bool, typer.Option("--test-noise/--no-test-noise", help="Resample the test images too (some seconds).")
+        bool, typer.Option("--test-noise/--no-test-noise", help="Resample the test images too (takes some seconds).")
     ] = True,
     as_json: AsJson = False,
     csv: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="Also write one row an arm.", show_default=False)
+        Path | None, typer.Option("--csv", metavar="FILE", help="Also write one row per arm.", show_default=False)
+    ] = None,
+    latex: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write the table of verdicts for LaTeX (booktabs).", show_default=False),
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write that table as Markdown.", show_default=False)
     ] = None,
 ) -> None:
     """Compare arms over their seeds: mean, sd, paired difference to a baseline, and what can be claimed."""
+    from focalbench.analysis import tables
     from focalbench.analysis.comparison_document import comparison_document
     from focalbench.analysis.look_record import compare_and_record
     from focalbench.records.reader import read_trials
+    from focalbench.storage import write_output
 
     trials = read_trials(paths)
     comparison = compare_and_record(trials, baseline=baseline, metric=metric, with_test_set_noise=test_noise)
     if csv is not None:
         _write_csv(comparison, csv)
+    if latex is not None:
+        write_output(latex, tables.latex(comparison).encode())
+    if markdown is not None:
+        write_output(markdown, tables.markdown(comparison).encode())
     if as_json:
         console.print_json(
             comparison_document(comparison) | {"reproduction": [card.as_document() for card in _cards(comparison)]}
@@ -115,10 +139,15 @@ def _print_verdicts(comparison: Comparison) -> None:
     from focalbench.analysis.tables import rule
 
     console.print_text(verdict_table(comparison, rule(comparison)))
+    alike: dict[tuple[str, ...], list[str]] = {}
     for entry in comparison.comparisons:
         if entry.not_comparable:
-            to_what = f" with {comparison.baseline}" if comparison.baseline else ""
-            console.print_text(f"{entry.arm} is not comparable{to_what}: {'; '.join(entry.not_comparable)}")
+            alike.setdefault(entry.not_comparable, []).append(entry.arm)
+    to_what = f" with {comparison.baseline}" if comparison.baseline else ""
+    for reasons, arms in alike.items():
+        more = f" and {len(arms) - _MAX_NAMED} more" if len(arms) > _MAX_NAMED else ""
+        verb = "is" if len(arms) == 1 else "are"
+        console.print_text(f"{', '.join(arms[:_MAX_NAMED])}{more} {verb} not comparable{to_what}: {'; '.join(reasons)}")
 
 
 def _print_resolution(comparison: Comparison) -> None:

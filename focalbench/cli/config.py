@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from focalbench import console
+from focalbench.cli.completion import complete_key
 from focalbench.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,7 +18,14 @@ if TYPE_CHECKING:
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the experiment.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", "-s", metavar="KEY=VALUE", help="Set a key, as in loss.gamma=0.5.", show_default=False),
+    typer.Option(
+        "--set",
+        "-s",
+        metavar="KEY=VALUE",
+        help="Set a key, as in loss.gamma=0.5.",
+        show_default=False,
+        autocompletion=complete_key,
+    ),
 ]
 DataRoot = Annotated[
     Path, typer.Argument(metavar="ROOT", help="Folder that holds VOC2007, VOC2012, ...", show_default=False)
@@ -31,7 +39,10 @@ ValSplits = Annotated[
 Plugins = Annotated[
     list[str] | None,
     typer.Option(
-        "--plugin", metavar="FILE", help="With the keys of a plugin, which is executed; repeatable.", show_default=False
+        "--plugin",
+        metavar="FILE",
+        help="Include the keys of a plugin, which is executed; repeatable.",
+        show_default=False,
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
@@ -65,7 +76,7 @@ def validate(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = 
         )
         return
     search = loaded.sweep.search if loaded.sweep is not None else None
-    later = f", and {search.num} arms that sweep.search will propose" if search is not None else ""
+    later = f", and {console.counted(search.num, 'arm')} that sweep.search will propose" if search is not None else ""
     console.print_text(f"{config}: valid; {_size(trials)}{later}")
     if loaded.sweep is not None:
         _print_arms(loaded, trials)

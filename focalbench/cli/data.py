@@ -9,6 +9,7 @@ import typer
 
 from focalbench import console
 from focalbench.cli import anchors, download, import_data, split
+from focalbench.cli.command import App
 from focalbench.cli.config import AsJson, DataRoot, TrainSplits, ValSplits
 from focalbench.errors import DataError
 
@@ -29,9 +30,7 @@ IgnoreOption = Annotated[
     bool, typer.Option("--ignore-other-classes", help="Leave out other classes, as data.other_classes: ignore does.")
 ]
 
-data_app = typer.Typer(
-    name="data", help="Import, split, check, count, generate and download data sets.", no_args_is_help=True
-)
+data_app = App(name="data", help="Import, split, check, count, generate and download data sets.", no_args_is_help=True)
 
 
 def _parse_classes(text: str | None) -> Literal["auto", "voc"] | tuple[str, ...]:
@@ -55,7 +54,7 @@ def check(
     ignore_other_classes: IgnoreOption = False,
     as_json: AsJson = False,
 ) -> None:
-    """Read every image and annotation and list all faults at once; exit code 2 if any is an error.
+    """Read every image and annotation and list all problems at once; exit code 2 if any is an error.
 
     Without --train and --val: trainval and test of every year, else train and val.
     """
@@ -84,7 +83,7 @@ def check(
             options = [f"--train {split}" for split in chosen[0]] + [
                 f"--val {split}" for split in (*chosen[1], others[0])
             ]
-            console.print_text(f"not read: {', '.join(others[:10])}; used with {' '.join(options)}")
+            console.print_text(f"not read: {', '.join(others[:10])}; include with {' '.join(options)}")
     if report.warnings:
         limit = 2 if report.errors else _WARNING_LINES
         console.print_text("\n".join(summarise(report.warnings, "warning", limit)))
@@ -98,8 +97,8 @@ def check(
 def _describe(side: str, splits: tuple[str, ...], facts: dict[str, int]) -> str:
     difficult = facts[f"{side}_difficult"]
     apart = f" and {difficult:,} difficult" if difficult else ""
-    objects = f"{facts[f'{side}_objects']:,} objects{apart}"
-    return f"{side} ({', '.join(splits)}): {facts[f'{side}_images']:,} images, {objects}"
+    images, objects = (console.counted(facts[f"{side}_{noun}s"], noun) for noun in ("image", "object"))
+    return f"{side} ({', '.join(splits)}): {images}, {objects}{apart}"
 
 
 @data_app.command()
@@ -107,7 +106,9 @@ def stats(
     root: DataRoot,
     split: Annotated[
         list[str] | None,
-        typer.Option("--split", metavar="YEAR/SPLIT", help="Split to count; may be repeated. Default: all used."),
+        typer.Option(
+            "--split", metavar="YEAR/SPLIT", help="Split to count; may be repeated. Default: all splits used."
+        ),
     ] = None,
     classes: ClassOption = None,
     as_json: AsJson = False,
@@ -136,7 +137,7 @@ def _print_stats(name: str, entry: SplitStats) -> None:
     more = f" and {len(entry.image_sizes) - 3} other sizes" if len(entry.image_sizes) > 3 else ""
     lines = [
         f"images: {sizes}{more}; {entry.num_empty} without objects",
-        f"objects an image: mean {mean:.1f}, median {median:g}, most {largest}",
+        f"objects per image: mean {mean:.1f}, median {median:g}, most {largest}",
         f"imbalance: {entry.imbalance:.1f} to 1 between the most and the least frequent class",
         f"small / medium / large (32 and 96 px): {entry.num_small} / {entry.num_medium} / {entry.num_large}",
     ]
@@ -158,16 +159,20 @@ def _print_stats(name: str, entry: SplitStats) -> None:
         for item in sorted(entry.classes, key=lambda item: -item.num_objects)
     ]
     columns = ("class", "objects", "share", "difficult", "images", "median side, px")
-    console.print_table(columns, rows, title=f"{name}: {entry.num_images} images", note="\n".join(lines) + "\n")
+    console.print_table(
+        columns, rows, title=f"{name}: {console.counted(entry.num_images, 'image')}", note="\n".join(lines) + "\n"
+    )
 
 
 @data_app.command()
 def synthesize(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where VOCdevkit is made.", show_default=False)],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder in which VOCdevkit is created.", show_default=False)
+    ],
     num_train: Annotated[int, typer.Option(min=1, max=100_000, help="Images in split train.")] = 500,
     num_val: Annotated[int, typer.Option(min=1, max=100_000, help="Images in split val.")] = 150,
     image_size: Annotated[int, typer.Option(min=32, max=1024, help="Side in pixels.")] = 128,
-    seed: Annotated[int, typer.Option(min=0, help="Which set; equal seeds give equal pixels.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the set; equal seeds give equal pixels.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Generate a small imbalanced set of shapes: DIR/VOCdevkit/VOC2007 with the splits train and val."""
@@ -178,7 +183,7 @@ def synthesize(
         facts = {"root": str(root), "train_images": num_train, "val_images": num_val, "image_size": image_size}
         console.print_json(facts | {"seed": seed})
         return
-    console.print_text(f"{root}: {num_train} images in 2007/train, {num_val} in 2007/val")
+    console.print_text(f"{root}: {console.counted(num_train, 'image')} in 2007/train, {num_val} in 2007/val")
 
 
 data_app.command("import")(import_data.import_data)

@@ -152,10 +152,10 @@ def _compiler() -> Iterator[Finding]:
         "torch.compile", f"C++ compiler {compiler}" if compiler else "no C++ compiler", bool(compiler), advice
     )
     triton = _version("triton")
-    why = "the loss is one kernel of Triton's, and without it many of torch's"
+    why = "Triton computes the loss in one kernel, torch in many"
     advice = "" if triton else f"on a GPU {why}: pip install triton"
     if not triton and not num_gpus():
-        advice += "; without one nothing is lost"
+        advice += "; without a GPU it is not needed"
     yield Finding("triton", triton or "not installed", triton is not None, advice)
     if triton and num_gpus():
         found = c_compiler()
@@ -177,7 +177,7 @@ def _folders() -> Iterator[Finding]:
     if data:
         exists = Path(data).is_dir()
         advice = "" if exists else "FOCALBENCH_DATA should name the folder that holds VOC2007, VOC2012, ..."
-        yield Finding("FOCALBENCH_DATA", data if exists else f"{data} is no folder", exists, advice)
+        yield Finding("FOCALBENCH_DATA", data if exists else f"{data} is not a folder", exists, advice)
     else:
         yield Finding("FOCALBENCH_DATA", "not set (data.root in the file does the same)")
     for name, folder in (("cache", choose_cache_dir()), ("current folder", Path.cwd())):
@@ -189,7 +189,9 @@ def _folder_finding(name: str, folder: Path) -> Finding:
     free = shutil.disk_usage(existing).free / 2**30
     writable = os.access(existing, os.W_OK)
     if not writable:
-        remedy = "set FOCALBENCH_CACHE to a folder you may write" if name == "cache" else "use run --out DIR"
+        remedy = "set FOCALBENCH_CACHE to a folder you can write to" if name == "cache" else "use run --out DIR"
         return Finding(name, f"{folder} cannot be written", False, remedy)
     low = free < 2
-    return Finding(name, f"{folder}, {free:.0f} GB free", not low, "less than 2 GB of disk is left" if low else "")
+    return Finding(
+        name, f"{folder}, {free:.0f} GB free", not low, "less than 2 GB of disk space is left" if low else ""
+    )

@@ -21,10 +21,12 @@ class Dataset(StrEnum):
 
 def download(
     dataset: Annotated[Dataset, typer.Argument(help="voc2007: trainval and test, 0.9 GB. voc2012: trainval, 2 GB.")],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where VOCdevkit appears. Twice the size is needed.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder in which VOCdevkit is created. Twice the size is needed.")
+    ],
     as_json: AsJson = False,
 ) -> None:
-    """Fetch Pascal VOC from its mirrors, check it and unpack it; the same command again goes on where it stopped."""
+    """Fetch Pascal VOC from its mirrors, check it and unpack it; run again, the same command resumes."""
     from focalbench.data import download as archives
     from focalbench.progress import DownloadDisplay
 
@@ -32,9 +34,9 @@ def download(
         with DownloadDisplay() as display:
             devkit = archives.download(dataset.value, folder, progress=display)
     except KeyboardInterrupt:
-        console.error("stopped; the same command again goes on from here")
+        console.error("stopped; run the same command again to resume from here")
         raise typer.Exit(130) from None
     if as_json:
         console.print_json({"root": str(devkit), "year": dataset.value.removeprefix("voc")})
     else:
-        console.print_text(f"{dataset.value} is there; use it with data.root: {devkit}")
+        console.print_text(f"{dataset.value} is ready; use it with data.root: {devkit}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from focalbench import console
+from focalbench.cli.completion import complete_device
 from focalbench.cli.config import AsJson
 from focalbench.tags import MEAN_AP, ProtocolName
 from focalbench.trained import SCORE_THRESH
@@ -22,11 +23,14 @@ if TYPE_CHECKING:
 ProtocolChoice = enum.StrEnum("ProtocolChoice", [*get_args(ProtocolName), "all"])  # type: ignore[misc]
 
 TrialPath = Annotated[
-    Path, typer.Argument(metavar="TRIAL", help="Folder of a trained trial: runs/NAME/TRIAL.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="TRIAL", help="Folder of a trained trial: runs/NAME/TRIAL, or how its name begins.", show_default=False
+    ),
 ]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", autocompletion=complete_device)]
 UnfinishedOption = Annotated[
-    bool, typer.Option("--unfinished", help="Take the newest checkpoint of a trial that is not finished.")
+    bool, typer.Option("--unfinished", help="Use the newest checkpoint of a trial that is not finished.")
 ]
 RootOption = Annotated[
     Path | None,
@@ -39,7 +43,7 @@ SplitOption = Annotated[
     typer.Option(
         "--split",
         metavar="YEAR/SPLIT",
-        help="Images; several are joined. Default: the trial's val.",
+        help="Split to evaluate on; several are joined. Default: the trial's val.",
         show_default=False,
     ),
 ]
@@ -54,7 +58,7 @@ PluginOption = Annotated[
     typer.Option(
         "--plugin",
         metavar="FILE",
-        help="Execute this source of a plugin that the trial was trained with, where its network or loss is needed.",
+        help="Execute this plugin source that the trial was trained with, where its network or loss is needed.",
         show_default=False,
     ),
 ]
@@ -124,9 +128,8 @@ def _all_protocols(detections: dict[str, Any], truth: dict[str, Any], classes: t
 
 
 def _print_evaluation(document: dict[str, Any]) -> None:
-    about = (
-        f"{document['trial']}, step {document['step']}, on {', '.join(document['split'])}: "
-        f"{document['images']} images, {document['objects']} objects, {document['detections']} detections"
+    about = f"{document['trial']}, step {document['step']}, on {', '.join(document['split'])}: " + ", ".join(
+        console.counted(document[f"{noun}s"], noun) for noun in ("image", "object", "detection")
     )
     if "protocols" in document:
         classes = document["classes"] if len(document["classes"]) <= 6 else []
@@ -142,7 +145,7 @@ def _print_evaluation(document: dict[str, Any]) -> None:
     rows.append(["mean", console.points(document["mAP"])])
     console.print_table(["class", f"AP {document['protocol']}, points"], rows, title=about)
     if undefined:
-        console.warn(f"no object to find, so no AP and no part in the mean: {', '.join(undefined)}")
+        console.warn(f"no objects to find, so no AP and not part of the mean: {', '.join(undefined)}")
 
 
 def _points(value: float | None) -> str:
@@ -157,9 +160,9 @@ def predict(
     trial: TrialPath,
     images: Annotated[
         list[str],
-        typer.Argument(metavar="IMAGE...", help="Files, folders or patterns such as 'dir/*.jpg'.", show_default=False),
+        typer.Argument(metavar="IMAGE", help="Files, folders or patterns such as 'dir/*.jpg'.", show_default=False),
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the pictures.")] = Path("predictions"),
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the pictures.")] = Path("predictions"),
     score_thresh: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Boxes with a lower score are left out.")
     ] = SCORE_THRESH,
@@ -195,7 +198,7 @@ def predict(
             console.print_text(f"#{label} on the pictures is {name}: no font on this machine has its letters")
     if faults:
         shown = [*faults[:15], *([f"... and {len(faults) - 15} more"] if len(faults) > 15 else [])]
-        raise DataError("\n".join([*shown, f"{len(rows)} images done, {len(faults)} faults"]))
+        raise DataError("\n".join([*shown, f"images done: {len(rows)}, errors: {len(faults)}"]))
 
 
 def _prediction_row(path: Path, picture: Path, found: Any, classes: tuple[str, ...]) -> dict[str, Any]:
@@ -232,7 +235,9 @@ def analyze(
     trial: TrialPath,
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", help="Folder of figures and numbers. Default: TRIAL/analysis.", show_default=False),
+        typer.Option(
+            "-o", "--out", help="Folder for figures and numbers. Default: TRIAL/analysis.", show_default=False
+        ),
     ] = None,
     errors: Annotated[bool, typer.Option("--errors", help="Split the missing AP by cause, as TIDE does.")] = False,
     split: SplitOption = None,
@@ -279,7 +284,7 @@ def _print_analysis(document: dict[str, Any]) -> None:
 
 def _print_tail(tail: dict[str, Any], kinds: dict[str, str]) -> None:
     if not tail["regions"]:
-        console.print_text("\nthis loss is asked about no negatives, so there is no hard tail of them")
+        console.print_text("\nthis loss is given no negatives, so they have no hard tail")
         return
     rows = [
         [kind, f"{sums['regions']:g}", _percent(sums["share_of_negative_loss"]), _percent(sums["share_of_class_loss"])]

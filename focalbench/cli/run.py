@@ -16,6 +16,7 @@ import typer
 
 from focalbench import console
 from focalbench.board.address import where_to_look
+from focalbench.cli.completion import complete_device
 from focalbench.cli.config import AsJson, ConfigPath, Overrides
 from focalbench.errors import DataError, InterruptedTrial
 from focalbench.records.state import TrialState
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from focalbench.records.sweep import SweepFolder
 
 OutOption = Annotated[
-    Path | None, typer.Option("--out", help="Folder of the results. Default: runs/NAME.", show_default=False)
+    Path | None, typer.Option("--out", help="Folder for the results. Default: runs/NAME.", show_default=False)
 ]
 
 _MAX_LISTED = 20
@@ -44,7 +45,10 @@ def run(
     overrides: Overrides = None,
     out: OutOption = None,
     device: Annotated[
-        str | None, typer.Option(help="auto, cpu, cuda or cuda:N. Default: run.device.", show_default=False)
+        str | None,
+        typer.Option(
+            help="auto, cpu, cuda or cuda:N. Default: run.device.", show_default=False, autocompletion=complete_device
+        ),
     ] = None,
     launcher: Annotated[
         str | None, typer.Option(help="local or ray. Default: run.launcher.", show_default=False)
@@ -53,14 +57,14 @@ def run(
         bool, typer.Option("--dry-run", help="List the trials and how long they may take; train nothing.")
     ] = False,
     timing: Annotated[
-        bool, typer.Option("--timing/--no-timing", help="With --dry-run: time some steps where no trial has finished.")
+        bool, typer.Option("--timing/--no-timing", help="With --dry-run: time some steps if no trial has finished.")
     ] = True,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew; older results are set aside.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over; older results are set aside.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train failed trials again.")] = False,
-    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Start no trial after a failure.")] = False,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Start no more trials after a failure.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train one trial or all of a sweep. The same command again goes on where it stopped."""
+    """Train one trial or all of a sweep. Run again, the same command resumes where it stopped."""
     from focalbench.config.load import load_config
 
     chosen = {"run.device": device, "run.launcher": launcher}
@@ -80,11 +84,11 @@ def run(
     except InterruptedTrial as stopped:  # before the first trial started, and before --fresh set anything aside
         if as_json:
             _print_document(_as_found(experiment.trials, folder, stopped.signum), folder)
-        console.info(f"{stopped}; go on with: {shlex.join(['focalbench', *sys.argv[1:]])}")
+        console.info(f"{stopped}; resume with: {shlex.join(['focalbench', *sys.argv[1:]])}")
         raise typer.Exit(stopped.exit_code) from None
     _report(session, folder, as_json)
     if session.signum is not None:
-        console.info(f"stopped; go on with: {_command()}")
+        console.info(f"stopped; resume with: {_command()}")
     raise typer.Exit(session.exit_code)
 
 
@@ -115,7 +119,7 @@ def _report(session: Session, folder: Path, as_json: bool) -> None:
     for line in _unfinished_lines(rows):
         console.print_text(line)
     if any(row["state"] == TrialState.FAILED for row in rows):
-        console.print_text("--retry-failed tries the failed ones again, each from its newest checkpoint")
+        console.print_text("--retry-failed trains the failed ones again, each from its newest checkpoint")
     console.print_text(f"\nresults: {folder}\n{where_to_look(folder)}")
 
 
@@ -193,7 +197,8 @@ def _print_comparison(session: Session, folder: Path) -> None:
     others = sum(row["name"] not in own and (folder / row["name"]).is_dir() for row in SweepFolder(folder).listed())
     if others:
         console.print_text(
-            f"{others} other trials in {folder} are no part of this sweep; focalbench compare shows them too"
+            f"{console.counted(others, 'other trial')} in {folder} {'is' if others == 1 else 'are'} not part of this "
+            "sweep, but focalbench compare includes every trial"
         )
 
 
@@ -232,13 +237,17 @@ def _list_trials(
     console.print_table(
         ["trial", "state", "differs in"], [(row["name"], row["state"], _assignments(row["differs"])) for row in rows]
     )
-    console.print_text(f"{len(rows)} trials in {folder}; nothing was trained\n{_time_words(left, num_slots, unknown)}")
+    console.print_text(
+        f"{len(rows)} trial{'s'[: len(rows) != 1]} in {folder}; nothing was "
+        f"trained\n{_time_words(left, num_slots, unknown)}"
+    )
     if expected is not None:
         console.print_text(_expected_words(expected, left, num_slots))
     if config.sweep is not None and config.sweep.search is not None:
         num = config.sweep.search.num
         console.print_text(
-            f"sweep.search proposes {num} arms in all, from the results of others; listed are those known"
+            f"sweep.search proposes {console.counted(num, 'arm')} in all, based on the results of others; only those "
+            "known so far are listed"
         )
 
 
@@ -285,13 +294,13 @@ def _assignments(differs: dict[str, Any]) -> str:
 
 def _expected_words(expected: Trainings, left: Forecast, num_slots: int) -> str:
     """How many trainings a sweep takes that ends by itself, and how long they last where that is known."""
-    known = "as they did so far" if expected.measured else "which only the first look can tell"
+    known = "as they have so far" if expected.measured else "which only the first look can show"
     most = ""
     if left.longest is not None:
         most = f" (about {console.duration(left.longest * math.ceil(expected.most / num_slots))} in all)"
     return (
-        f"sweep.until: {expected.least} trainings at least, {expected.most} at most{most}; about "
-        f"{expected.expected:.0f} where no arm differs and paired differences scatter by {100 * expected.sd:.2f} "
+        f"sweep.until: at least {expected.least} trials, at most {expected.most}{most}; about "
+        f"{expected.expected:.0f} if no arm differs and paired differences scatter by {100 * expected.sd:.2f} "
         f"points, {known}"
     )
 
@@ -303,8 +312,8 @@ def _time_words(left: Forecast, num_slots: int, unknown: str) -> str:
     trials = f"{left.num_left} trial{'s'[: left.num_left > 1]} left to train"
     if left.seconds is None:
         if unknown:
-            return f"{trials}; how long they take is not known: {unknown}"
-        return f"{trials}; how long they take is not known before the first has finished: then ask again"
+            return f"{trials}; how long they will take is not known: {unknown}"
+        return f"{trials}; how long they will take is not known until the first has finished: ask again then"
     if left.num_known < left.num_left:
         trials = f"{left.num_known} of {trials} (none like the others has finished yet)"
     words = f"{num_slots} side by side" if num_slots > 1 else "one after the other"

@@ -26,14 +26,16 @@ def split(
         typer.Option(
             "--group-by",
             metavar="REGEX",
-            help="Images whose names agree in its first group, or in the match, stay together: scene, video, patient.",
+            help="Keep images together whose names agree in its first group, or in the match: scene, video, patient.",
         ),
     ] = None,
     stratify: Annotated[
-        bool, typer.Option("--stratify", help="Spread the classes evenly; rare ones in each list.")
+        bool, typer.Option("--stratify", help="Spread the classes evenly, with rare ones in every list.")
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Which division; equal seeds give equal lists.")] = 0,
-    year: Annotated[str | None, typer.Option("--year", help="Of VOC<year>. Default: the only one there is.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the division; equal seeds give equal lists.")] = 0,
+    year: Annotated[
+        str | None, typer.Option("--year", help="Year of VOC<year>. Default: the only one there is.")
+    ] = None,
     source: Annotated[
         str | None,
         typer.Option("--from", metavar="LIST", help="Divide the images of this list. Default: all annotated images."),
@@ -42,8 +44,8 @@ def split(
 ) -> None:
     """Divide a data set: write ImageSets/Main/trainval.txt and test.txt, or train, val and test with --val.
 
-    A list that is there is never overwritten. Images without an annotation file are left out: nobody has said that
-    they are empty.
+    An existing list is never overwritten. Images without an annotation file are left out: they are not known to be
+    empty.
     """
     from focalbench.data.splitting import divide_data, write_lists
 
@@ -55,7 +57,7 @@ def split(
         return
     _print_division(division)
     for kind, names in list(division.missing.items())[:5]:
-        console.warn(f"class {kind!r} has no object in {' and '.join(names)}{'' if stratify else '; see --stratify'}")
+        console.warn(f"class {kind!r} has no objects in {' and '.join(names)}{'' if stratify else '; see --stratify'}")
     console.print_text(f"wrote {', '.join(map(str, paths))}\nnext:  focalbench init {shlex.quote(str(root))}")
 
 
@@ -63,7 +65,7 @@ def _shares(test: float, val: float) -> dict[str, float]:
     if not 0 < test < 1:
         raise DataError(f"--test {test:g}: a share above 0 and below 1 is needed, such as 0.2")
     if not 0 <= val < 1 or test + val >= 1:
-        raise DataError(f"--val {val:g}: a share is needed that leaves, with --test {test:g}, images to train on")
+        raise DataError(f"--val {val:g}: together with --test {test:g}, the share must leave images to train on")
     rest = 1 - test - val
     return {"train": rest, "val": val, "test": test} if val else {"trainval": rest, "test": test}
 
@@ -75,7 +77,7 @@ def _print_division(division: Division) -> None:
     for name, ids in division.lists.items():
         number = division.num_groups[name] if division.num_groups is not None else None
         groups = "" if number is None else f" in {number:,} group{'s'[: number != 1]}"
-        sides.append(f"{name} {len(ids):,} images ({100 * len(ids) / total:.1f} %){groups}")
+        sides.append(f"{name} {console.counted(len(ids), 'image')} ({100 * len(ids) / total:.1f} %){groups}")
     classes = sorted(
         {kind for counts in division.images_of.values() for kind in counts},
         key=lambda kind: (-sum(counts[kind] for counts in division.objects_of.values()), kind),

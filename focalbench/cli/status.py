@@ -32,11 +32,11 @@ _ALWAYS = (TrialState.DONE, TrialState.RUNNING, TrialState.FAILED)
 
 def ls(
     folder: Annotated[
-        Path, typer.Argument(metavar="RUNS", help="Folder of sweeps, or one sweep's.", show_default=True)
+        Path, typer.Argument(metavar="RUNS", help="Folder of sweeps, or of one sweep.", show_default=True)
     ] = _RUNS,
     as_json: AsJson = False,
 ) -> None:
-    """List sweeps, a line each: how far each is, its best arm so far, when it was last written to."""
+    """List sweeps, one per line: how far each has got, its best arm so far, when it was last written to."""
     from focalbench.analysis.sweep_progress import summarise_sweeps
 
     sweeps = summarise_sweeps(folder)
@@ -72,14 +72,14 @@ def status(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="A run folder, or its name below runs/.", show_default=False)
     ],
-    watch: Annotated[bool, typer.Option("--watch", help="Redraw every two seconds until nothing trains.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Redraw every two seconds until nothing is training.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show how far a sweep is: what trains now, what failed, how the arms stand."""
+    """Show how far a sweep has got: what is training now, what has failed, how the arms stand."""
     from focalbench.analysis.sweep_progress import SweepReader
 
     if watch and as_json:
-        raise ConfigError("--json prints one document: leave out --watch, and ask again as often as you like")
+        raise ConfigError("--json prints one document: leave out --watch and run it again as often as you like")
     reader = SweepReader(_folder_of(name))
     if watch:
         _watch(reader.read)
@@ -142,7 +142,8 @@ def _parts(progress: SweepProgress) -> Iterator[str]:
     from focalbench.progress import rows_text
 
     left = f"; about {console.duration(progress.seconds_left)} left" if progress.seconds_left is not None else ""
-    idle = "" if progress.at_work or not _waits(progress) else "; nothing is at work: the same command goes on"
+    resume = "; nothing is running: the same `focalbench run` command resumes it"
+    idle = "" if progress.at_work or not _waits(progress) else resume
     yield f"{progress.folder}: {_counts_text(progress)}{left}{idle}"
     running = [trial for trial in progress.trials if trial.at_work]
     if running:

@@ -22,13 +22,13 @@ def tensorboard(
     ] = Path("runs"),
     port: Annotated[
         int | None,
-        typer.Option(help=f"Default: {DEFAULT_PORT}, or a free one where that is taken.", show_default=False),
+        typer.Option(help=f"Default: {DEFAULT_PORT}, or a free one if that is taken.", show_default=False),
     ] = None,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the curves in the browser.")] = False,
 ) -> None:
     """Start TensorBoard on this machine and print where the curves, the verdict and all trials are."""
     if not runs.is_dir():
-        raise DataError(f"{runs}: no such folder; `focalbench run CONFIG` writes runs/NAME, or name another one")
+        raise DataError(f"{runs}: no such folder; `focalbench run CONFIG` writes runs/NAME; or name another folder")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as ^C: TensorBoard must not be left behind
     chosen = _port(port)
     _bring_up_to_date(runs)
@@ -50,7 +50,7 @@ def _port(wanted: int | None) -> int:
     """
     if wanted is not None:
         if not 0 < wanted < 2**16 or not is_free(wanted):
-            raise ConfigError(f"--port {wanted}: taken, or not to be had; leave it out and a free one is found")
+            raise ConfigError(f"--port {wanted}: taken or not available; leave it out to use a free one")
         return wanted
     return DEFAULT_PORT if is_free(DEFAULT_PORT) else free_port()
 

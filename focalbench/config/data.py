@@ -35,7 +35,7 @@ ClassList = Annotated[tuple[ClassName, ...], Field(min_length=1, max_length=10_0
 
 
 class AugmentConfig(Section):
-    """What is changed at random in training images; never in evaluation."""
+    """Random changes of training images; never applied in evaluation."""
 
     flip: Fraction = 0.5
     """Probability of a mirrored image."""
@@ -65,10 +65,10 @@ class AugmentConfig(Section):
 
 class _DataSection(Section):
     fit: Literal["warp", "letterbox"] = "warp"
-    """How an image meets the canvas: `warp` stretches it, `letterbox` keeps its aspect and pads."""
+    """How an image is fitted to the canvas: `warp` stretches it, `letterbox` keeps its aspect and pads."""
     cache: Literal["auto", "none", "disk", "ram", "device"] = "auto"
     """Where decoded images are kept: `disk` is a memory map shared by all trials, `device` the GPU's memory; `auto`
-    takes the device when they fit in a quarter of its free memory, else the disk. Does not change results."""
+    takes the device if they fit in a quarter of its free memory, else the disk. Does not change results."""
     cache_dir: str | None = None
     """Folder of the disk cache. null: $FOCALBENCH_CACHE, else `focalbench` in the user's cache folder."""
     augment: AugmentConfig = AugmentConfig()
@@ -89,18 +89,18 @@ class VocData(_DataSection):
     classes: Literal["auto", "voc"] | ClassList = "auto"
     """`auto`: the sorted names found in the training splits; `voc`: the 20 of Pascal VOC; or a list."""
     other_classes: Literal["ignore"] | None = None
-    """Objects of classes that are not among `classes`. null: an error. `ignore`: left out, with a warning; in training
-    such an object is background then, and a detection of it in `val` counts as false."""
+    """Objects of classes that are not among `classes`. null: an error. `ignore`: left out, with a warning; such an
+    object is then background in training, and a detection of it in `val` counts as a false positive."""
     sample_range: tuple[Sample, Sample] | None = None
-    """Values of 16-bit samples that become black and white; others are cut. null: 0 and 65535. A 12-bit sensor needs
-    [0, 4095]. 8-bit images are not touched."""
+    """Values of 16-bit samples that become black and white; values beyond are clipped. null: 0 and 65535. A 12-bit
+    sensor needs [0, 4095]. 8-bit images are not affected."""
     image_size: Side | tuple[Side, Side] = 320
     """Canvas in pixels: one number for a square, or [height, width]; 32 to 4096 each. Multiples of 32 waste nothing."""
 
     @model_validator(mode="after")
     def _range_rises(self) -> VocData:
         if self.sample_range is not None and self.sample_range[0] >= self.sample_range[1]:
-            raise key_error("sample_range", f"should be [black, white], rising, not {list(self.sample_range)}")
+            raise key_error("sample_range", f"should be [black, white] in rising order, not {list(self.sample_range)}")
         return self
 
     @model_validator(mode="after")
@@ -121,7 +121,7 @@ class SyntheticData(_DataSection):
     num_val: Annotated[int, Field(ge=1, le=100_000)] = 150
     """Images to evaluate on."""
     seed: SeedNumber = 0
-    """Which images are generated; not the seed of the training."""
+    """Seed of the generated images; independent of the training seed."""
     image_size: Side | tuple[Side, Side] = 128
     """Canvas in pixels: one number for a square, or [height, width]. The generated images are 128 x 128."""
 

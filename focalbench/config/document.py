@@ -149,6 +149,7 @@ class Document:
         values: the place of the value at a path.
         faults: what is wrong with the text itself.
         schema: the ExperimentConfig that the plugins named in it make; None: focalbench's own.
+        text: that it was read from; empty where it never was text.
     """
 
     data: dict[str, Any]
@@ -156,10 +157,12 @@ class Document:
     values: dict[KeyPath, Mark] = field(default_factory=dict)
     faults: list[ConfigFault] = field(default_factory=list)
     schema: Any = None
+    text: str = ""
 
     def copy(self) -> Document:
         """Returns a copy that can be changed without touching this one."""
-        return Document(copy.deepcopy(self.data), dict(self.keys), dict(self.values), list(self.faults), self.schema)
+        data, faults = copy.deepcopy(self.data), list(self.faults)
+        return Document(data, dict(self.keys), dict(self.values), faults, self.schema, self.text)
 
     def mark(self, path: KeyPath, on_key: bool = False) -> Mark | None:
         """Returns the place of ``path``, or of the nearest part around it that has one."""
@@ -194,7 +197,7 @@ def _read_text(path: Path) -> str:
             kind = "a folder" if stat.S_ISDIR(info.st_mode) else "not a regular file"
             raise ConfigError(f"{path}: is {kind}; a YAML file is needed")
         if info.st_size > MAX_BYTES:
-            raise ConfigError(f"{path}: is larger than {MAX_BYTES // 1000} kB; that is no configuration")
+            raise ConfigError(f"{path}: is larger than {MAX_BYTES // 1000} kB, too large for a configuration")
         raw = path.read_bytes()
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file{_similar_file(path)}") from None
@@ -224,6 +227,7 @@ def parse_document(text: str, source: str) -> Document:
         reason = "is empty" if value is None else "should hold `key: value` lines"
         document.faults.append(ConfigFault((), reason, Mark(source)))
     document.data = value if isinstance(value, dict) else {}
+    document.text = text
     return document
 
 
@@ -255,7 +259,7 @@ def _plain(value: Any, path: KeyPath, faults: list[ConfigFault]) -> Any:
     elif isinstance(value, PurePath):
         return str(value)
     else:
-        faults.append(ConfigFault(path, f"no configuration can hold a value of type {type(value).__name__}"))
+        faults.append(ConfigFault(path, f"a configuration cannot hold a value of type {type(value).__name__}"))
     return None
 
 
@@ -305,7 +309,7 @@ class _Reader:
         """Returns the plain value of ``node``; None where it is refused."""
         self.num_nodes += 1
         if self.num_nodes > MAX_NODES:
-            raise _refusal(f"more than {MAX_NODES} values (aliases counted as often as used)", node.start_mark)
+            raise _refusal(f"more than {MAX_NODES} values (aliases count each time they are used)", node.start_mark)
         if id(node) in self.open_nodes:
             raise _refusal("an alias that contains itself", node.start_mark)
         self.document.values[path] = self.mark(node.start_mark)
@@ -328,7 +332,7 @@ class _Reader:
             key = key_node.value
             here = (*path, key)
             if key in mapping:
-                place = f"; it first stands in line {self.document.keys[here].position[0]}" if self.lines else ""
+                place = f"; first used in line {self.document.keys[here].position[0]}" if self.lines else ""
                 self.fault(here, f"repeated key{place}", key_node)
                 continue
             self.document.keys[here] = self.mark(key_node.start_mark)

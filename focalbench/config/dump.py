@@ -38,6 +38,11 @@ def dump_yaml(config: ExperimentConfig, *, allow_unicode: bool = True) -> str:
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=allow_unicode, width=110)
 
 
+def dump_plain(data: dict[str, Any]) -> str:
+    """Writes plain data as YAML, in its own order."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
 def _switched_branches(sweep: dict[str, Any]) -> set[str]:
     drawn = [sweep.get(block, {}).get("params", ()) for block in ("random", "search")]
     keys = {*sweep.get("grid", ()), *sweep.get("zip", ()), *drawn[0], *drawn[1]}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import os
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,6 +16,10 @@ from focalbench.config.faults import BRANCHES, Schema, default_name, schema_of, 
 
 _EXCLUSIVE = {("optim", "steps"): ("optim", "epochs"), ("optim", "epochs"): ("optim", "steps")}
 """Setting one of the two lets go of the other."""
+_PATH_KEYS = (("data", "root"), ("data", "cache_dir"), ("model", "weights"))
+"""Keys whose values are paths, beside the entries of ``plugins``."""
+_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+_INNER_SECTIONS = (("data", "augment"), ("sweep", "random"), ("sweep", "search"))
 _FREE_KEYS = (("sweep", "grid"), ("sweep", "zip"), ("sweep", "random", "params"), ("sweep", "search", "params"))
 """Mappings whose keys contain dots themselves."""
 
@@ -40,6 +46,93 @@ def apply_overrides(document: Document, overrides: Iterable[str]) -> list[Config
         fault = assign(document, path, value, places)
         faults += [fault] if fault else []
     return faults
+
+
+def build_on(base: Document, own: Document) -> list[ConfigFault]:
+    """Writes what ``own`` says over ``base``, key by key, as overrides would.
+
+    Returns:
+        what goes through something in ``base`` that is no section.
+    """
+    faults = [
+        assign(base, path, value, _part(own, path))
+        for path, value in sorted(_leaves(own.data), key=lambda leaf: assignment_order(leaf[0]))
+    ]
+    return [fault for fault in faults if fault is not None]
+
+
+def _leaves(section: dict[str, Any], parents: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """Yields the keys of a configuration with their values: what is no section of it is a value as a whole."""
+    for key, value in section.items():
+        path = (*parents, key)
+        if isinstance(value, dict) and (len(path) == 1 or path in _INNER_SECTIONS):
+            yield from _leaves(value, path)
+        else:
+            yield path, value
+
+
+def _part(document: Document, path: KeyPath) -> Document:
+    """The places of the value at ``path``, as if it were a document of its own."""
+    keys, values = (
+        {known[len(path) :]: mark for known, mark in places.items() if known[: len(path)] == path}
+        for places in (document.keys, document.values)
+    )
+    return Document({}, keys, values)
+
+
+def fill_variables(document: Document, *, plugins: bool = False) -> list[ConfigFault]:
+    """Replaces $VAR, ${VAR} and ~ in paths by the environment's values; to be called once for each kind of path.
+
+    Args:
+        plugins: in the entries of ``plugins``; else in all other paths, those that a sweep sets among them.
+
+    Returns:
+        a fault for each variable that is not set.
+    """
+    faults: list[ConfigFault] = []
+    for holder, key, path in _plugin_paths(document) if plugins else _section_paths(document):
+        if not isinstance(holder[key], str):
+            continue
+        names = dict.fromkeys(match[1] or match[2] for match in _VARIABLE.finditer(holder[key]))
+        for name in names:
+            if name not in os.environ:
+                reason = f"the environment variable {name} is not set: export it, or write the path out"
+                faults.append(ConfigFault(path, reason, document.mark(path)))
+        filled = _VARIABLE.sub(lambda match: os.environ.get(match[1] or match[2], match[0]), holder[key])
+        holder[key] = os.path.expanduser(filled)
+    return faults
+
+
+_Place = tuple[Any, Any, KeyPath]
+"""A list or mapping, the index or key of a value in it, and where that stands in the document."""
+
+
+def _plugin_paths(document: Document) -> Iterator[_Place]:
+    entries = document.data.get("plugins")
+    if isinstance(entries, list):
+        yield from ((entries, number, ("plugins", number)) for number in range(len(entries)))
+
+
+def _section_paths(document: Document) -> Iterator[_Place]:
+    sweep = document.data.get("sweep")
+    blocks = sweep if isinstance(sweep, dict) else {}
+    entries = blocks.get("list")
+    for name, key in _PATH_KEYS:
+        yield from _at(document.data.get(name), key, (name, key))
+        for block in ("grid", "zip"):
+            table = blocks.get(block)
+            values = table.get(f"{name}.{key}") if isinstance(table, dict) else None
+            for number in range(len(values)) if isinstance(values, list) else ():
+                yield values, number, ("sweep", block, f"{name}.{key}", number)
+        for number, entry in enumerate(entries if isinstance(entries, list) else ()):
+            if isinstance(entry, dict):
+                yield from _at(entry, f"{name}.{key}", ("sweep", "list", number, f"{name}.{key}"))
+                yield from _at(entry.get(name), key, ("sweep", "list", number, name, key))
+
+
+def _at(holder: Any, key: str, path: KeyPath) -> Iterator[_Place]:
+    if isinstance(holder, dict) and key in holder:
+        yield holder, key, path
 
 
 def split_key(key: str) -> KeyPath:
@@ -85,7 +178,13 @@ def _switch_variant(section: dict[str, Any], branch: str, name: Any, schema: Sch
     models = variants(branch, schema)
     old = models.get(section.get("name", default_name(branch)))
     new = models.get(name) if isinstance(name, str) else None
-    if old is None or new is None or old is new:
+    if old is None or old is new:
+        return
+    if new is None:  # a plugin's that has not been loaded yet, or none at all
+        for key in [
+            key for key in section if key != "name" and any(key not in one.model_fields for one in models.values())
+        ]:
+            del section[key]
         return
     for key in [key for key in section if key in old.model_fields and key != "name"]:
         if (

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from focalbench.config.base import PLUGIN_KEYS
-from focalbench.config.document import ConfigFault, Document, KeyPath
+from focalbench.config.document import ConfigFault, Document, KeyPath, Mark, dotted, parse_value
+from focalbench.config.identity import can_be_swept
 from focalbench.config.schema import ExperimentConfig
 
 BRANCHES = ("data", "model", "loss", "optim")
@@ -40,6 +41,21 @@ _BOUNDS = {
     "multiple_of": ("a multiple of", "multiple_of"),
 }
 _LENGTHS = {"too_short": ("at least", "min_length"), "too_long": ("at most", "max_length")}
+_LISTS = {"list_type", "tuple_type", *_LENGTHS}
+_LONGEST_HINT = 150
+_ELSEWHERE = {
+    "amp": "optim.precision",
+    "batch": "optim.batch_size",
+    "conf": "eval.score_thresh",
+    "img_size": "data.image_size",
+    "imgsz": "data.image_size",
+    "iou": "eval.nms_thresh",
+    "learning_rate": "optim.lr",
+    "lr0": "optim.lr",
+    "optimizer": "optim.name",
+    "seeds": "sweep.seeds",
+}
+"""What other tools call a key, or where they have it."""
 
 
 Schema = type[ExperimentConfig]
@@ -100,7 +116,9 @@ def faults_of(error: ValidationError, document: Document) -> list[ConfigFault]:
         if deeper and all(detail["type"] in _WANTED or detail["type"] == "literal_error" for detail in details):
             continue  # another form of the same key was meant, and its own fault is named
         on_key = details[0]["type"] == "extra_forbidden"
-        faults.append(ConfigFault(path, _reason(path, details, document), document.mark(path, on_key), on_key))
+        mark = document.mark(path, on_key)
+        reason = _reason(path, details, document) + _hint_at_sweep(path, details, document, mark)
+        faults.append(ConfigFault(path, reason, mark, on_key))
     return faults
 
 
@@ -140,6 +158,36 @@ def _reason(path: KeyPath, details: list[ErrorDetails], document: Document) -> s
             wanted.append(phrase)
     choices = [str(choice) for detail in details for choice in _choices(detail)]
     return f"should be {' or '.join(wanted)}, not {shown(first['input'])}{_meant(first['input'], choices)}"
+
+
+def _value_at(path: KeyPath, data: Any) -> Any:
+    """What ``data`` holds at ``path``; None where it ends before."""
+    for part in path:
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return data
+
+
+def _hint_at_sweep(path: KeyPath, details: list[ErrorDetails], document: Document, mark: Mark | None) -> str:
+    """How several values of a key that takes one are compared."""
+    values = _value_at(path, document.data)
+    if isinstance(values, str) and "," in values:  # as in -s loss.gamma=0.5,1,2
+        values = [parse_value(part, "")[0] for part in values.split(",")]
+    several = isinstance(values, list) and len(values) > 1 and not any(isinstance(one, list | dict) for one in values)
+    if not path or not several or any(detail["type"] in (*_LISTS, "extra_forbidden") for detail in details):
+        return ""
+    written = json.dumps(values, ensure_ascii=False)
+    if path == ("seed",):
+        key, value = "sweep.seeds", written
+    elif len(path) > 1 and can_be_swept(dotted(path)) and len(written) < _LONGEST_HINT:
+        key, value = "sweep.grid", f"{{{dotted(path)}: {written}}}"
+    else:
+        return ""
+    if mark is not None and mark.where.startswith("-s "):
+        return f"; to compare several: -s '{key}={value}'"
+    return f"; to compare several: sweep: {{{key.removeprefix('sweep.')}: {value}}}"
 
 
 def _wanted(detail: ErrorDetails) -> str | None:
@@ -206,6 +254,10 @@ def _unknown_key(path: KeyPath, document: Document) -> str:
     data, schema = document.data, schema_of(document)
     parents, key = path[:-1], str(path[-1])
     known = list(_keys_at(parents, data, schema))
+    if not parents and key in _ELSEWHERE:
+        return f"unknown key here; did you mean '{_ELSEWHERE[key]}'?"
+    if parents == ("sweep",) and "." in key:
+        return f"unknown key; values to compare go into sweep: {{grid: {{{key}: {shown(data['sweep'][key])}}}}}"
     close = difflib.get_close_matches(key, known, n=1)
     if close:
         return f"unknown key; did you mean '{close[0]}'?"

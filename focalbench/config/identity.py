@@ -38,6 +38,7 @@ _IDENTITY = _RESULT | _EVALUATION
 
 EFFECTS: dict[str, Effect] = {
     "name": Effect.NOTHING,
+    "base": Effect.NOTHING,  # what it brings stands in the other keys
     "seed": _RESULT,
     "plugins": Effect.NOTHING,  # the sections that they bring say their source
     "data.name": _RESULT | _TIME,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from focalbench.config.document import ConfigFault, Document, config_error, plain_document, read_document
-from focalbench.config.edit import apply_overrides
-from focalbench.config.faults import check
+from focalbench.config.dump import dump_plain
+from focalbench.config.edit import apply_overrides, build_on, fill_variables
+from focalbench.config.faults import check, shown
 from focalbench.config.own_parts import places_of_plugins
 from focalbench.config.schema import ExperimentConfig
 from focalbench.config.sweep import Trial, expand
@@ -24,16 +25,33 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._+=-]+")
 
 
 @dataclass(frozen=True)
+class Written:
+    """What an experiment was read from.
+
+    Attributes:
+        text: of the file, or what a file would hold.
+        overrides: KEY=VALUE each.
+        folder: that holds the file; None where there is none.
+    """
+
+    text: str
+    overrides: tuple[str, ...] = ()
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
 class Experiment:
     """What a file says, validated.
 
     Attributes:
         config: the configuration as it is written, with its sweep.
         trials: that it means, without those that ``sweep.search`` will propose.
+        written: what it was read from.
     """
 
     config: ExperimentConfig
     trials: tuple[Trial, ...]
+    written: Written = field(default=Written(""), compare=False)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -48,9 +66,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
         ConfigError: all faults at once, each with file, line and column (or the override), key and reason.
     """
     path = Path(path)
-    document = read_document(path)
+    document = _with_base(read_document(path), path.parent, (path.resolve(),))
     config = _configure(document, overrides, _UNSAFE.sub("_", path.stem).strip("._-"))
-    return Experiment(config, expand(config, document))
+    return Experiment(config, expand(config, document), Written(document.text, tuple(overrides), path.parent))
 
 
 def load_mapping(mapping: Mapping[str, Any], overrides: Sequence[str] = ()) -> Experiment:
@@ -61,9 +79,10 @@ def load_mapping(mapping: Mapping[str, Any], overrides: Sequence[str] = ()) -> E
     Raises:
         ConfigError: all faults at once, each with key and reason.
     """
-    document = plain_document(mapping)
+    document = _with_base(plain_document(mapping), Path(), ())
+    text = dump_plain(document.data)
     config = _configure(document, overrides, "experiment")
-    return Experiment(config, expand(config, document))
+    return Experiment(config, expand(config, document), Written(text, tuple(overrides)))
 
 
 def default_config(overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -101,12 +120,40 @@ def schema_of_plugins(entries: Sequence[str]) -> type[ExperimentConfig]:
     return schema_with(load_plugins([read_source(entry) for entry in entries]))
 
 
+def _with_base(document: Document, folder: Path, above: tuple[Path, ...]) -> Document:
+    """Returns ``document`` written over the file that its ``base`` names, if it names one.
+
+    Args:
+        folder: that ``base`` is relative to.
+        above: files that lead here.
+    """
+    entry, mark = document.data.pop("base", None), document.mark(("base",))
+    if entry is None:
+        return document
+    reason = "" if isinstance(entry, str) and entry else f"should be the path of a file, not {shown(entry)}"
+    path = folder / Path(str(entry)).expanduser()
+    if not reason and path.resolve() in above:
+        reason = f"{path} builds on itself"
+    if reason:
+        raise config_error([ConfigFault(("base",), reason, mark)])
+    base = _with_base(read_document(path), path.parent, (*above, path.resolve()))
+    base.data.pop("name", None)  # two experiments in one folder would be taken for one
+    faults = build_on(base, document)
+    if faults:
+        raise config_error(faults)
+    base.text = f"# Written over {path}\n{dump_plain(base.data)}"
+    return base
+
+
 def _configure(document: Document, overrides: Sequence[str], name: str) -> ExperimentConfig:
     """Validate ``document`` with ``overrides``; the experiment is called ``name`` where neither says how."""
     of_plugins = [override for override in overrides if override.partition("=")[0].strip() == "plugins"]
-    faults = apply_overrides(document, of_plugins)
+    faults = apply_overrides(document, of_plugins) + fill_variables(document, plugins=True)
     document.schema = _executed(document)
     faults += apply_overrides(document, [override for override in overrides if override not in of_plugins])
+    faults += fill_variables(document)
+    if document.data.get("base") is not None:
+        faults.append(ConfigFault(("base",), "is read from the file only: write it there", document.mark(("base",))))
     if document.data.get("name") is None and name:
         document.data["name"] = name
     config = check(document)
@@ -116,7 +163,7 @@ def _configure(document: Document, overrides: Sequence[str], name: str) -> Exper
         raise config_error(faults)
     strange = places_of_plugins(config) if document.schema is None else ()
     if strange:
-        reason = "is not built in: `plugins` names no file or module that brings it"
+        reason = "is not built in, and nothing in `plugins` provides it"
         raise config_error([ConfigFault(path, reason, document.mark(path)) for path in strange])
     return config
 

@@ -26,8 +26,8 @@ class _Schedule(Section):
     values: tuple[float, ...]
     """The values, in order of training."""
     at: tuple[Fraction, ...] | None = None
-    """Fractions of training, rising. `linear` and `cosine`: where each value is reached. `step`: where each value after
-    the first one starts (a leading 0 for the first may be written too). Left out: evenly spread."""
+    """Fractions of training, in rising order. `linear` and `cosine`: where each value is reached. `step`: where each
+    value after the first one starts (a leading 0 for the first may be written too). If left out: evenly spaced."""
 
     @model_validator(mode="after")
     def _at_fits_values(self) -> _Schedule:
@@ -122,12 +122,12 @@ class _Loss(Section):
     is_focal: ClassVar[bool] = False
     """Whether it is the focal loss at some gamma and alpha, as cross entropy is."""
     weight: Positive = 1.0
-    """Factor on the classification loss, beside the box loss's 1."""
+    """Factor on the classification loss; that of the box loss is 1."""
     match_scale: bool = False
     """Choose the factor over the first batches so that the gradient on the logits has cross entropy's norm; `weight`
     still applies."""
     apply_to: Literal["class", "objectness", "both"] = "class"
-    """YOLOv2 only: which of its terms this loss replaces. RetinaNet has classes alone: leave `class`."""
+    """YOLOv2 only: which of its terms this loss replaces. RetinaNet has classes only: leave it at `class`."""
 
     def parameters(self) -> dict[str, Any]:
         """Returns the keywords of the loss: all keys but those that every loss has."""
@@ -192,7 +192,8 @@ class SoftmaxBalancedCrossEntropyConfig(_Loss):
     """Weight in [0, 1] of the side named by `alpha_on`; the other gets 1 - alpha. `auto` counts both sides after
     matching. A list: one weight >= 0 per class and a last one for the background. null: no weights."""
     alpha_on: Literal["positives", "background"] = "positives"
-    """Which side a single alpha weighs. `background` is the reverse of the focal loss paper, met in public code."""
+    """Which side a single alpha weighs. `background` is the reverse of the focal loss paper, as found in
+    public code."""
 
 
 class SoftmaxFocalConfig(_Loss):
@@ -205,9 +206,10 @@ class SoftmaxFocalConfig(_Loss):
     gamma: Gamma = 2.0
     """Focusing exponent, >= 0; 0 is softmax cross entropy. A number or a schedule."""
     alpha: ClassWeights = None
-    """null: every weight 1. Else as in `softmax_balanced_ce`."""
+    """null: all weights are 1. Otherwise as in `softmax_balanced_ce`."""
     alpha_on: Literal["positives", "background"] = "positives"
-    """Which side a single alpha weighs. `background` is the reverse of the focal loss paper, met in public code."""
+    """Which side a single alpha weighs. `background` is the reverse of the focal loss paper, as found in
+    public code."""
 
 
 class FocalStarConfig(_Loss):
@@ -235,7 +237,8 @@ class OHEMConfig(_Loss):
     nms_thresh: Fraction | None = 0.5
     """IoU above which an easier anchor's predicted box is dropped (paper: 0.5 or 0.7); null: no NMS."""
     negatives_per_positive: Positive | None = None
-    """3 is the 1:3 variant: at most this many negatives for each kept positive. null: the hardest of either side."""
+    """3 is the 1:3 variant: at most this many negatives for each kept positive. null: the hardest, positive
+    or negative."""
 
 
 class GHMConfig(_Loss):
@@ -297,7 +300,7 @@ class AsymmetricConfig(_Loss):
     gamma_neg: NonNegative = 4.0
     """Focusing exponent of negatives, >= 0."""
     margin: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.05
-    """Negatives with a probability below this cost nothing."""
+    """Negatives with a probability below this have no loss."""
 
 
 class PluginLoss(_Loss, extra="allow"):

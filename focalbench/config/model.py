@@ -122,21 +122,21 @@ class RetinaNetConfig(_Detector):
     backbone: Backbone = "resnet18"
     """Network below the pyramid. Two are made for two CPU cores: `tiny` (about 0.6 M parameters with everything above
     it), to start from random weights, and `efficientnet_lite0` (3.4 M), to start from ImageNet's. `timm/NAME` (needs
-    the extra `timm`) is any network of timm's that has maps of strides 8, 16 and 32; NAME may end in the tag of its
+    the extra `timm`) is any timm network with feature maps of strides 8, 16 and 32; NAME may end in the tag of its
     weights, as in `timm/resnet18.a1_in1k`."""
     weights: Annotated[str, Field(min_length=1)] = "none"
     """First weights of the backbone: `none` (random), `imagenet` (torchvision's or timm's, those of
     `efficientnet_lite0` from the extra `pretrained`; there are none for `tiny`), or the path of a torch or safetensors
-    file: of torchvision's or timm's classifier, or of a network that holds it below one prefix, such as a RetinaNet or
+    file: of torchvision's or timm's classifier, or of a network that holds it under one prefix, such as a RetinaNet or
     a network wrapped by DataParallel."""
     trainable_stages: Annotated[int, Field(ge=0, le=4)] | None = None
-    """How many of the backbone's last stages learn; 0: none of it. The stem and the stages before them stay as loaded,
-    statistics of batch norm included, which needs loaded weights. null: the whole backbone learns."""
+    """How many of the backbone's last stages are trained; 0: none. The stem and the stages before them stay as loaded,
+    batch norm statistics included, which needs loaded weights. null: the whole backbone is trained."""
     prior_prob: OpenFraction | None = 0.01
-    """Probability that every class starts with (pi in the paper, sec. 3.3); null: no prior, the bias starts at 0."""
+    """Initial probability of every class (pi in the paper, sec. 3.3); null: no prior, the bias starts at 0."""
     norm: Literal["batch", "frozen", "sync"] = "batch"
-    """Batch norm in the backbone: of the batch, frozen at the loaded weights' statistics, or over all processes; `tiny`
-    has `batch` only. With `run.devices` above 1 `batch` is over all processes too."""
+    """Batch norm in the backbone: over the batch, frozen at the loaded weights' statistics, or over all processes;
+    `tiny` has `batch` only. With `run.devices` above 1 `batch` is over all processes too."""
     fpn_channels: Annotated[int, Field(ge=8, le=2048)] | None = None
     """Channels of the pyramid. null: the backbone's default (64 for `tiny` and `efficientnet_lite0`, else 256)."""
     fpn_norm: Literal["none", "batch"] | None = None
@@ -200,7 +200,7 @@ class YoloV2Config(_Detector):
     darknet's for `darknet19` (`darknet19_448.conv.23`, `yolov2-voc.weights`), or a torch file of this network or of its
     trunk."""
     trainable_stages: Annotated[int, Field(ge=0, le=4)] | None = None
-    """How many of the last stages of `efficientnet_lite0` learn: see RetinaNet's. null: the whole network."""
+    """How many of the last stages of `efficientnet_lite0` are trained: see RetinaNet's. null: the whole network."""
     norm: Literal["batch", "frozen", "sync"] | None = None
     """Batch norm in `efficientnet_lite0`: see RetinaNet's. null: `batch`."""
     priors: Literal["voc", "auto"] | Annotated[tuple[PriorBox, ...], Field(min_length=1, max_length=50)] = "voc"
@@ -209,7 +209,7 @@ class YoloV2Config(_Detector):
     num_priors: Annotated[int, Field(ge=1, le=50)] = 5
     """Number of prior boxes when `priors` is `auto`."""
     prior_prob: OpenFraction | None = None
-    """Objectness that every box starts with; null: 0.5, as published."""
+    """Initial objectness of every box; null: 0.5, as published."""
     ignore_iou: Fraction = 0.6
     """A box with more than this IoU to an object is not pushed towards "no object"."""
     object_scale: NonNegative = 5.0
@@ -219,16 +219,16 @@ class YoloV2Config(_Detector):
     coord_scale: NonNegative = 1.0
     """Factor on the coordinate loss."""
     class_scale: NonNegative = 1.0
-    """Factor on the classification loss, beside `loss.weight`."""
+    """Factor on the classification loss, on top of `loss.weight`."""
     rescore: bool = True
     """The objectness target is the IoU of the predicted box, not 1."""
     coord_area_scale: bool = False
     """Scale the coordinate loss by 2 - w h, so that small boxes count more (darknet does)."""
     anneal_images: Annotated[int, Field(ge=0, le=100_000_000)] = 12_800
-    """For the first so many images all boxes are pulled to their priors; 0: never."""
+    """For this many images at the start all boxes are pulled to their priors; 0: never."""
     multiscale: tuple[YoloSide, YoloSide] | None = None
     """Smallest and largest canvas side in training, multiples of 32 px, drawn anew every `multiscale_every` batches;
-    the paper's is [320, 608]. null: `data.image_size` always."""
+    the paper's is [320, 608]. null: always `data.image_size`."""
     multiscale_every: Count = 10
     """Batches between two canvas sizes of `multiscale`."""
 

@@ -16,9 +16,9 @@ class _OptimSection(Section):
     schedule: Literal["constant", "step", "cosine", "one_cycle"]
     warmup_steps: Annotated[int, Field(ge=0, le=10_000_000)] | OpenFraction
     warmup_power: Annotated[float, Field(gt=0, le=10)] | None = None
-    """Shape of the warm-up: its step k of n, counted from 1, has (k / n)^`warmup_power` of `lr`, as in darknet, whose
-    burn-in has power 4. null: a straight line from a thousandth of `lr`. `one_cycle` has a rise of its own and takes
-    null only."""
+    """Shape of the warm-up: its step k of n, counted from 1, uses (k / n)^`warmup_power` of `lr`, as in darknet,
+    whose burn-in has power 4. null: a straight line from a thousandth of `lr`. `one_cycle` has its own rise and
+    takes only null."""
     milestones: tuple[OpenFraction, ...] = (2 / 3, 11 / 12)
     """Fractions of the training at which schedule `step` multiplies the learning rate by `factor`."""
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
@@ -40,20 +40,20 @@ class _OptimSection(Section):
     channels_last: bool = True
     """Keep images with their channels innermost: faster in most cases, same result within rounding."""
     compile: bool = False
-    """Compile the network with torch.compile: seconds to a minute at the start."""
+    """Compile the network with torch.compile, which takes seconds to a minute at the start."""
 
     @model_validator(mode="after")
     def _consistent(self) -> _OptimSection:
         if self.epochs is not None and self.steps is not None:
-            raise key_error("steps", "excludes epochs: keep one of them (the other null or left out)")
+            raise key_error("steps", "cannot be combined with epochs: keep one of them (the other null or left out)")
         if self.epochs is None and self.steps is None:
-            raise key_error("epochs", "or steps should be given: the training has no length")
+            raise key_error("epochs", "this or steps is needed: the training has no length")
         if self.steps is not None and self.warmup_steps >= self.steps and self.warmup_steps > 0:
             raise key_error("warmup_steps", f"{self.warmup_steps:g} should be below steps ({self.steps})")
         if self.warmup_power is not None and self.schedule == "one_cycle":
             raise key_error("warmup_power", "should be null with schedule one_cycle, which rises in half a cosine wave")
         if any(later <= earlier for earlier, later in pairwise(self.milestones)):
-            raise key_error("milestones", f"should rise, not {list(self.milestones)}")
+            raise key_error("milestones", f"should be in rising order, not {list(self.milestones)}")
         return self
 
 
@@ -73,8 +73,8 @@ class SgdConfig(_OptimSection):
     schedule: Literal["constant", "step", "cosine", "one_cycle"] = "cosine"
     """Course of the learning rate after the warm-up; `one_cycle` rises and falls in half cosine waves."""
     warmup_steps: Annotated[int, Field(ge=0, le=10_000_000)] | OpenFraction = 100
-    """Steps in which the learning rate rises to `lr`; a number below 1 is a share of the training. In a training of few
-    `epochs` it takes half of the steps at most, with a warning."""
+    """Steps over which the learning rate rises to `lr`; a number below 1 is a share of the training. With few `epochs`
+    it takes at most half of the steps, with a warning."""
 
 
 class AdamWConfig(_OptimSection):
@@ -91,8 +91,8 @@ class AdamWConfig(_OptimSection):
     schedule: Literal["constant", "step", "cosine", "one_cycle"] = "one_cycle"
     """Course of the learning rate after the warm-up; `one_cycle` rises and falls in half cosine waves."""
     warmup_steps: Annotated[int, Field(ge=0, le=10_000_000)] | OpenFraction = 0.15
-    """Steps in which the learning rate rises to `lr`; a number below 1 is a share of the training. In a training of few
-    `epochs` it takes half of the steps at most, with a warning."""
+    """Steps over which the learning rate rises to `lr`; a number below 1 is a share of the training. With few `epochs`
+    it takes at most half of the steps, with a warning."""
 
 
 OptimConfig = Annotated[SgdConfig | AdamWConfig, Field(discriminator="name")]

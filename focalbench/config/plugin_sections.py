@@ -145,8 +145,8 @@ def _loss_section(entry: Registration, source: PluginSource) -> type[Section]:
     activation = getattr(entry.target, "activation", None) if is_class else entry.options["activation"]
     if activation not in ("sigmoid", "softmax"):
         raise PluginError(
-            f"{entry.place}: {entry.name}: the class is no focalbench.losses.ClassificationLoss, whose activation is "
-            "sigmoid or softmax"
+            f"{entry.place}: {entry.name}: the class should be a focalbench.losses.ClassificationLoss whose "
+            f"activation is sigmoid or softmax"
         )
     return _section(entry, source, PluginLoss, _loss_keys(entry), reserved=SHARED_KEYS, activation=activation)
 
@@ -217,8 +217,7 @@ def _section(
     taken = [name for name in keys if name in {*reserved, *PLUGIN_KEYS}]
     if taken:
         raise PluginError(
-            f"{entry.place}: {entry.name}: {taken[0]} is a key that focalbench itself has here: call the parameter "
-            "otherwise"
+            f"{entry.place}: {entry.name}: {taken[0]} is a key that focalbench itself uses here: rename the parameter"
         )
     facts = {"source": source.digest, **facts}
     fields: dict[str, Any] = {name: (key.annotation, key.default) for name, key in keys.items()}

@@ -24,14 +24,14 @@ class EvalConfig(Section):
     """When and how detections are scored."""
 
     every: Annotated[int, Field(ge=1, le=1_000_000)] | None = 1
-    """Epochs between two evaluations; with `optim.steps` too. null: at the end only. The end is always evaluated."""
+    """Epochs between two evaluations, also with `optim.steps`. null: only at the end. The end is always evaluated."""
     protocol: ProtocolName = Field("voc07", description=PROTOCOL_MEANING)
     score_thresh: Fraction = 0.05
     """Detections with a lower score are dropped before NMS."""
     nms_thresh: Fraction = 0.5
     """IoU above which NMS drops the lower of two boxes of one class."""
     top_k: Count = 1000
-    """Highest scores of each pyramid level that reach NMS."""
+    """How many of the highest scores of each pyramid level reach NMS."""
     max_detections: Annotated[int, Field(ge=1, le=10_000)] = 100
     """Detections kept per image after NMS."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
@@ -53,11 +53,11 @@ def _refuse_name(value: Any) -> Any:
         return value
     if isinstance(value, PluginTracker):
         return value
-    raise ValueError("no such tracker: `plugins` names no file or module that brings it")
+    raise ValueError("no such tracker, and nothing in `plugins` provides it")
 
 
 class RunConfig(Section):
-    """Where and how trials run. Nothing here but `threads` belongs to a trial's identity."""
+    """Where and how trials run. Of these keys only `threads` is part of a trial's identity."""
 
     launcher: Literal["local", "ray"] = "local"
     """What starts the trials: `local`, processes on this machine; `ray`, a Ray cluster (needs the extra `ray`)."""
@@ -65,38 +65,38 @@ class RunConfig(Section):
     """HOST:PORT of a running Ray cluster, or `auto` for the one that this machine belongs to. null: RAY_ADDRESS, else a
     cluster of this machine alone."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")] = "auto"
-    """`auto`: all GPUs of the machine, a trial on each; without any, the processor. `cuda`: the same, and an error
-    where there is no GPU. `cuda:N` keeps to one GPU, `cpu` to the processor."""
+    """`auto`: all GPUs of the machine, one trial on each; without a GPU, the processor. `cuda`: the same, but an error
+    if there is no GPU. `cuda:N` uses that GPU only, `cpu` the processor only."""
     devices: Annotated[int, Field(ge=1, le=1024)] = 1
     """GPUs (on a CPU: processes) of one machine that train a trial together, each on its share of every batch."""
     trials_per_device: Annotated[int, Field(ge=1, le=64)] = 1
     """Trials that share one GPU. On a CPU the cores decide: see `threads`."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Threads of a process that trains on a CPU, alone or in a sweep, on few cores or many: with another number sums
-    are rounded in another order, so that it is another trial. As many trials run side by side as there are cores for
-    (`devices` x `threads` each); more than 1 pays where a sweep has fewer trials than the machine has cores. On a GPU
-    all cores are shared out, and no result depends on it."""
+    """Threads of each process that trains on a CPU, alone or in a sweep, on few cores or many. A different number sums
+    in a different order, which rounds differently, and so makes a different trial. As many trials run side by side
+    as the cores allow (`devices` x `threads` each); more than 1 pays off if a sweep has fewer trials than the machine
+    has cores. On a GPU all cores are shared out, and no result depends on this key."""
     retries: Annotated[int, Field(ge=0, le=100)] = 2
     """How often a trial whose process died is started again, from its checkpoint."""
     keep_checkpoints: Annotated[int, Field(ge=1, le=1000)] = 2
-    """Newest checkpoints kept, beside the best one."""
+    """How many of the newest checkpoints are kept, besides the best one."""
     checkpoint_every: Annotated[float, Field(gt=0, le=86_400)] = 60.0
     """Seconds between two checkpoints; each evaluation writes one too."""
     on_divergence: Literal["stop", "retry"] = "stop"
-    """When the loss or a gradient is not finite: stop the trial, or go on from the last good checkpoint at half the
+    """When the loss or a gradient is not finite: stop the trial, or resume from the last good checkpoint at half the
     learning rate (marked in every comparison)."""
     log_every: Count = 10
     """Steps between two logged lines."""
     cuda_graph: bool = False
     """On a GPU, record the training step and launch it as one (where one device trains a trial): saves the processor's
-    time where steps are short. Same arithmetic; what cannot be recorded is trained plainly, with a warning."""
+    time if steps are short. Same arithmetic; a step that cannot be recorded runs normally, with a warning."""
     trackers: tuple[
         Annotated[PluginTracker, BeforeValidator(_refuse_name), WithJsonSchema({"type": "string"})], ...
     ] = ()
-    """What each trial reports to beside metrics.jsonl and TensorBoard: trackers of plugins, each by its name or as
+    """What each trial reports to besides metrics.jsonl and TensorBoard: trackers of plugins, each by its name or as
     {name: ..., key: value}."""
     deterministic: bool = False
-    """Bit-identical repeats on a GPU, at a price in speed. On a CPU repeats are bit-identical anyway."""
+    """Bit-identical repeats on a GPU, at some cost in speed. On a CPU repeats are always bit-identical."""
 
 
 Distribution = Annotated[
@@ -118,8 +118,8 @@ class RandomConfig(Section):
 
 class SearchConfig(Section):
     """Arms proposed by Optuna's TPE (arXiv:2304.11127) from the results of earlier ones; needs the extra `search`.
-    They follow from `seed` and those results alone: the same command goes on with a search, and a larger `num` adds to
-    it."""
+    They follow from `seed` and those results alone: the same command resumes a search, and a larger `num`
+    extends it."""
 
     num: Annotated[int, Field(ge=1, le=MAX_TRIALS)]
     """Number of arms."""
@@ -155,21 +155,21 @@ class SweepConfig(Section):
     """The trials: the union of the blocks, each crossed with the seeds, without repeats."""
 
     seeds: Annotated[_NumSeeds | _SeedList | None, AfterValidator(_counted_out)] = None
-    """Seeds that every arm is trained with: a list, or their number, counted from 0. null: `seed` alone. With `until`
-    those it begins with; it goes on counting from the largest."""
+    """Seeds that every arm is trained with: a list, or how many, counted from 0. null: `seed` alone. With `until` these
+    are the first seeds; further ones count on from the largest."""
     until: Literal["decided"] | None = None
     """`decided`: seeds are added, a few at a time, until every arm is found better, worse, practically alike or
-    unstable, or has `max_seeds`; an arm that is gets no more, the baseline does. Declared before the first look, and
-    fixed from then on. null: the seeds listed, all of them."""
+    unstable, or has `max_seeds`; such an arm gets no more seeds, but the baseline does. Declared before the first
+    look, and fixed from then on. null: exactly the seeds listed."""
     margin: Annotated[float, Field(gt=0, lt=1)] = 0.01
-    """Largest difference in mAP that does not matter in practice (0.01: one point): what is shown to be smaller is
-    called no practical difference."""
+    """Largest difference in mAP that does not matter in practice (0.01: one point): a difference shown to be
+    smaller is called no practical difference."""
     max_seeds: Annotated[int, Field(ge=FIRST_LOOK, le=MOST_SEEDS)] = 20
-    """Seeds an arm is given at most, with `until: decided`."""
+    """The most seeds an arm is given, with `until: decided`."""
     grid: KeyValues | None = None
     """Every combination of the values listed per key, as in {loss.gamma: [0, 1, 2]}."""
     zip: KeyValues | None = None
-    """Values taken side by side: lists of one length per key."""
+    """Values taken side by side: lists of equal length, one per key."""
     list: tuple[Assignments, ...] = ()
     """Arms written out: each sets keys (`loss.gamma: 2`) or replaces whole branches (`loss: {name: ce}`); `name` names
     the arm."""
@@ -185,12 +185,12 @@ class SweepConfig(Section):
         if self.until is None:
             return self
         if self.search is not None:
-            raise key_error("until", "cannot stand beside sweep.search, which has a way of its own to stop arms")
+            raise key_error("until", "cannot be combined with sweep.search, which stops arms in its own way")
         seeds = self.seeds if isinstance(self.seeds, tuple) else ()
         if len(seeds) > self.max_seeds:
             raise key_error("max_seeds", f"should be at least the {len(seeds)} seeds listed, not {self.max_seeds}")
         if len(set(seeds)) < len(seeds):
-            raise key_error("seeds", "should name each seed once where `until` counts them")
+            raise key_error("seeds", "should list each seed only once with `until`")
         return self
 
 
@@ -203,11 +203,14 @@ class ExperimentConfig(Section):
     """JSON Schema of what they add, and of nothing else."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+=-]{0,99}$")] = "experiment"
-    """Name of the folder below `runs/`. Left out: the name of the file."""
+    """Name of the folder below `runs/`. If left out: the name of the file."""
+    base: str | None = Field(None, exclude=True)
+    """Another file that this one builds on, relative to this one's folder. What is written here replaces what stands
+    there key by key; lists and the mappings of a sweep's keys are replaced as a whole, and `name` is not taken over."""
     seed: SeedNumber = 0
-    """Seed of initial weights, batches and augmentation: equal for all arms, which pairs them."""
+    """Seed of initial weights, batches and augmentation: the same for all arms, which makes them paired."""
     plugins: tuple[Annotated[str, Field(min_length=1, max_length=1000)], ...] = ()
-    """What brings losses, backbones, detectors or trackers of your own: paths of Python files, or names of installed
+    """Sources of your own losses, backbones, detectors or trackers: paths of Python files, or names of installed
     modules. They are executed where trials are trained, and nowhere else."""
     data: DataConfig = VocData()
     """The images."""

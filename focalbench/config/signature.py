@@ -98,7 +98,7 @@ def _key(entry: Registration, parameter: inspect.Parameter, annotation: Any) -> 
     name, default = parameter.name, parameter.default
     where = f"{entry.place}: {entry.name}: parameter {name}"
     if default is parameter.empty:
-        raise PluginError(f"{where} has no default: what a configuration may leave out needs one")
+        raise PluginError(f"{where} has no default, which every key needs, as a configuration may leave it out")
     if annotation is None or annotation is Any:
         annotation = type(default)
         if annotation not in _PLAIN[:-1]:
@@ -106,7 +106,8 @@ def _key(entry: Registration, parameter: inspect.Parameter, annotation: Any) -> 
     if not _is_plain(annotation):
         shown = getattr(annotation, "__name__", None) or str(annotation)
         raise PluginError(
-            f"{where} is a {shown}, which YAML has not: use bool, int, float, str, None, Literal, or a list or tuple "
+            f"{where} is a {shown}, which YAML does not have: use bool, int, float, str, None, Literal, or a list "
+            f"or tuple "
             "of these"
         )
     try:

@@ -123,7 +123,7 @@ def expand(
     most = sweep.max_seeds if sweep.until is not None else len(seeds)
     if num_arms * most > MAX_TRIALS:
         points = []
-        faults.append(ConfigFault(("sweep",), f"means more than {MAX_TRIALS} trials"))
+        faults.append(ConfigFault(("sweep",), f"asks for more than {MAX_TRIALS} trials"))
     candidates, broken = _candidates(base, points)
     faults += broken + _exclude_faults(sweep, type(config))
     faults = faults or _search_faults(config, base)
@@ -132,12 +132,16 @@ def expand(
     _set_labels(candidates, config, set(sweep.search.params) if sweep.search is not None else set())
     trials = _trials(candidates, seeds, sweep)
     if not trials and sweep.search is None:
-        fault = ConfigFault(("sweep",), "no trial is left: exclude takes them all", places.mark(("sweep",)))
+        fault = ConfigFault(("sweep",), "no trial is left: exclude removes them all", places.mark(("sweep",)))
         raise config_error([fault])
     if sweep.until is not None and len({trial.arm for trial in trials}) < 2:
         path: KeyPath = ("sweep", "until")
         raise config_error(
-            [ConfigFault(path, "needs at least two arms: one has nothing to differ from", places.mark(path))]
+            [
+                ConfigFault(
+                    path, "needs at least two arms: a single one has nothing to be compared with", places.mark(path)
+                )
+            ]
         )
     return trials
 
@@ -149,14 +153,14 @@ def _points(sweep: SweepConfig) -> tuple[list[_Point], list[ConfigFault]]:
     if sweep.grid is not None:
         keys = list(sweep.grid)
         if math.prod(len(values) for values in sweep.grid.values()) > MAX_TRIALS:
-            return [], [ConfigFault(("sweep", "grid"), f"means more than {MAX_TRIALS} trials")]
+            return [], [ConfigFault(("sweep", "grid"), f"asks for more than {MAX_TRIALS} trials")]
         for indices in product(*(range(len(values)) for values in sweep.grid.values())):
             points.append(_block_point("grid", sweep.grid, dict(zip(keys, indices, strict=True))))
     if sweep.zip is not None:
         lengths = {key: len(values) for key, values in sweep.zip.items()}
         if len(set(lengths.values())) > 1:
             text = ", ".join(f"{key} has {length}" for key, length in lengths.items())
-            faults.append(ConfigFault(("sweep", "zip"), f"should list as many values for every key; {text}"))
+            faults.append(ConfigFault(("sweep", "zip"), f"should list equally many values for every key; {text}"))
         else:
             length = next(iter(lengths.values()))
             points += [_block_point("zip", sweep.zip, dict.fromkeys(sweep.zip, index)) for index in range(length)]

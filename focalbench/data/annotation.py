@@ -131,8 +131,8 @@ def _find_misplaced(root: Element, file: str) -> list[Fault]:
     shown = [f"{count} <{shorten(tag, 40)}> in <{shorten(where, 40)}>" for (tag, where), count in found.items()]
     more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
     reason = (
-        f"holds {', '.join(shown[:3])}{more}, which would not be read: an object is an <object> right below "
-        "<annotation> with one <name> and one <bndbox>, in lower case"
+        f"holds {', '.join(shown[:3])}{more}, which would not be read: an object is an <object> directly below "
+        f"<annotation> with one <name> and one <bndbox>, in lower case"
     )
     return [Fault("misplaced-tag", file, None, reason)]
 
@@ -182,8 +182,8 @@ def _parse_objects(root: Element, elements: list[Element], file: str) -> Annotat
 def _repeated(elements: list[Element], file: str, tag: str) -> Fault:
     values = ", ".join(repr(shorten(_text(element), 40)) for element in elements[:3] if _text(element))
     shown = f" ({values})" if values else ""
-    remedy = "write an <object> for each" if elements[0].tag == "bndbox" else "keep the one that is meant"
-    reason = f"has {len(elements)} <{elements[0].tag}>{shown}, of which one would be read: {remedy}"
+    remedy = "write an <object> for each" if elements[0].tag == "bndbox" else "keep the right one"
+    reason = f"has {len(elements)} <{elements[0].tag}>{shown}, of which only one would be read: {remedy}"
     return Fault("repeated-tag", file, tag, reason)
 
 
@@ -210,7 +210,8 @@ def _check_name(name: str, file: str, tag: str) -> list[Fault]:
     # Class names become tags and file names; none may climb out of a folder.
     if "/" in name or "\\" in name or ".." in name or not name.isprintable() or len(name) > 100:
         reason = (
-            f"the class name {shorten(name, 60)!r} is refused: no '/', '\\', '..' or control characters, 100 at most"
+            f"the class name {shorten(name, 60)!r} is not allowed: no '/', '\\', '..' or control characters, at "
+            f"most 100 characters"
         )
         return [Fault("bad-name", file, tag, reason)]
     return []

@@ -284,7 +284,7 @@ def _locked(folder: Path, stop: StopFlag | None) -> Iterator[None]:
             lock.acquire(timeout=1)
         except Timeout:
             if stop is not None:
-                stop.raise_if_set("while it waited for the image cache")
+                stop.raise_if_set("while waiting for the image cache")
     try:
         yield
     finally:

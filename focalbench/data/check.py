@@ -215,8 +215,8 @@ def _explain_narrow(extent: Extent, sides: dict[str, list[Scan]]) -> Fault:
     low, high = extent.suggest()
     images = f"{extent.num_images:,} 16-bit image{'s' * (extent.num_images != 1)}"
     reason = (
-        f"{images} with values {extent.low:,} to {extent.high:,} of {MAX_SAMPLE:,}, of which {extent.num_levels} of "
-        f"256 gray levels would be left: data.sample_range: [{low}, {high}] keeps the picture"
+        f"{images} with values {extent.low:,} to {extent.high:,} of {MAX_SAMPLE:,}, which would leave "
+        f"{extent.num_levels} of 256 grey levels: data.sample_range: [{low}, {high}] keeps the contrast"
     )
     return Fault("narrow-range", " and ".join(side for side, scans in sides.items() if scans), None, reason)
 
@@ -259,7 +259,7 @@ def _list_sides(
                 continue
             for sample in found.samples:
                 if sample.key in seen:
-                    reason = f"image {sample.image_id!r} is in another {side} split already: read once"
+                    reason = f"image {sample.image_id!r} is already in another {side} split: read once"
                     listing.warnings.append(Fault("duplicate-id", split, None, reason))
                     continue
                 seen.add(sample.key)
@@ -312,7 +312,7 @@ def _judge(
 def _find_empty_classes(side: str, scans: Iterable[Scan], classes: tuple[str, ...]) -> list[Fault]:
     found = {item.name for scan in scans for item in scan.objects if not item.difficult}
     effect = "it cannot be learnt" if side == "train" else "its AP is undefined and left out of the mean"
-    reason = "has no object that counts (difficult ones do not)"
+    reason = "has no objects that count (difficult ones do not)"
     return [
         Fault("class-without-objects", side, f"class {name!r}", f"{reason}: {effect}{hint_at_twin(name, classes)}")
         for name in classes
@@ -332,7 +332,7 @@ def _find_overlap(train: Sequence[Scan], val: Sequence[Scan]) -> list[Fault]:
             what = f"is the same file as {owners[scan.digest]} of train"
         else:
             continue
-        reason = f"{what}: kept in both, and val/mAP is flattered"
+        reason = f"{what}: kept in both, so val/mAP is too high"
         faults.append(Fault("train-val-overlap", scan.sample.shown_image, None, reason))
     return faults
 

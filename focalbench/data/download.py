@@ -219,8 +219,8 @@ def _fetch(archive: Archive, work: Path, progress: Progress | None) -> Path:
                 most, idle_rounds = _size(part), 0
         if idle_rounds in range(1, _ROUNDS):
             time.sleep(_PAUSE_S)
-    lines = [f"{archive.name}: no mirror delivered it", *(f"  {url}: {reason}" for url, reason in faults.items())]
-    raise DataError("\n".join([*lines, f"run the same command again to go on from {_megabytes(_size(part))}"]))
+    lines = [f"{archive.name}: no mirror could deliver it", *(f"  {url}: {reason}" for url, reason in faults.items())]
+    raise DataError("\n".join([*lines, f"run the same command again to resume from {_megabytes(_size(part))}"]))
 
 
 def _size(path: Path) -> int:
@@ -265,7 +265,7 @@ def _agreed_start(response: http.client.HTTPResponse, asked: int, archive: Archi
     """
     start = asked if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
     if start and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-        raise _MirrorFault("answered with another part of the file than asked for", lying=True)
+        raise _MirrorFault("answered with a part of the file that was not asked for", lying=True)
     length = response.headers.get("Content-Length", "")
     if length.isdigit() and start + int(length) != archive.size:
         raise _MirrorFault(f"has a file of {start + int(length)} bytes instead of {archive.size}", lying=True)

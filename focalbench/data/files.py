@@ -151,7 +151,7 @@ def open_root(root: str | Path) -> Path:
     try:
         return _require_years(Path(root).expanduser())
     except RuntimeError:  # pathlib's word for ~nobody/...
-        raise DataError(f"{shorten(str(root))}: no user has this home folder") from None
+        raise DataError(f"{shorten(str(root))}: no such home folder") from None
     except OSError as error:
         raise DataError(f"{shorten(str(root))}: cannot be read: {error.strerror}") from None
 
@@ -235,7 +235,7 @@ def other_splits(root: str | os.PathLike[str], chosen: Collection[str]) -> tuple
 def _lists_of(path: Path) -> str:
     """What lists there are, and how to take or make one."""
     if found := other_splits(path, ()):
-        return f"found: {', '.join(found[:10])}; --train {found[0]} takes one to train on, --val to evaluate on"
+        return f"found: {', '.join(found[:10])}; --train {found[0]} chooses one to train on, --val one to evaluate on"
     return f"found: none; `focalbench data split {shlex.quote(str(path))}` makes them"
 
 

@@ -99,7 +99,7 @@ def _check_bounds(width: int, height: int, data: bytes) -> None:
         raise BrokenImage("image-broken", f"has no pixels ({width} x {height})")
     if width * height > MAX_PIXELS:
         accepted = f"more than the {MAX_PIXELS:,} accepted"
-        reason = f"has {width} x {height} pixels, {accepted}: scale the image down, and the boxes of its annotation"
+        reason = f"has {width} x {height} pixels, {accepted}: scale down the image and the boxes of its annotation"
         raise BrokenImage("image-too-large", reason)
     # A progressive JPEG may hold thousands of empty scans, each as slow as the whole image.
     num_scans = data.count(b"\xff\xda") if data[:2] == b"\xff\xd8" else 1

@@ -69,7 +69,7 @@ def explain(path: Path) -> str:
     kind = _recognise([inside, *_below(inside)])
     shown = shlex.quote(str(path))
     if kind is not None:
-        return f"holds no VOC<year> folder but {kind}: `focalbench data import {shown} -o NEW_FOLDER` makes one of it"
+        return f"holds no VOC<year> folder but {kind}: `focalbench data import {shown} -o NEW_FOLDER` converts it"
     expected = path / "VOC2007" / "ImageSets" / "Main"
     held = ", ".join([f"{name}/" for name in inside.folders[:4]] + sorted(inside.files)[:4]) or "nothing"
     return f"holds no VOC<year> folder (expected {expected}; found: {held})"

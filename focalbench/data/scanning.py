@@ -167,7 +167,7 @@ def _find_files(folder: YearFolder, image_id: str, shown_list: str, listing: Lis
 def _say_missing(folder: YearFolder, image_id: str) -> str:
     for suffix in (".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm"):
         if (folder.path / "JPEGImages" / f"{image_id}{suffix}").exists():
-            return f"is there as {suffix}, which is not read (convert it to .png)"
+            return f"exists only as {suffix}, which is not read (convert it to .png)"
     return "does not exist as .jpg, .jpeg or .png"
 
 
@@ -245,7 +245,7 @@ def scan_samples(
         try:
             for sample in samples:
                 if stop is not None:
-                    stop.raise_if_set("while the images were read")
+                    stop.raise_if_set("while reading the images")
                 pending.append(pool.submit(scan_sample, sample, use_pixels))
                 if len(pending) >= 4 * num_workers:
                     yield pending.popleft().result()
@@ -265,7 +265,8 @@ def fit_annotation_to_image(sample: Sample, annotation: Annotation, header: Head
         if annotation.size == header.rotated_size != stored:
             orientation, size = header.orientation, header.rotated_size
         elif annotation.size is None or stored == header.rotated_size:
-            reason = f"EXIF orientation {header.orientation}, and <size> cannot tell which was seen: taken as stored"
+            told = "<size> does not tell which was annotated"
+            reason = f"EXIF orientation {header.orientation}, and {told}: taken as stored"
             warnings.append(Fault("exif-orientation", sample.shown_image, None, reason))
     if annotation.size is not None and annotation.size != size:
         reason = f"<size> says {_times(annotation.size)}, the image has {_times(size)}: the image's size is used"
@@ -304,14 +305,14 @@ def _fit_box(
     left, top, right, bottom = item.box
     shown = f"box ({left:g}, {top:g}, {right:g}, {bottom:g})"
     if right == left or bottom == top:
-        return None, [Fault("zero-size-box", file, item.tag, f"{shown} has no extent: the object is left out")]
+        return None, [Fault("zero-size-box", file, item.tag, f"{shown} has no area: the object is left out")]
     width, height = size
     if left > width or top > height or right < 1 or bottom < 1:
         reason = f"{shown} lies outside the {_times(size)} image: the object is left out"
         return None, [Fault("box-outside", file, item.tag, reason)]
     faults = []
     if min(left, top) < 0 or right > width + 1 or bottom > height + 1:
-        reason = f"{shown} leaves the {_times(size)} image: cut at the border"
+        reason = f"{shown} extends beyond the {_times(size)} image: clipped at the border"
         faults.append(Fault("box-beyond-border", file, item.tag, reason))
     left, top, right, bottom = max(left, 1.0), max(top, 1.0), min(right, float(width)), min(bottom, float(height))
     if right - left + 1 < 2 or bottom - top + 1 < 2:
@@ -325,7 +326,7 @@ def _find_twins(objects: Sequence[VocObject], file: str) -> list[Fault]:
     faults = []
     for item in objects:
         if (item.name, item.box) in seen:
-            reason = "has the class and box of an object before it: kept, and one of them counts as missed"
+            reason = "repeats the class and box of an earlier object: kept, and one of them counts as missed"
             faults.append(Fault("duplicate-object", file, item.tag, reason))
         seen.add((item.name, item.box))
     return faults

@@ -172,13 +172,13 @@ def _group_names(ids: Sequence[str], group_by: str) -> list[str]:
     try:
         expression = re.compile(group_by)
     except re.error as error:
-        raise DataError(f"--group-by {shorten(group_by, 80)!r}: is no regular expression: {error}") from None
+        raise DataError(f"--group-by {shorten(group_by, 80)!r}: is not a regular expression: {error}") from None
     found = [expression.search(image_id) for image_id in ids]
     names = [match[1 if expression.groups else 0] if match else None for match in found]
     unmatched = [image_id for image_id, name in zip(ids, names, strict=True) if not name]
     if unmatched:
         some = ", ".join(shorten(image_id, 60) for image_id in unmatched[:3])
-        reason = f"finds nothing in {len(unmatched)} of {len(ids)} names ({some}); every image needs a group"
+        reason = f"matches nothing in {len(unmatched)} of {len(ids)} names ({some}); every image needs a group"
         raise DataError(f"--group-by {shorten(group_by, 80)!r}: {reason}")
     return [name or "" for name in names]
 
@@ -288,7 +288,7 @@ def write_lists(root: str | os.PathLike[str], division: Division) -> list[Path]:
     if there and (done != there or len(done) == len(texts)):
         names = " and ".join(str(path) for path in there)
         raise StorageError(
-            f"{names}: in place already, and no list is ever overwritten; move it away, or use it as it is"
+            f"{names}: already there, and lists are never overwritten; use what is there, or move it away"
         )
     written: list[Path] = []
     try:

@@ -238,7 +238,7 @@ def synthesize(
         StorageError: if there is a VOCdevkit already, or the folder cannot be written.
     """
     if num_train < 1 or num_val < 1 or not 32 <= image_size <= 1024 or seed < 0:
-        raise DataError("a synthetic set needs at least 1 image a split, an image size of 32 to 1024 and a seed >= 0")
+        raise DataError("a synthetic set needs at least 1 image per split, an image size of 32 to 1024 and a seed >= 0")
     root = Path(folder).expanduser() / "VOCdevkit"
     if root.exists():
         raise StorageError(f"{root}: exists already, and nothing is overwritten; name another folder")

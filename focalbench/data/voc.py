@@ -120,7 +120,7 @@ def resolve_classes(found: Iterable[str], classes: Classes) -> tuple[str, ...]:
     if classes != "auto":
         return tuple(classes)
     if not (names := sorted(found)):
-        raise DataError("the training images hold no object that can be used: there is nothing to learn")
+        raise DataError("the training images hold no usable object: there is nothing to learn")
     return tuple(names)
 
 
@@ -207,7 +207,7 @@ def _hint_at(name: str, names: Sequence[str]) -> str:
     for other in names:
         if fold_name(other) == fold_name(name):
             difference = describe_difference(name, other) or "spelling"
-            return f"; did you mean {shorten(other, 60)!r}? It differs in {difference} only"
+            return f"; did you mean {shorten(other, 60)!r}? It differs only in {difference}"
     near = get_close_matches(name, names, n=1)
     return f"; did you mean {shorten(near[0], 60)!r}?" if near else ""
 
@@ -248,7 +248,7 @@ def hint_at_twin(name: str, names: Sequence[str]) -> str:
     """Names the class that ``name`` may be a slip of, such as a plural; "" where none is that near."""
     for other in names:
         if other != name and _is_near(name, other):
-            return f"; is it meant to be {shorten(other, 60)!r}?"
+            return f"; did you mean {shorten(other, 60)!r}?"
     return ""
 
 
@@ -269,7 +269,8 @@ def find_empty_side(side: str, num_objects: int, num_difficult: int) -> Fault | 
     """
     if num_objects:
         return None
-    found = f"has no object that counts ({num_difficult} difficult, which do not)" if num_difficult else "has no object"
+    difficult = f"has no objects that count ({num_difficult} difficult, which do not)"
+    found = difficult if num_difficult else "has no objects"
     if side == "train":
         return Fault(
             "nothing-to-learn", side, None, f"{found}: there is nothing to learn; annotate objects in its images"

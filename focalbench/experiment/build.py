@@ -133,7 +133,7 @@ def plugin_trackers(config: ExperimentConfig) -> list[Callable[[TrackedTrial], T
             with calls_of(entry):
                 tracker = entry.target(trial, **keys)
             if not isinstance(tracker, Tracker):
-                raise PluginError(f"{entry.place}: {entry.name}: a tracker is to be a focalbench.tracking.Tracker")
+                raise PluginError(f"{entry.place}: {entry.name}: a tracker must be a focalbench.tracking.Tracker")
             return tracker
 
         return make
@@ -244,7 +244,7 @@ def build_step(
         return None
     obstacle = _cannot_be_recorded(config, state, device)
     if obstacle is not None:
-        warn(f"run.cuda_graph: {obstacle}: steps stay plain")
+        warn(f"run.cuda_graph: {obstacle}: steps are not recorded")
         return None
     return GraphedStep(CudaRecorder(device), warn)
 
@@ -256,7 +256,7 @@ def _cannot_be_recorded(config: ExperimentConfig, state: TrainState, device: tor
     if world_size() > 1:
         return "several devices train this trial"
     if state.criterion.waits_for_device:
-        return f"a step of {config.model.name} with loss {config.loss.name} looks at values on the way"
+        return f"a step of {config.model.name} with loss {config.loss.name} reads values while it runs"
     return None
 
 

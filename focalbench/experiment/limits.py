@@ -40,8 +40,8 @@ def too_few_detections(allowed: int, val: ObjectSizes) -> str | None:
     crowded, most = int((val.counts > allowed).sum()), int(val.counts.max())
     images = "1 image of val holds" if crowded == 1 else f"{crowded} images of val hold"
     return (
-        f"eval.max_detections: {allowed}: {images} more objects, up to {most}: recall, and mAP "
-        f"with it, end at about {100 * limit:.1f} %; set it to {rounded_up(2 * most)}"
+        f"eval.max_detections: {allowed}: {images} more objects, up to {most}: recall, and with it mAP, cannot "
+        f"exceed about {100 * limit:.1f} %; set it to {rounded_up(2 * most)}"
     )
 
 
@@ -67,7 +67,7 @@ def _too_small_objects(config: ExperimentConfig, train: ObjectSizes, val: Object
 def _canvas_advice(canvas: tuple[int, int], sizes: ObjectSizes) -> str:
     enough = sufficient_canvas(canvas, sizes)
     if enough is None:
-        return "at their own size most still are: cut the images into tiles"
+        return "even at full size most are too small: cut the images into tiles"
     return f"{list(enough)} would do"
 
 
@@ -93,6 +93,7 @@ def _too_short(config: ExperimentConfig, train: ObjectSizes) -> str | None:
     if steps >= optim.epochs:
         return None
     return (
-        f"optim.epochs: {optim.epochs} with {num_images} training images and optim.batch_size {optim.batch_size} are "
-        f"{steps} step{'s'[: steps > 1]} in all: nothing is learnt; set optim.steps to some hundreds"
+        f"optim.epochs: {optim.epochs} with {num_images} training images and optim.batch_size {optim.batch_size} "
+        f"make only {steps} step{'s'[: steps > 1]} in all, too few to learn anything; set optim.steps to a few "
+        "hundred"
     )

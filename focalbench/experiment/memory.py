@@ -18,8 +18,8 @@ def ways_out(config: ExperimentConfig, device_type: str, *, evaluating: bool = F
         keys.append(f"eval.batch_size below {config.eval.batch_size or optim.batch_size}")
     if on_gpu and run.trials_per_device > 1:
         keys.append(
-            f"run.trials_per_device below {run.trials_per_device} (so many trials share a GPU, and one may take what "
-            "another lacks)"
+            f"run.trials_per_device below {run.trials_per_device} (that many trials share a GPU, and one may take "
+            "the memory that another needs)"
         )
     if data.cache in (("auto", "device") if on_gpu else ("ram",)):
         keys.append("data.cache: disk")

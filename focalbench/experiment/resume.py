@@ -49,12 +49,15 @@ def resumed_precision(
     began = None if checkpoint is None else checkpoint.get("precision")
     if asked != "auto" or began not in PRECISIONS or precision_name(chosen) == began:
         return chosen
-    warn(f"{trial.name}: began in {began} and goes on so, where optim.precision: auto is {precision_name(chosen)}")
+    warn(
+        f"{trial.name}: began in {began} and continues in it, though optim.precision: auto is now "
+        f"{precision_name(chosen)}"
+    )
     try:
         return resolve_precision(began, device)
     except ConfigError as fault:
         raise ConfigError(
-            f"{trial.name}: began in {began}, which {device} lacks; end it elsewhere, or --fresh"
+            f"{trial.name}: began in {began}, which {device} lacks; finish it elsewhere, or use --fresh"
         ) from fault
 
 

@@ -51,6 +51,7 @@ from focalbench.tags import EVALUATION, LOSS_WEIGHT
 from focalbench.tracking.hparams import columns_of, flatten, with_focal_form
 from focalbench.tracking.tracker import TrackedTrial
 from focalbench.tracking.trackers import open_trackers
+from focalbench.training.checkpoint import OPTIMIZER, keep_weights
 from focalbench.training.evaluate import score
 from focalbench.training.loop import Plan, StepSettings, TrainState, fit
 
@@ -132,7 +133,6 @@ def _run_owned(trial: Trial, folder: TrialFolder, device: str, hooks: _Hooks) ->
         result = _result(trial, folder, session, events)
         folder.write_result(result)
         folder.write_status(trial, TrialState.DONE, step=session.state.step, steps=events.total_steps)
-        return result
     except InterruptedTrial as fault:
         folder.write_status(trial, TrialState.INTERRUPTED, error=str(fault))
         raise
@@ -144,8 +144,11 @@ def _run_owned(trial: Trial, folder: TrialFolder, device: str, hooks: _Hooks) ->
         state = TrialState.INTERRUPTED if goes_on else TrialState.FAILED
         folder.write_status(trial, state, error=str(fault) or type(fault).__name__)
         if lost:
-            raise RankLostError(f"{folder.path}: this rank cannot go on: {fault}") from fault
+            raise RankLostError(f"{folder.path}: this rank cannot continue: {fault}") from fault
         raise
+    with suppress(Exception):  # only costs space, and `focalbench clean` does it later
+        keep_weights(folder.checkpoints)
+    return result
 
 
 def _train(
@@ -176,7 +179,7 @@ def _train_on(
                 raise DivergedError(f"{fault}{_hint(trial, fault)}") from fault
             lr_scale /= 2
             hooks.warn(
-                f"{trial.name}: {fault}; going on from the last good checkpoint at {lr_scale:g} of the learning rate"
+                f"{trial.name}: {fault}; resuming from the last good checkpoint at {lr_scale:g} of the learning rate"
             )
 
 
@@ -186,7 +189,7 @@ def _hint(trial: Trial, fault: DivergedError) -> str:
     if not isinstance(loss, PluginLoss) or loss.source not in origins:
         return ""
     place = registered("loss", loss.name, loss.source).place
-    named = "" if place in str(fault) else f"; the loss is that of {place}"
+    named = "" if place in str(fault) else f"; the loss is defined at {place}"
     return f"{named}; `focalbench plugin check {origins[loss.source]}` looks for inputs at which it fails"
 
 
@@ -226,6 +229,10 @@ def _restore(trial: Trial, session: _Session, checkpoint: Mapping[str, Any], fol
     """
     try:
         require_same(checkpoint, session.identity, folder)
+        if checkpoint[OPTIMIZER] is None and checkpoint["step"] < build.total_steps(
+            trial.config, len(session.data.train)
+        ):
+            raise ValueError("it holds weights only, as of a finished training")
         device = session.step_settings.device
         with device_faults(str(device), lambda: ways_out(trial.config, device.type)):  # are no fault of the checkpoint
             session.state.load_state_dict(checkpoint)
@@ -266,7 +273,7 @@ def _fit(
     asked = trial.config.optim.warmup_steps
     if build.warmup_steps(trial.config, plan.total_steps) != asked:
         hooks.warn(
-            f"{trial.name}: optim.warmup_steps: {asked} would not end before the training does, after "
+            f"{trial.name}: optim.warmup_steps: {asked} would not end before the training, after "
             f"{plan.total_steps} steps: cut to half of them; lower it, or raise optim.epochs"
         )
     if trial.config.optim.compile:

@@ -84,7 +84,9 @@ def import_data(
     target = Path(os.path.abspath(Path(root).expanduser()))
     place = locate(source, images)
     if place.file is None and Path(os.path.realpath(target)).is_relative_to(place.base):
-        raise StorageError(f"{shorten(str(root))}: lies in the source, which stays as it is; name a folder beside it")
+        raise StorageError(
+            f"{shorten(str(root))}: lies inside the source, which is only read; name a folder outside it"
+        )
     require_free(target)
     reader = FORMATS[format if format != "auto" else detect(place)]
     found = reader.read(place)
@@ -159,7 +161,7 @@ def detect(place: Place) -> str:
     shown = shorten(str(place.base / (place.file or "")))
     if place.file is None and list_years(place.base):
         raise DataError(
-            f"{shown}: is in VOC's layout already; go on with `focalbench init`, or `focalbench data split`"
+            f"{shown}: is already in VOC layout; continue with `focalbench init`, or `focalbench data split`"
         )
     found = [name for name, format in FORMATS.items() if format.recognise(place)]
     if len(found) == 1:

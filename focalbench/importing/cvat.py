@@ -93,7 +93,7 @@ def _report_bare(place: Place, source: Source, name: str) -> None:
     annotated = {image.name for image in source.images}
     pictures = (Place(place.images) if place.images else place).pictures if place.file is None else []
     if bare := [picture for picture in pictures if picture not in annotated]:
-        reason = f"names {len(bare)} of the images not: left out ({shorten(', '.join(bare[:3]), 120)})"
+        reason = f"does not name {len(bare)} of the images: left out ({shorten(', '.join(bare[:3]), 120)})"
         source.warnings.append(Fault("not-annotated", name, None, reason))
 
 

@@ -58,7 +58,7 @@ def read(place: Place) -> Source:
     pictures = (Place(place.images) if place.images else place).pictures if place.file is None else []
     bare = sum(picture not in annotated for picture in pictures)
     if bare:
-        reason = f"{bare} images have no JSON file: left out, for nobody has said that they are empty"
+        reason = f"images without a JSON file: {bare}; left out, as they are not known to be empty"
         source.warnings.append(Fault("not-annotated", str(place.base), None, reason))
     return source
 

@@ -32,7 +32,7 @@ def require_free(root: Path) -> None:
     """
     try:
         if not root.is_dir() and (root.exists() or root.is_symlink()):
-            raise StorageError(f"{shorten(str(root))}: exists and is no folder; name another one")
+            raise StorageError(f"{shorten(str(root))}: exists and is not a folder; name another one")
         if root.is_dir() and any(root.iterdir()):
             raise StorageError(f"{shorten(str(root))}: is not empty, and nothing is overwritten; name another folder")
     except OSError as error:
@@ -68,7 +68,7 @@ def write_layout(plan: Plan, root: Path, report: dict[str, Any], *, copy: bool =
             os.rename(built, root)  # fails where the folder is no longer empty
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            raise StorageError(f"{root}: is not empty any more, and nothing is overwritten") from None
+            raise StorageError(f"{root}: is no longer empty, and nothing is overwritten") from None
         raise StorageError(f"{root}: cannot be written: {error.strerror or error}") from None
     return counts
 
@@ -98,7 +98,7 @@ def _remove_stale(folder: Path) -> None:
         with suppress(OSError):
             folder.rmdir()
             return
-        raise StorageError(f"{folder}: is in the way and no import of focalbench's; move it away") from None
+        raise StorageError(f"{folder}: is in the way and is not a focalbench import; move it away") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(folder)

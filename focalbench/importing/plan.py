@@ -114,9 +114,7 @@ def make_plan(source: Source, skip_faulty: bool = False) -> Plan:
     plan.errors += [fault for fault in faults if fault.kind == "bad-name"]
     plan.warnings += [fault for fault in faults if fault.kind != "bad-name"]
     if not plan.errors and not sound:
-        plan.errors.append(
-            Fault("no-images", source.format, None, "no image with an annotation that can be used was found")
-        )
+        plan.errors.append(Fault("no-images", source.format, None, "no image with a usable annotation was found"))
     if plan.errors:
         return plan
     plan.classes = tuple(dict.fromkeys(classes[name] for name in names))
@@ -149,7 +147,7 @@ def _find_repeats(images: Iterable[SourceImage]) -> list[Fault]:
         before = first.setdefault(image.path, image)
         if before is not image:
             where = before.annotation if before.annotation != image.annotation else "another entry"
-            reason = f"is the same file as {shorten(before.name, 80)} of {shorten(where, 80)}: one of them has to go"
+            reason = f"is the same file as {shorten(before.name, 80)} of {shorten(where, 80)}: remove one of them"
             faults.append(Fault("image-twice", f"{image.annotation}: {image.name}", None, reason))
     return faults
 
@@ -166,7 +164,7 @@ def _make_lists(ids: Sequence[str], splits: Sequence[str | None]) -> tuple[dict[
         lists["trainval"] = lists["train"] + lists["val"]
     faults = []
     if num_others := splits.count(None):
-        reason = f"{num_others} images are in no split of the source, and so in no list"
+        reason = f"images in no split of the source, and so in no list: {num_others}"
         faults.append(Fault("no-split", "ImageSets/Main", None, reason))
     order = ("train", "val", "trainval", "test")
     return {name: sorted(lists[name]) for name in order if name in lists}, faults

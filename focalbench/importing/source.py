@@ -108,7 +108,7 @@ class SourceImage:
             reason = f"{shown} lies outside the {width} x {height} image: kept here, left out when the set is read"
             self.warn("box-outside", tag, reason)
         elif left < -1 or top < -1 or right > width + 1 or bottom > height + 1:
-            reason = f"{shown} leaves the {width} x {height} image: kept here, cut when the set is read"
+            reason = f"{shown} extends beyond the {width} x {height} image: kept here, clipped when the set is read"
             self.warn("box-beyond-border", tag, reason)
 
 
@@ -228,7 +228,7 @@ def find_inside(base: Path, relative: str) -> Path:
         reason = "is an absolute path: paths have to be relative to the source; --images DIR names another folder"
         raise RefusedFile("bad-path", reason)
     if ".." in name.split("/"):
-        raise RefusedFile("bad-path", "leads upwards by '..': files have to lie in the source, or in --images DIR")
+        raise RefusedFile("bad-path", "leads upwards with '..': files have to lie in the source, or in --images DIR")
     try:
         real = os.path.realpath(os.path.join(base, name), strict=True)
         status = os.stat(real)
@@ -293,7 +293,7 @@ def take_size(image: SourceImage, header: Header | None, width: Any, height: Any
     if header is not None and image.size not in ((header.width, header.height), header.rotated_size):
         reason = (
             f"{image.name} is annotated as {image.size[0]} x {image.size[1]} and has "
-            f"{header.width} x {header.height} pixels: boxes are kept as they are written"
+            f"{header.width} x {header.height} pixels: boxes are kept as written"
         )
         image.warn("size-differs", None, reason)
 

@@ -52,7 +52,7 @@ def read(place: Place) -> Source:
         _read_one(place, source, images, xml, splits)
     bare = len(images.names) - len(images.used)
     if bare:
-        reason = f"{bare} images have no XML file: left out, for nobody has said that they are empty"
+        reason = f"images without an XML file: {bare}; left out, as they are not known to be empty"
         source.warnings.append(Fault("not-annotated", str(place.base), None, reason))
     return source
 
@@ -89,8 +89,8 @@ def _read_one(place: Place, source: Source, images: _Pictures, xml: str, splits:
     else:
         image, header = SourceImage(str(PurePosixPath(xml).with_suffix("")), None, xml, split), None
         some = f": {shorten(', '.join(candidates[:3]), 160)}" if candidates else " in .jpg, .jpeg or .png"
-        kind, number = ("ambiguous-image", "several images") if candidates else ("missing-image", "no image")
-        image.fail(kind, None, f"there is {number} named {shorten(stem, 80)!r}{some}")
+        kind, number = ("ambiguous-image", "are several images") if candidates else ("missing-image", "is no image")
+        image.fail(kind, None, f"there {number} named {shorten(stem, 80)!r}{some}")
     source.images.append(image)
     try:
         annotation = parse_annotation(place.read(xml, MAX_XML_BYTES), xml)
@@ -122,6 +122,6 @@ def _read_lists(place: Place, source: Source) -> dict[str, str]:
         for line in filter(None, map(str.strip, lines)):
             before = splits.setdefault(normalised(PurePosixPath(line).name), split)
             if before != split and not (split == "trainval" and before in ("train", "val")):
-                reason = f"image {shorten(line, 60)!r} is in the list {before} too"
+                reason = f"image {shorten(line, 60)!r} is also in the list {before}"
                 source.errors.append(Fault("image-twice", by_split[split], None, reason))
     return splits

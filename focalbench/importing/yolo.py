@@ -67,7 +67,7 @@ def read(place: Place) -> Source:
     reading = _Reading(place, Source(NAME))
     files = _yaml_files(place)
     if len(files) > 1:
-        reason = f"{', '.join(files)}: several files with names; give the one that is meant as SOURCE"
+        reason = f"{', '.join(files)}: several files with class names; give the right one as SOURCE"
         reading.source.errors.append(Fault("several-yaml", str(place.base), None, reason))
     elif files:
         reading.read_described(files[0])
@@ -105,13 +105,13 @@ class _Reading:
                 if isinstance(entry, str) and entry.strip():
                     found += self._images_of(file, key, root, entry)
                 else:
-                    self._error("bad-yaml", file, f"{key}: {shorten(repr(entry), 80)} is no path")
+                    self._error("bad-yaml", file, f"{key}: {shorten(repr(entry), 80)} is not a path")
             new = [name for name in dict.fromkeys(found) if name not in seen]
             if len(new) < len(found):
-                reason = (
-                    f"{key}: {len(found) - len(new)} images were named before ({_first_old(found, seen)}): nothing "
+                reason = f"{key}: images named before: {len(found) - len(new)} ({_first_old(found, seen)}): no image "
+                self._error(
+                    "image-twice", file, reason + "may be used for both training and evaluation; name each only once"
                 )
-                self._error("image-twice", file, reason + "may be measured on what it learnt from; take one place out")
             seen.update(new)
             for name in new:
                 self._read_image(name, split)
@@ -154,7 +154,7 @@ class _Reading:
         for key, name in pairs:
             index = int(key) if str(key).isascii() and str(key).isdecimal() and len(str(key)) < 10 else None
             if index is None or not isinstance(name, str) or not name.strip():
-                self._error("bad-names", file, f"names: {shorten(f'{key}: {name!r}', 80)} is no number with a name")
+                self._error("bad-names", file, f"names: {shorten(f'{key}: {name!r}', 80)} is not a number with a name")
                 continue
             self.names[index] = name
             self.source.declare(name)
@@ -261,9 +261,9 @@ class _Reading:
             reason = f"has {len(words)} numbers: a class and 4 for a box, or the points of a polygon, are read"
             image.fail("bad-line", tag, reason)
         elif kind not in self.names:
-            image.fail("unknown-class", tag, f"class {shorten(words[0], 20)} is none of the {len(self.names)} names")
+            image.fail("unknown-class", tag, f"class {shorten(words[0], 20)} is not one of the {len(self.names)} names")
         elif not all(abs(number) <= _LARGEST_SHARE for number in numbers):
-            reason = f"{shorten(' '.join(words[1:]), 60)} are no shares of the image, which lie between 0 and 1"
+            reason = f"{shorten(' '.join(words[1:]), 60)} are not shares of the image, which lie between 0 and 1"
             image.fail("not-normalised", tag, reason)
         else:
             image.add(tag, self.names[int(kind)], self._edges(image, numbers, words[1:], is_polygon))
@@ -330,7 +330,7 @@ def _plain(node: yaml.Node | None) -> dict[str, Any] | None:
     pairs = [(str(key.value), value) for key, value in node.value if isinstance(key, yaml.ScalarNode)]
     repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
     if repeated:
-        raise ValueError(f"the key {shorten(repeated[0], 60)!r} is there twice")
+        raise ValueError(f"the key {shorten(repeated[0], 60)!r} appears twice")
     return {key: _unfold(value) for key, value in pairs if key in _KEYS}
 
 

@@ -65,7 +65,7 @@ def _require_c_compiler(device: torch.device) -> None:
 
 
 def _missing(who_needs: str, compiler: str, variable: str, usual: str) -> str:
-    found = f" ({usual})" if variable not in os.environ else f": ${variable}={os.environ[variable]} is none that runs"
+    found = f" ({usual})" if variable not in os.environ else f": ${variable}={os.environ[variable]} does not run"
     return f"{who_needs} a {compiler}{found}: install one"
 
 

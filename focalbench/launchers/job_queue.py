@@ -123,7 +123,7 @@ class JobQueue:
         said = self._last_words.pop(name, {})
         reason = said.get("error", how)
         if said.get("may_go_on", True) and self._deaths[name] <= self._retries:
-            self._watcher.message(f"warning: {name}: {reason}; going on from its checkpoint")
+            self._watcher.message(f"warning: {name}: {reason}; resuming from its checkpoint")
             self._waiting.appendleft(job)
             return
         error = f"{reason}; see {log}" if said else f"{how}; out of memory? See {log}"

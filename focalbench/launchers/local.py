@@ -44,7 +44,7 @@ def plan_slots(num_trials: int, device: str, trials_per_device: int, devices_per
     if devices_per_trial > len(found):
         kind = "GPU" if gpus else "core"
         seen = visible_gpus() if gpus else ""
-        there = f"run.device {device} is {len(found)} {kind}{'s'[: len(found) > 1]} on this machine{seen}"
+        there = f"run.device {device} means {len(found)} {kind}{'s'[: len(found) > 1]} on this machine{seen}"
         raise ConfigError(f"run.devices: {devices_per_trial}: {there}; use at most {len(found)}")
     if not gpus:  # fewer cores than threads train the same trial more slowly
         found = found[: max(devices_per_trial, cores // threads)]
@@ -66,8 +66,8 @@ def report_idle_cores(slots: Slots, report: Callable[[str], None]) -> None:
     if slots.devices[0][0] == "cpu" and cores >= 2 * processes * slots.threads:
         trials = f"{len(slots.devices)} trial{'s'[: len(slots.devices) > 1]}"
         report(
-            f"{trials} on {processes * slots.threads} of {cores} cores: -s run.threads={cores // processes} is faster, "
-            "and trains other trials, for another number of threads rounds in another way"
+            f"{trials} on {processes * slots.threads} of {cores} cores: -s run.threads={cores // processes} is "
+            "faster, but trains other trials, as another number of threads rounds differently"
         )
 
 
@@ -75,8 +75,8 @@ def report_unused_gpus(slots: Slots, device: str, report: Callable[[str], None])
     """Says why ``auto`` trains on a CPU where the driver of a GPU is there: that takes hours more."""
     if device == "auto" and slots.devices[0][0] == "cpu" and has_gpu_driver():
         report(
-            f"warning: training on the processor, though a GPU's driver is there: {why_no_gpu()}; --device cpu if that "
-            "is meant"
+            f"warning: training on the processor, although a GPU driver is installed: {why_no_gpu()}; use "
+            "--device cpu if that is intended"
         )
 
 
@@ -159,7 +159,7 @@ class LocalRun(Workplace):
         """A worker that ended with a job in hand died."""
         self._workers.remove(worker)
         if worker.lost_device and (self._idle or self._workers):
-            self._watcher.message(f"warning: {', '.join(worker.devices)}: no further trial is put there")
+            self._watcher.message(f"warning: {', '.join(worker.devices)}: no more trials are started there")
         else:
             self._idle.append(worker.devices)
         worker.close()

@@ -47,7 +47,7 @@ def main() -> None:
         device = sys.argv[1 + own]
         try:
             # Before the ranks speak to each other, which NCCL does through the current GPU.
-            with device_faults(device, lambda: "free it, nvidia-smi shows who has it"):
+            with device_faults(device, lambda: "free it (nvidia-smi shows what is using it)"):
                 use_device(require_device(device))
         except DeviceError as fault:
             report_loss(reporter, "", fault, speaker=f"rank {own}: ")

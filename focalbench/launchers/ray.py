@@ -81,7 +81,7 @@ def _require_answer(address: str) -> None:
     host, _, port = address.rpartition(":")
     if "://" in address or not host or not port.isdigit():
         raise ConfigError(
-            f"run.ray_address: {address}: should be HOST:PORT as `ray start --head` prints it, or auto, and the "
+            f"run.ray_address: {address}: should be HOST:PORT as `ray start --head` prints it, or auto, with the "
             "command run on a machine of the cluster"
         )
     try:
@@ -124,7 +124,7 @@ def plan_share(device: str, trials_per_device: int, devices_per_trial: int, thre
     if devices_per_trial > most[kind]:
         raise ConfigError(
             f"run.devices: {devices_per_trial}: a trial stays on one node, and the largest of the Ray cluster has "
-            f"{most[kind]} {kind}s"
+            f"{most[kind]} {kind}{'s'[: most[kind] != 1]}"
         )
     if kind == "CPU":  # on nodes with fewer cores than threads the trial is slower, and the same
         return Share(("cpu",) * devices_per_trial, 0, min(devices_per_trial * threads, most[kind]))

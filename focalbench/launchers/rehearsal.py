@@ -34,8 +34,8 @@ def rehearse_side_by_side(trial: Trial, slots: Slots) -> Rehearsal:
             timed = list(pool.map(_rehearse, [line] * len(devices)))
     except BrokenProcessPool as fault:
         raise DeviceMemoryError(
-            f"{len(devices)} trials side by side: one was ended by the system, which most often means that memory is "
-            "short; a larger run.threads trains fewer at a time"
+            f"{len(devices)} trials side by side: the system killed one, which usually means too little memory; a "
+            "larger run.threads trains fewer at a time"
         ) from fault
     return replace(timed[0], step_s=fmean(one.step_s for one in timed), image_s=fmean(one.image_s for one in timed))
 

@@ -134,7 +134,7 @@ def _all_came(trials: Sequence[Trial], share: float | None, sweep: SweepFolder, 
     left = [trial.name for trial in trials if not has_come(trial)]
     if left:
         more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-        watcher.message(f"sweep.search waits for {left[0]}{more}: the same command goes on with it")
+        watcher.message(f"sweep.search waits for {left[0]}{more}: the same command resumes it")
     return not left
 
 
@@ -142,7 +142,7 @@ def _stop_with_arm(batch: Sequence[_Arm], sweep: SweepFolder, watcher: Watcher) 
     """Stops what is left of the arms that are stopped: an arm is judged as a whole."""
     for arm in batch:
         if TrialState.STOPPED in _states(arm, sweep):
-            _stop(arm, sweep, "by sweep.search, as the other seeds of its arm", watcher)
+            _stop(arm, sweep, "by sweep.search, like the other seeds of its arm", watcher)
 
 
 def _stop_worse(

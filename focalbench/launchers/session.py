@@ -40,6 +40,7 @@ from focalbench.launchers.search import (
     typical_trials,
 )
 from focalbench.launchers.until_decided import declared_plan, ends_by_itself, opened_trials, run_until_decided
+from focalbench.records.source import keep_source
 from focalbench.records.state import TrialState
 from focalbench.records.sweep import SweepFolder
 from focalbench.records.sweep_lock import hold_sweep
@@ -182,8 +183,8 @@ def report_stale_results(
             stale.append(trial.name)
     if stale:
         report(
-            f"the data has changed since {len(stale)} of {len(trials)} trials were trained, such as {stale[0]}: they "
-            "stay as they are, and what is trained now cannot be compared with them; --fresh trains all anew"
+            f"the data has changed since {len(stale)} of {len(trials)} trials were trained, such as {stale[0]}: "
+            "they are kept, but what is trained now cannot be compared with them; --fresh trains all again"
         )
 
 
@@ -225,6 +226,7 @@ def run_session(
             hold_sweep(out, fresh=options.fresh) as lock,
         ):
             sweep.open(config.name, trials, alone=lock.alone, command=options.command)
+            keep_source(out, experiment.written, options.command)
             if plan is not None:
                 sweep.declare(plan)
             lock.share()

@@ -143,13 +143,13 @@ def run_until_decided(
         if not undecided:
             break
     begun = opened_trials(experiment, sweep)
-    return begun, ending and f"{ending}: {len(begun)} trainings of {_most(experiment, plan)} at most"
+    return begun, ending and f"{ending}: {len(begun)} of at most {_most(experiment, plan)} trials"
 
 
 def _ending(undecided: set[str], seeds: Sequence[int], plan: SweepPlan) -> str:
     """How the sweep has ended; empty while it goes on."""
     if not undecided:
-        return "every arm has its word"
+        return "every arm has a verdict"
     if len(seeds) < plan.looks[-1]:
         return ""
     return f"undecided after all {len(seeds)} seeds: {', '.join(sorted(undecided))}"
@@ -165,7 +165,7 @@ def _all_came(trials: Sequence[Trial], sweep: SweepFolder, watcher: Watcher) -> 
     left = [trial.name for trial in trials if not sweep.trial(trial.name).state().is_final]
     if left:
         more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-        watcher.message(f"sweep.until waits for {left[0]}{more}: the same command goes on with it")
+        watcher.message(f"sweep.until waits for {left[0]}{more}: the same command resumes it")
     return not left
 
 

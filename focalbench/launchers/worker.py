@@ -197,7 +197,7 @@ def report_loss(reporter: Reporter, name: str, fault: FocalbenchError, *, speake
 def _own_fault(job: Job, fault: Exception) -> str:
     """What to say of a fault in focalbench itself; in the trial's status it stands too, for whoever looks later."""
     place = f"; its traceback is in {job.log}" if job.log is not None else ""
-    error = f"{type(fault).__name__}: {fault}: a fault in focalbench itself{place}"
+    error = f"{type(fault).__name__}: {fault}: a bug in focalbench itself{place}"
     with suppress(FocalbenchError):
         TrialFolder(job.folder).write_status(job.trial, TrialState.FAILED, error=error)
     return error

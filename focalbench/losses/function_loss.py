@@ -146,8 +146,8 @@ class FunctionLoss(ClassificationLoss):
             unit = "anchor" if self.activation == "softmax" else "element"
             hint = ": leave sum and mean to the caller" if isinstance(values, Tensor) and values.ndim == 0 else ""
             raise PluginError(
-                f"{self.place}: {type(self).__name__} returns {found} for logits {tuple(x.shape)}; one value an {unit} "
-                f"is needed, {tuple(wanted)}{hint}"
+                f"{self.place}: {type(self).__name__} returns {found} for logits {tuple(x.shape)}; one value per "
+                f"{unit} is needed, {tuple(wanted)}{hint}"
             )
         return values
 

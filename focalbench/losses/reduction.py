@@ -14,7 +14,7 @@ _SMALLEST = torch.finfo(torch.float32).eps
 def check_reduction(reduction: str, avg_factor: float | Tensor | None) -> None:
     """Raises ValueError for an unknown reduction, or for ``sum`` with an ``avg_factor``: a sum is not averaged."""
     if reduction not in ("none", "mean", "sum"):
-        raise ValueError(f"reduction is 'none', 'mean' or 'sum', got {reduction!r}")
+        raise ValueError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
     if reduction == "sum" and avg_factor is not None:
         raise ValueError("avg_factor can not be used with reduction='sum': use 'mean', which divides by it")
 
@@ -33,7 +33,7 @@ def divisor(reduction: str, avg_factor: float | Tensor | None, num_elements: int
         return float(max(num_elements, 1))
     if isinstance(avg_factor, Tensor):
         if avg_factor.numel() != 1:
-            raise ValueError(f"avg_factor is one number, got a tensor of the shape {tuple(avg_factor.shape)}")
+            raise ValueError(f"avg_factor must be one number, got a tensor of shape {tuple(avg_factor.shape)}")
         return avg_factor.reshape(()).clamp(min=_SMALLEST)
     return max(float(avg_factor), _SMALLEST)
 
@@ -51,14 +51,14 @@ def fit_weight(weight: Tensor, shape: torch.Size) -> Tensor:
     if weight.shape == shape:
         return weight
     if len(shape) != 2:
-        raise ValueError(f"weight has the shape {tuple(weight.shape)}; expected that of the logits, {tuple(shape)}")
+        raise ValueError(f"weight has shape {tuple(weight.shape)}; expected that of the logits, {tuple(shape)}")
     if weight.ndim == 1 and len(weight) == shape[0]:
         return weight[:, None]
     if weight.ndim == 1 and weight.numel() == shape.numel():
         return weight.view(shape)
     rows, columns = shape
     raise ValueError(
-        f"weight has the shape {tuple(weight.shape)}; expected ({rows},) per anchor, ({rows}, {columns}) or "
+        f"weight has shape {tuple(weight.shape)}; expected ({rows},) per anchor, ({rows}, {columns}) or "
         f"({rows * columns},) per element"
     )
 

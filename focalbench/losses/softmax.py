@@ -56,7 +56,7 @@ class SoftmaxFamily(ClassificationLoss):
     ) -> None:
         super().__init__(num_classes, counts)
         if alpha_on not in ("positives", "background"):
-            raise ValueError(f"alpha_on is 'positives' or 'background', got {alpha_on!r}")
+            raise ValueError(f"alpha_on must be 'positives' or 'background', got {alpha_on!r}")
         self.alpha_on = alpha_on
         self.keep("gamma", gamma)
         self.keep_alpha(alpha, length=num_classes + 1, high=math.inf)
@@ -185,7 +185,7 @@ def softmax_focal_loss(
             f"got {tuple(logits.shape)}"
         )
     if weight is not None and weight.shape != logits.shape[:1]:
-        raise ValueError(f"weight has the shape {tuple(weight.shape)}; expected ({len(logits)},), one per row")
+        raise ValueError(f"weight has shape {tuple(weight.shape)}; expected ({len(logits)},), one per row")
     gamma, alpha = as_parameters(gamma, alpha, logits, high=math.inf)
     if alpha is None:
         weights = gamma.new_ones(logits.shape[1])

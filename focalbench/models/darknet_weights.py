@@ -92,8 +92,8 @@ def load_darknet_weights(layers: Sequence[Layer], path: Path, *, num_trunk: int)
         kept = num_trunk
     if kept is None:
         raise DataError(
-            f"{path}: holds {found} values, this network takes {ends[-1]} ({ends[num_trunk - 1]} for the trunk alone)"
-            + _hint(layers, found, ends)
+            f"{path}: holds {found} values, but this network takes {ends[-1]} ({ends[num_trunk - 1]} for the "
+            "trunk alone)" + _hint(layers, found, ends)
         )
     values = file.values[: ends[kept - 1]]
     _check_values(path, layers[:kept], values)
@@ -121,13 +121,13 @@ def _fill(layer: Layer, values: Tensor) -> None:
 def _check_values(path: Path, layers: Sequence[Layer], values: Tensor) -> None:
     """Raises DataError where the numbers cannot be weights: a length alone does not prove the network."""
     if not bool(values.isfinite().all()):
-        raise DataError(f"{path}: holds numbers that are not finite: damaged, download it again")
+        raise DataError(f"{path}: holds numbers that are not finite: it is damaged, download it again")
     start = 0
     for number, layer in enumerate(layers):
         if isinstance(layer, ConvBlock):
             width = layer.width
             if bool((values[start + 3 * width : start + 4 * width] < 0).any()):
-                raise DataError(f"{path}: negative variances in convolution {number}: damaged, or of another network")
+                raise DataError(f"{path}: negative variances in convolution {number}: damaged, or from another network")
         start += count_values(layer)
 
 
@@ -139,7 +139,7 @@ def _is_classifier(last: Layer, rest: int) -> bool:
 def _hint(layers: Sequence[Layer], found: int, ends: list[int]) -> str:
     """What the file may be: cut off, or a detector with other outputs."""
     if found < ends[-1]:
-        return ": cut off, or of another network; download it again, or use model.weights: none"
+        return ": cut off, or from another network; download it again, or use model.weights: none"
     last = layers[-1]
     assert isinstance(last, nn.Conv2d)
     outputs, rest = divmod(found - ends[-2], last.in_channels + 1)
@@ -148,4 +148,4 @@ def _hint(layers: Sequence[Layer], found: int, ends: list[int]) -> str:
             f": a network of {outputs} outputs a cell, this one has {last.out_channels}: priors x (5 + classes); "
             "use its classes and priors, or a file cut behind an earlier layer (darknet's `partial`)"
         )
-    return ": of another network; use model.weights: none or a file of this one"
+    return ": from another network; use model.weights: none or a file of this one"

@@ -60,8 +60,8 @@ class FeatureExtractor(nn.Module, ABC):
             return
         if trainable_stages > self.num_stages:
             raise ConfigError(
-                f"model.trainable_stages: {trainable_stages}: this backbone has {self.num_stages} stages; null lets "
-                "all of it learn"
+                f"model.trainable_stages: {trainable_stages}: this backbone has {self.num_stages} stages; null "
+                "trains all of it"
             )
         for parameter in self.first_parameters(self.num_stages - trainable_stages):
             parameter.requires_grad_(False)

@@ -50,7 +50,7 @@ class OwnBackbone(FeatureExtractor):
 
     def imagenet_state(self, name: str) -> dict[str, Tensor]:
         """See ``FeatureExtractor``: a plugin that has weights loads them itself."""
-        raise ConfigError(f"model.weights: imagenet: focalbench knows no weights of the plugin's backbone {name}")
+        raise ConfigError(f"model.weights: imagenet: focalbench has no weights for the plugin's backbone {name}")
 
     def adapted(self, state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
         """See ``FeatureExtractor``: the module's own names."""

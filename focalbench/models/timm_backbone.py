@@ -96,7 +96,7 @@ class TimmBackbone(FeatureExtractor):
         """See ``FeatureExtractor``; those of the tag in the name, else timm's default ones, for this canvas."""
         config = _published(self._name)
         if not (config.hf_hub_id or config.url):
-            raise ConfigError(f"model.weights: imagenet: timm has no weights of {self._name}: use none or a file")
+            raise ConfigError(f"model.weights: imagenet: timm has no weights for {self._name}: use none or a file")
         place = config.hf_hub_id or config.url
         try:
             state = _download(config)
@@ -183,7 +183,7 @@ def _require_known(name: str) -> None:
         )
     tags = get_arch_pretrained_cfgs(architecture)
     if tag and name not in tags:
-        raise ConfigError(f"model.backbone: {TIMM}{name}: timm has no weights of that tag{_near(name, list(tags))}")
+        raise ConfigError(f"model.backbone: {TIMM}{name}: timm has no weights with that tag{_near(name, list(tags))}")
 
 
 def _near(name: str, known: list[str]) -> str:
@@ -199,7 +199,7 @@ def _layout_of(name: str, canvas: tuple[int, int], size: dict[str, tuple[int, in
             net = _create(name, features_only=True, **size).eval()
         except Exception as fault:  # assertions and many others: what timm thinks of the arguments
             raise ConfigError(
-                f"{where}: timm makes no feature maps of it for {_sides(canvas)} px ({_reason(fault)}): "
+                f"{where}: timm makes no feature maps from it for {_sides(canvas)} px ({_reason(fault)}): "
                 "use another backbone, or another data.image_size"
             ) from fault
         strides = net.feature_info.reduction()
@@ -222,7 +222,7 @@ def _layout_of(name: str, canvas: tuple[int, int], size: dict[str, tuple[int, in
     wanted = [(-(-canvas[0] // stride), -(-canvas[1] // stride)) for stride in FeatureExtractor.strides]
     if found != wanted:
         raise ConfigError(
-            f"{where}: its maps of a canvas of {_sides(canvas)} px are {', '.join(map(_sides, found))}, not "
+            f"{where}: its maps for a canvas of {_sides(canvas)} px are {', '.join(map(_sides, found))}, not "
             f"{', '.join(map(_sides, wanted))}: make data.image_size a multiple of 32, or use another backbone"
         )
     widths = net.feature_info.channels()

@@ -124,14 +124,14 @@ def _kind(head: bytes) -> str | None:
     if head[:1] == b"\x08" and head[2:3] == b"\x12" and b"\x00" not in head[:4]:  # ir_version, producer_name
         return f"is an ONNX model: {_CONVERT}"
     if head[:1] == b"\x80" and 2 <= head[1] <= 5 and not head.startswith(_OLD_TORCH):
-        return "is a pickle that torch has not written: load it where it was made and save its tensors with torch.save"
+        return "is a pickle that torch did not write: load it where it was made and save its tensors with torch.save"
     return _kind_of_text(head)
 
 
 def _kind_of_text(head: bytes) -> str | None:
     begin = head.removeprefix(codecs.BOM_UTF8).lstrip()[:200].lower()
     if begin.startswith((b"<!doctype html", b"<html", b"<head")) or b"<html" in head.lower():
-        return "is a web page, not weights: download the file itself, and look at its size"
+        return "is a web page, not weights: download the file itself, and check its size"
     if not _is_text(head):
         return None
     if begin.startswith(b"<"):
@@ -165,7 +165,7 @@ def _kind_of_zip(path: Path) -> str | None:
         return f"is a Keras model: {_CONVERT}"
     if names and all(name.endswith(".npy") for name in names):
         return "is an archive of numpy arrays: save them as tensors by name with torch.save"
-    return "is a zip archive that torch.save has not written: unpack it and give the weight file in it"
+    return "is a zip archive that torch.save did not write: unpack it and give the weight file in it"
 
 
 def _is_torch(head: bytes) -> bool:
@@ -229,7 +229,7 @@ def _state_in(content: object, path: Path) -> dict[str, Tensor]:
         names = [name for name in _NESTED if name in nested] or list(nested)
         if len(names) > 1 and names[0] not in _NESTED:
             shown = ", ".join(map(str, names[:5]))
-            raise DataError(f"{path}: holds several state dicts ({shown}): save the one that is meant in a file alone")
+            raise DataError(f"{path}: holds several state dicts ({shown}): save the right one in a file of its own")
         state = nested[names[0]] if names else None
     if not isinstance(state, Mapping) or not _is_state(state):
         raise DataError(f"{path}: holds no state dict (a mapping of names to tensors)")

@@ -86,9 +86,7 @@ def fitting_part(module: nn.Module, state: Mapping[str, Tensor], source: str, *r
             if (shared := len(wanted & found.keys())) > most:
                 nearest, most = found, shared
     if len(fits) > 1:
-        raise DataError(
-            f"{source}: holds this network {len(fits)} times ({', '.join(fits)}): save the one to use alone"
-        )
+        raise DataError(f"{source}: holds this network {len(fits)} times ({', '.join(fits)}): save only the one to use")
     if fits:
         return next(iter(fits.values()))
     if nearest is None and refusal is not None:

@@ -225,7 +225,7 @@ def _is_darknet(backbone: str, weights: str) -> bool:
     """
     if weights == "imagenet":
         way_out = f"download {_DARKNET_URL} and give its path" if backbone == "darknet19" else "use none or a file"
-        raise ConfigError(f"model.weights: imagenet: torchvision has no {backbone} of YOLOv2: {way_out}")
+        raise ConfigError(f"model.weights: imagenet: torchvision has no {backbone} for YOLOv2: {way_out}")
     path = Path(weights)
     refuse_other_kinds(path)
     if holds_named_tensors(path):

@@ -49,7 +49,7 @@ def registered(kind: Kind, name: str, digest: str) -> Registration:
     for registration in plugin.registrations if plugin is not None else ():
         if (registration.kind, registration.name) == (kind, name):
             return registration
-    raise PluginError(f"{kind} {name}: is of a plugin that was not executed here (source {digest})")
+    raise PluginError(f"{kind} {name}: comes from a plugin that was not executed here (source {digest})")
 
 
 def _load(source: PluginSource) -> Plugin:
@@ -88,8 +88,8 @@ def _import(source: PluginSource) -> ModuleType:
     known = [plugin for plugin in _LOADED.values() if plugin.source.origin == source.origin]
     if known or read_source(source.origin).digest != source.digest:
         raise PluginError(
-            f"{source.origin}: is not the source {source.digest} that it was when this began: it was edited, or "
-            "another version is installed here; start the command again"
+            f"{source.origin}: has changed since this command started with source {source.digest}: it was edited, "
+            f"or another version is installed here; run the command again"
         )
     spec = importlib.util.find_spec(source.origin)
     root = Path((spec.origin if spec is not None else None) or "").parent
@@ -163,7 +163,7 @@ def _innermost(fault: BaseException) -> str | None:
 
 def _in_words(fault: BaseException) -> str:
     if isinstance(fault, SystemExit):
-        return "ends the process (sys.exit), which a plugin must not: raise an error instead"
+        return "ends the process (sys.exit), which a plugin must not do: raise an error instead"
     first = (str(fault).strip() or "no message").splitlines()[0]
     way_out = ": install it wherever trials run" if isinstance(fault, ModuleNotFoundError) else ""
     return f"{type(fault).__name__}: {first}{way_out}"

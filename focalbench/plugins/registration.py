@@ -58,7 +58,7 @@ def loss(name: str, *, activation: Activation = "sigmoid") -> Callable[[_Target]
     Its keyword parameters become the keys of ``loss`` in the configuration, with their types, ranges and defaults.
     """
     if activation not in ("sigmoid", "softmax"):
-        raise ValueError(f"activation is 'sigmoid' or 'softmax', got {activation!r}")
+        raise ValueError(f"activation must be 'sigmoid' or 'softmax', got {activation!r}")
     return _register("loss", name, {"activation": activation})
 
 
@@ -103,7 +103,9 @@ def _register(kind: Kind, name: str, options: Mapping[str, Any]) -> Callable[[_T
     if not isinstance(name, str):
         raise TypeError(f'@focalbench.{kind} needs a name: @focalbench.{kind}("mine")')
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} cannot be the name of a {kind}: a letter, then letters, digits and _, at most 40")
+        raise ValueError(
+            f"{name!r} cannot be the name of a {kind}: use a letter, then letters, digits and _, at most 40 characters"
+        )
 
     def decorate(target: _Target) -> _Target:
         registration = describe(kind, name, target, options)
@@ -143,7 +145,7 @@ def require_subclass(entry: Registration, found: Any, base: type[_Base], called:
     """
     if not (isinstance(found, type) and issubclass(found, base)):
         shown = getattr(found, "__name__", found)
-        raise PluginError(f"{entry.place}: {entry.name}: {shown} is no subclass of {called}")
+        raise PluginError(f"{entry.place}: {entry.name}: {shown} is not a subclass of {called}")
     return found
 
 

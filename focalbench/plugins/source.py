@@ -95,9 +95,9 @@ def _files_of_module(name: str) -> tuple[tuple[str, str], ...]:
     except (ImportError, ValueError, AttributeError):
         spec = None
     if spec is None:
-        raise PluginError(f"{name}: no module of this name is installed; the path of a file ends in .py")
+        raise PluginError(f"{name}: no module of this name is installed; the path of a file must end in .py")
     if spec.origin is None or not spec.origin.endswith(".py"):
-        raise PluginError(f"{name}: is no module of Python source")
+        raise PluginError(f"{name}: is not a module of Python source")
     path = Path(spec.origin)
     if spec.submodule_search_locations is None:
         return ((path.name, _read(path, name)),)
@@ -115,7 +115,7 @@ def _read(path: Path, entry: str) -> str:
             kind = "a folder" if stat.S_ISDIR(info.st_mode) else "not a regular file"
             raise PluginError(f"{entry}: {path} is {kind}; a Python file is needed")
         if info.st_size > _MAX_BYTES:
-            raise PluginError(f"{entry}: {path} is larger than {_MAX_BYTES // 1000} kB: that is no plugin")
+            raise PluginError(f"{entry}: {path} is larger than {_MAX_BYTES // 1000} kB, too large for a plugin")
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise PluginError(f"{entry}: {path} is not UTF-8 text") from None

@@ -86,7 +86,7 @@ def read_detections(folder: Path) -> StoredDetections:
         raise UnusableDetectionsError(f"{path} cannot be read") from fault
     for name in _NAMES:
         if arrays[name].ndim != 1 or len(arrays[name]) == 0:
-            raise UnusableDetectionsError(f"{path}: {name} is no list of names")
+            raise UnusableDetectionsError(f"{path}: {name} is not a list of names")
     detections = {name: arrays[name] for name in _DETECTIONS}
     truth = {name: arrays[f"gt_{name}"] for name in _TRUTH}
     return StoredDetections(detections, truth, arrays["image_ids"], arrays["classes"])

@@ -34,9 +34,9 @@ class SweepPlan(_Entry):
     @model_validator(mode="after")
     def _looks_rise(self) -> SweepPlan:
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("seeds: names one twice")
+            raise ValueError("seeds: lists one twice")
         if self.until is not None and (list(self.looks) != sorted(set(self.looks)) or not self.looks):
-            raise ValueError("looks: should rise")
+            raise ValueError("looks: should be in rising order")
         if self.until is not None and self.looks[-1] != len(self.seeds):
             raise ValueError("looks: the last one should be at all seeds")
         return self
@@ -86,7 +86,7 @@ def read_looks(document: dict[str, Any], where: str) -> tuple[Look, ...]:
     return tuple(looks)
 
 
-_WAY_OUT = "it has been changed by hand: undo that, or start anew with --fresh (the trials are set aside, not deleted)"
+_WAY_OUT = "it has been changed by hand: undo that, or start over with --fresh (the trials are set aside, not deleted)"
 
 
 def _words(fault: ValidationError, where: str, entry: str) -> str:
@@ -107,8 +107,8 @@ def require_same(declared: SweepPlan, wanted: SweepPlan, where: str) -> None:
         if own != other:
             raise ConfigError(
                 f"sweep.{keys.get(name, name)}: {_shown(own)}: {where} declares {_shown(other)}, and the arms have "
-                "been looked at since: to stop at what one sees is what `until: decided` guards against. Keep to what "
-                "was declared, or use another --out, or --fresh (the trials are set aside, not deleted)"
+                "been looked at since: stopping at what one sees is what `until: decided` guards against. Keep to "
+                "what was declared, or use another --out or --fresh (the trials are set aside, not deleted)"
             )
 
 

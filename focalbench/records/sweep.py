@@ -251,7 +251,8 @@ class SweepFolder:
         if document.get("trials") and document.get("identity") != IDENTITY_VERSION:
             raise DataError(
                 f"{path}: its trials are named by the rule of another version of focalbench, and would all be trained "
-                "again; use another --out, or --fresh to set them aside (compare, report and evaluate read them)"
+                "again; use another --out, or --fresh to set them aside (compare, report and evaluate can still "
+                "read them)"
             )
         return document
 
@@ -280,7 +281,7 @@ class SweepFolder:
         """The same trial under the name that the grown sweep gives it."""
         if not alone:
             raise BusyError(
-                f"{folder.path}: has to be renamed to {trial.name}, but another process is at work in this sweep; wait "
+                f"{folder.path}: has to be renamed to {trial.name}, but another process is working in this sweep; wait "
                 "for it or use another --out"
             )
         folder.rename(self.path / trial.name, trial)

@@ -92,7 +92,7 @@ def _set_aside(out: Path) -> None:
     lock = SweepLock(out)
     try:
         if not lock.alone:
-            raise BusyError(f"{out}: another process is at work there; wait for it, or use --out instead of --fresh")
+            raise BusyError(f"{out}: another process is working there; wait for it, or use --out instead of --fresh")
         aside = out.with_name(f"{out.name}.{time.strftime('%Y%m%d-%H%M%S')}")
         with contextlib.ExitStack() as stack, storage_faults(aside):
             for path in out.glob(f"*/{TrialFolder.LOCK}"):  # workers that a killed launcher left

@@ -82,8 +82,8 @@ class TrialFolder:
         status, fault = TrialStatus.read(path)
         if fault or (status.state is None and was_there):
             raise DataError(
-                f"{path}: damaged, not a trial's status; delete this file and run again: the trial goes on from its "
-                "checkpoint"
+                f"{path}: damaged, not a trial's status; delete this file and run again: the trial resumes from "
+                f"its checkpoint"
             )
         return status
 

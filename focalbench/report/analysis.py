@@ -158,6 +158,6 @@ def plot_errors(cost: Mapping[str, float], title: str) -> Figure:
     values = [100 * cost[name] for name in names]
     bars = axes.barh(names, values, color="#3b528b")
     axes.bar_label(bars, [points(cost[name]) for name in names], padding=3)
-    axes.set(xlabel="mAP gained if only this were mended, points", xlim=(min(0, *values), max(*values, 1) * 1.15))
+    axes.set(xlabel="mAP gained if only this were fixed, points", xlim=(min(0, *values), max(*values, 1) * 1.15))
     axes.set_title(title)
     return figure

@@ -24,7 +24,7 @@ from focalbench.analysis.swept_keys import SweptGrid
 from focalbench.figures import new_figure
 from focalbench.figures.lettering import font_path, label_of
 from focalbench.records.document import as_number
-from focalbench.report.evaluation_set import RECALL_GRID
+from focalbench.report.evaluation_set import RECALL_GRID, SCORE_GRID
 from focalbench.statistics.summary import t_interval
 from focalbench.tags import CLASS_AP
 
@@ -81,16 +81,30 @@ def line_styles(labels: Sequence[str]) -> dict[str, LineStyle]:
     }
 
 
-def embed_figure(figure: Figure, alt: str) -> Picture:
-    """Returns the figure as SVG in a data URI; it loads nothing and runs nothing."""
-    import matplotlib
+@dataclass(frozen=True)
+class Plot:
+    """Holds a figure and what it shows in words."""
 
-    buffer = io.BytesIO()
-    with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": "focalbench"}):
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # keys and values of a sweep in any script
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    width, height = (round(96 * inches) for inches in figure.get_size_inches())
-    return Picture("data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode(), alt, width, height)
+    figure: Figure
+    alt: str
+
+    def written(self, kind: str) -> bytes:
+        """Returns the figure as ``svg`` or ``pdf``; equal figures are equal bytes."""
+        import matplotlib
+
+        metadata = {"svg": {"Date": None, "Creator": None}, "pdf": {"CreationDate": None, "Creator": None}}[kind]
+        # Type 42: journals refuse matplotlib's own fonts of type 3.
+        buffer = io.BytesIO()
+        with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": "focalbench", "pdf.fonttype": 42}):
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")  # keys and values in any script
+            self.figure.savefig(buffer, format=kind, metadata=metadata)
+        return buffer.getvalue()
+
+    def embedded(self) -> Picture:
+        """Returns the figure as SVG in a data URI; it loads nothing and runs nothing."""
+        width, height = (round(96 * inches) for inches in self.figure.get_size_inches())
+        data = base64.b64encode(self.written("svg")).decode()
+        return Picture("data:image/svg+xml;base64," + data, self.alt, width, height)
 
 
 def plain(name: str) -> str:
@@ -107,7 +121,7 @@ def _in_its_font(place: Text, text: str) -> None:
     place.set_fontproperties(FontProperties(fname=str(font_path(text)), size=place.get_fontsize()))
 
 
-def plot_learning_curves(arms: Sequence[Arm], key: str, words: str, styles: Mapping[str, LineStyle]) -> Picture | None:
+def plot_learning_curves(arms: Sequence[Arm], key: str, words: str, styles: Mapping[str, LineStyle]) -> Plot | None:
     """Draws a logged number over the steps: mean of the seeds, one standard deviation as a band; None for one step."""
     figure, axes = _new_axes(height=3.0)
     num_bands = num_steps = 0
@@ -127,10 +141,12 @@ def plot_learning_curves(arms: Sequence[Arm], key: str, words: str, styles: Mapp
     if key.startswith("train/"):
         axes.set_yscale("log")
     band = "mean and one sd over the seeds" if num_bands else "one seed, no band"
-    return embed_figure(figure, f"{words} against the training step for {len(axes.lines)} arms; {band}")
+    return Plot(
+        figure, f"{words} against the training step for {len(axes.lines)} arm{'s'[: len(axes.lines) != 1]}; {band}"
+    )
 
 
-def plot_swept_line(grid: SweptGrid, metric: str) -> Picture:
+def plot_swept_line(grid: SweptGrid, metric: str) -> Plot:
     """Draws the metric along one swept key: mean of the seeds, its 95 % interval by t, and every seed as a dot.
 
     Where a second key was changed with it, its values stand below those of the first.
@@ -153,10 +169,10 @@ def plot_swept_line(grid: SweptGrid, metric: str) -> Picture:
         for tick, result in zip(ticks, results, strict=True)
     )
     keys = " with ".join(grid.line_keys)
-    return embed_figure(figure, f"{formats.heading(metric)} against {keys}, mean and 95 % interval: {words}")
+    return Plot(figure, f"{formats.heading(metric)} against {keys}, mean and 95 % interval: {words}")
 
 
-def plot_class_ap(classes: Mapping[int, str], arms: Sequence[Arm], styles: Mapping[str, LineStyle]) -> Picture:
+def plot_class_ap(classes: Mapping[int, str], arms: Sequence[Arm], styles: Mapping[str, LineStyle]) -> Plot:
     """Draws the AP of every class, label to name, as a row of dots, one an arm, with one standard deviation over the
     seeds.
     """
@@ -175,8 +191,10 @@ def plot_class_ap(classes: Mapping[int, str], arms: Sequence[Arm], styles: Mappi
     for tick, name in zip(axes.get_yticklabels(), names, strict=True):
         _in_its_font(tick, name)
     axes.set(xlim=(0, None), ylim=(len(classes) - 0.4, -0.6), xlabel="AP in points")
-    words = f"AP in points of {len(classes)} classes for {len(arms)} arms, with one sd over the seeds"
-    return embed_figure(figure, words)
+    words = (
+        f"AP in points of {len(classes)} classes for {len(arms)} arm{'s'[: len(arms) != 1]}, with one sd over the seeds"
+    )
+    return Plot(figure, words)
 
 
 def plot_precision_recall(
@@ -185,7 +203,7 @@ def plot_precision_recall(
     styles: Mapping[str, LineStyle],
     *,
     label: int | None = None,
-) -> Picture:
+) -> Plot:
     """Draws precision against recall, mean over the seeds; the wide figure, of all classes, has the range of few arms
     as a band.
 
@@ -207,7 +225,26 @@ def plot_precision_recall(
     words = title if label is None else label_of(title, label)
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision", title=plain(words))
     _in_its_font(axes.title, words)
-    return embed_figure(figure, f"Precision against recall, {title}, for {len(curves)} arms")
+    return Plot(figure, f"Precision against recall, {title}, for {len(curves)} arm{'s'[: len(curves) != 1]}")
+
+
+def plot_f1(curves: Mapping[str, Sequence[NDArray[np.float64]]], styles: Mapping[str, LineStyle]) -> Plot:
+    """Draws F1 against the score from which on detections count, mean over the seeds.
+
+    Args:
+        curves: label of the arm -> (101,) F1 at each score, for each seed.
+    """
+    figure, axes = _new_axes(height=3.2)
+    best = []
+    for arm, of_seeds in curves.items():
+        mean = np.mean(of_seeds, axis=0)
+        axes.plot(SCORE_GRID, mean, **styles[arm].keywords())
+        if len(curves) <= MAX_BANDS and len(of_seeds) > 1:
+            low, high = np.min(of_seeds, axis=0), np.max(of_seeds, axis=0)
+            axes.fill_between(SCORE_GRID, low, high, color=styles[arm].color, alpha=0.12, linewidth=0)
+        best.append(f"{arm}: {mean.max():.2f} at {SCORE_GRID[mean.argmax()]:.2f}")
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="lowest score that counts", ylabel="F1")
+    return Plot(figure, f"F1 against the lowest score that counts; highest of {'; '.join(best)}")
 
 
 def mean_over_classes(precision: NDArray[np.float64]) -> NDArray[np.float64] | None:

@@ -19,12 +19,14 @@ from focalbench.data.sixteen_bit import MAX_SAMPLE, SampleRange
 from focalbench.data.synthetic import generate_image
 from focalbench.errors import DataError, FocalbenchError
 from focalbench.metrics.assignment import Assignment, MatchRules, assign_detections, pair_iou
+from focalbench.metrics.confusion import confusion_matrix
 from focalbench.metrics.flat import FlatDetections, FlatGroundTruth, check_detections, check_ground_truth
 from focalbench.metrics.voc import precision_recall
 from focalbench.records.detections import UnusableDetectionsError, read_detections
 from focalbench.records.reader import TrialRecord
 
 RECALL_GRID = np.linspace(0, 1, 101)
+SCORE_GRID = np.linspace(0, 1, 101)
 _HIT_IOU = 0.5
 _MAX_DIGITS = 9  # of an image's number
 
@@ -88,6 +90,27 @@ class FoundObjects:
                 envelope = np.append(np.maximum.accumulate(curve.precision[::-1])[::-1], 0.0)
                 row[:] = envelope[np.searchsorted(curve.recall, RECALL_GRID - 1e-9, side="left")]
         return table
+
+    @cached_property
+    def f1(self) -> NDArray[np.float64]:
+        """Returns (101,) the F1 of the detections from each score of ``SCORE_GRID`` on, mean over the classes that have
+        objects; nan without any.
+        """
+        curves = []
+        for label in np.flatnonzero(self.assignment.num_objects):
+            counts = (self.detections.label == label) & ~self.assignment.is_ignored
+            order = np.argsort(-self.detections.score[counts], kind="stable")
+            hits = np.concatenate([[0], np.cumsum(self.assignment.is_tp[counts][order])])
+            shown = np.searchsorted(-self.detections.score[counts][order], -SCORE_GRID, side="right")
+            curves.append(2 * hits[shown] / (shown + self.assignment.num_objects[label]))
+        return np.mean(curves, axis=0) if curves else np.full(len(SCORE_GRID), np.nan)
+
+    @property
+    def confusion(self) -> NDArray[np.int64]:
+        """Returns (K + 1, K + 1) who is taken for whom, of as many detections as there are objects."""
+        return confusion_matrix(
+            self.detections, self.truth, num_classes=len(self.classes), score_thresh=self.equal_share_score()
+        )
 
     def equal_share_score(self) -> float:
         """Returns the score from which on there are as many detections as the test set holds objects; 0 where there are
@@ -183,7 +206,7 @@ class EvaluationImages:
         except (FocalbenchError, OSError, ValueError) as fault:
             raise UnavailableImagesError(str(fault).splitlines()[0]) from fault
         if tuple(sample.image_id for sample in self._samples) != found.image_ids:
-            raise UnavailableImagesError(f"{root}: its {', '.join(splits)} holds other images by now")
+            raise UnavailableImagesError(f"{root}: its {', '.join(splits)} now holds other images")
 
     def pixels(self, index: int) -> NDArray[np.uint8]:
         """Returns the (H, W, 3) uint8 pixels of an image, upright, at its own size.
@@ -214,7 +237,7 @@ class EvaluationImages:
         seed = self._data.get("seed", 0)
         is_number = number.isdecimal() and len(number) <= _MAX_DIGITS
         if split != "val" or not is_number or not isinstance(seed, int) or seed < 0:
-            raise UnavailableImagesError(f"'{image_id}' is no image of the generated set")
+            raise UnavailableImagesError(f"'{image_id}' is not an image of the generated set")
         generated = generate_image(seed, split, int(number))
         self._require_same(index, generated.boxes)
         return generated.pixels
@@ -224,7 +247,8 @@ class EvaluationImages:
         now = np.asarray(boxes, np.float64).reshape(-1, 4)
         if annotated.shape != now.shape or not np.allclose(np.sort(annotated, axis=0), np.sort(now, axis=0), atol=0.01):
             raise UnavailableImagesError(
-                f"image {self._found.image_ids[index]} has other objects than when it was evaluated: the data, or the "
+                f"image {self._found.image_ids[index]} has different objects than when it was evaluated: the "
+                "data, or the "
                 "generator of a synthetic set, have changed since"
             )
 

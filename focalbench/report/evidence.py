@@ -23,6 +23,7 @@ from focalbench.report.curves import (
     line_styles,
     mean_over_classes,
     plot_class_ap,
+    plot_f1,
     plot_learning_curves,
     plot_precision_recall,
 )
@@ -33,7 +34,7 @@ from focalbench.tags import CLASS_AP, MEAN_AP, TRAIN_LOSS
 MAX_CLASSES_DRAWN = 24
 _LOSS_FIGURES = {
     "loss_against_p_t.png": "Loss against the probability of the right answer, and where the elements lie (figure 1)",
-    "cumulative_loss.png": "Cumulative normalised loss of positives and negatives (figure 4)",
+    "cumulative_loss.png": "Share of the loss that the hardest elements hold (figure 4, from the other end)",
     "gradient_norms.png": "Elements by gradient norm",
     "calibration.png": "Reliability of the scores",
     "hard_negatives.png": "The negatives with the highest loss",
@@ -73,6 +74,16 @@ class LossFigures:
     pictures: list[Picture]
 
 
+@dataclass(frozen=True)
+class Confusion:
+    """Holds the confusion matrix of one trial: true classes and background down, detected ones and missed across."""
+
+    label: str
+    seed: int
+    classes: tuple[str, ...]
+    matrix: NDArray[np.int64]
+
+
 @dataclass
 class Evidence:
     """Holds everything drawn; lists stay empty where a reason is given.
@@ -84,6 +95,8 @@ class Evidence:
         class_ap: AP per class; None without classes.
         precision_recall: all classes together; None without detections.
         class_curves: one small figure a class.
+        f1: F1 over the score; None without detections.
+        confusions: who is taken for whom, of the trials in ``image_seeds``.
         images: the same test images across arms.
         image_seeds: label -> seed of the trial whose detections are drawn.
         false_positives: of the same trials.
@@ -100,6 +113,8 @@ class Evidence:
     class_ap: Picture | None = None
     precision_recall: Picture | None = None
     class_curves: list[Picture] = field(default_factory=list)
+    f1: Picture | None = None
+    confusions: list[Confusion] = field(default_factory=list)
     images: list[ImageAcrossArms] = field(default_factory=list)
     image_seeds: dict[str, int] = field(default_factory=dict)
     false_positives: list[ArmFalsePositives] = field(default_factory=list)
@@ -112,15 +127,14 @@ class Evidence:
 
 def gather_evidence(comparison: Comparison, classes: Sequence[str]) -> Evidence:
     """Reads logs and detections of the drawn arms, and the test images where they are."""
-    drawn, left_out = _choose_arms(comparison)
+    drawn, left_out = choose_arms(comparison)
     evidence = Evidence(line_styles([arm.label for arm in drawn]), left_out)
     for key, words in ((MEAN_AP, "evaluated mAP in points"), (TRAIN_LOSS, "training loss")):
-        picture = plot_learning_curves(drawn, key, words, evidence.styles)
-        evidence.learning += [picture] if picture is not None else []
-    labels = {name: label for label, name in enumerate(classes)}
-    with_ap = [name for name in classes if any(arm.values(f"{CLASS_AP}{name}") for arm in drawn)][:MAX_CLASSES_DRAWN]
+        plot = plot_learning_curves(drawn, key, words, evidence.styles)
+        evidence.learning += [plot.embedded()] if plot is not None else []
+    with_ap = classes_with_ap(drawn, classes)
     if with_ap:
-        evidence.class_ap = plot_class_ap({labels[name]: name for name in with_ap}, drawn, evidence.styles)
+        evidence.class_ap = plot_class_ap(with_ap, drawn, evidence.styles).embedded()
     evidence.numbered = undrawable(classes)
     found = _add_curves(evidence, drawn)
     if found:
@@ -129,7 +143,7 @@ def gather_evidence(comparison: Comparison, classes: Sequence[str]) -> Evidence:
     return evidence
 
 
-def _choose_arms(comparison: Comparison) -> tuple[list[Arm], list[str]]:
+def choose_arms(comparison: Comparison) -> tuple[list[Arm], list[str]]:
     """The baseline and the arms with the highest means, in the order of the sweep, and the labels of the rest."""
     results = [result for result in comparison.arms if result.values]
     ranked = sorted(results, key=lambda result: (result.arm.label != comparison.baseline, -result.summary.mean))
@@ -138,10 +152,19 @@ def _choose_arms(comparison: Comparison) -> tuple[list[Arm], list[str]]:
     return drawn, [result.arm.label for result in comparison.arms if result.arm.label not in kept]
 
 
+def classes_with_ap(arms: Sequence[Arm], classes: Sequence[str]) -> dict[int, str]:
+    """Returns the classes, label to name, that some arm has an AP of: as many as a figure can show."""
+    found = [
+        (label, name) for label, name in enumerate(classes) if any(arm.values(f"{CLASS_AP}{name}") for arm in arms)
+    ]
+    return dict(found[:MAX_CLASSES_DRAWN])
+
+
 def _add_curves(evidence: Evidence, drawn: Sequence[Arm]) -> dict[str, FoundObjects]:
     """Draws precision against recall; returns the detections of one trial an arm, the lowest seed common to all."""
     shared = set.intersection(*(set(arm.trials) for arm in drawn)) if drawn else set()
     overall: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
+    f1: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
     by_class: dict[str, dict[str, list[NDArray[np.float64]]]] = defaultdict(lambda: defaultdict(list))
     labels: dict[str, int] = {}
     kept: dict[str, FoundObjects] = {}
@@ -156,6 +179,7 @@ def _add_curves(evidence: Evidence, drawn: Sequence[Arm]) -> dict[str, FoundObje
             mean = mean_over_classes(found.precision)
             if mean is not None:
                 overall[arm.label].append(mean)
+                f1[arm.label].append(found.f1)
             labels |= {name: label for label, name in enumerate(found.classes)}
             for name, curve in zip(found.classes, found.precision, strict=True):
                 if not np.isnan(curve[0]):
@@ -164,10 +188,12 @@ def _add_curves(evidence: Evidence, drawn: Sequence[Arm]) -> dict[str, FoundObje
                 kept[arm.label], evidence.image_seeds[arm.label] = found, seed
     if overall:
         title = "all classes, mean of their curves"
-        evidence.precision_recall = plot_precision_recall(overall, title, evidence.styles)
+        evidence.precision_recall = plot_precision_recall(overall, title, evidence.styles).embedded()
+        evidence.f1 = plot_f1(f1, evidence.styles).embedded()
     for name in list(by_class)[:MAX_CLASSES_DRAWN]:
-        picture = plot_precision_recall(by_class[name], name, evidence.styles, label=labels[name])
-        evidence.class_curves.append(picture)
+        plot = plot_precision_recall(by_class[name], name, evidence.styles, label=labels[name])
+        evidence.class_curves.append(plot.embedded())
+    evidence.confusions = [_confusion(label, evidence.image_seeds[label], found) for label, found in kept.items()]
     if kept:
         first = next(iter(kept.values()))
         counts = first.assignment.num_objects.tolist()
@@ -175,14 +201,27 @@ def _add_curves(evidence: Evidence, drawn: Sequence[Arm]) -> dict[str, FoundObje
     return kept
 
 
+def _confusion(label: str, seed: int, found: FoundObjects) -> Confusion:
+    """The confusion matrix; of more classes than can be shown, those that are confused most, and the others as one."""
+    matrix, classes = found.confusion, found.classes
+    if len(classes) > MAX_CLASSES_DRAWN:
+        wrong = matrix - np.diag(np.diag(matrix))
+        amount = (wrong.sum(axis=0) + wrong.sum(axis=1))[:-1]
+        shown = np.sort(np.argsort(-amount, kind="stable")[:MAX_CLASSES_DRAWN])
+        group = np.full(len(classes) + 1, MAX_CLASSES_DRAWN)
+        group[shown], group[-1] = np.arange(MAX_CLASSES_DRAWN), MAX_CLASSES_DRAWN + 1
+        merged = np.zeros((MAX_CLASSES_DRAWN + 2,) * 2, dtype=np.int64)
+        np.add.at(merged, (group[:, None], group[None, :]), matrix)
+        matrix, classes = merged, (*(classes[number] for number in shown.tolist()), "other classes")
+    return Confusion(label, seed, classes, matrix)
+
+
 def _add_photographs(evidence: Evidence, drawn: Sequence[Arm], found: Mapping[str, FoundObjects]) -> None:
     first_label, first = next(iter(found.items()))
     same = {label: one for label, one in found.items() if one.image_ids == first.image_ids}
     other = [label for label in found if label not in same]
     if other:
-        evidence.detections_reason.append(
-            f"{', '.join(other)}: evaluated on other images, so not drawn beside the rest"
-        )
+        evidence.detections_reason.append(f"{', '.join(other)}: evaluated on other images, so not drawn with the rest")
     trial = next(arm for arm in drawn if arm.label == first_label).trials[evidence.image_seeds[first_label]]
     images = None
     try:

@@ -30,7 +30,8 @@ def run_facts(
     rows = [
         (
             "Trials",
-            f"{len(finished)} finished of {len(trials)}; {len(arms)} arms, seeds {', '.join(map(str, sorted(seeds)))}",
+            f"{len(finished)} finished of {len(trials)}; {len(arms)} arm{'s'[: len(arms) != 1]}, seeds "
+            f"{', '.join(map(str, sorted(seeds)))}",
         ),
         ("Trained on", _distinct(finished, lambda t: _split_words(t, "train", t.result.train_images))),
         ("Evaluated on", _distinct(finished, lambda t: _split_words(t, "val", t.result.val_images))),
@@ -53,7 +54,10 @@ def _split_words(trial: TrialRecord, key: str, num_images: int | None) -> str:
     splits = data.get(key) or (trial.result.split if key == "val" else None)
     if data.get("name") == "synthetic":
         splits = f"generated shapes, {key}, seed {data.get('seed', 0)}"
-    return _joined(as_text(splits) if splits else "", f"{num_images} images" if num_images is not None else "")
+    return _joined(
+        as_text(splits) if splits else "",
+        f"{num_images} image{'s'[: num_images != 1]}" if num_images is not None else "",
+    )
 
 
 def _detector_words(trial: TrialRecord) -> str:

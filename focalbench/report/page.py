@@ -19,10 +19,11 @@ from focalbench.analysis.published import CARD_RULE, PUBLISHED_FIGURES, Reproduc
 from focalbench.analysis.swept_keys import SweptGrid, swept_grids
 from focalbench.analysis.tables import verdict_sentences
 from focalbench.records.reader import TrialRecord
+from focalbench.records.source import FOLDER, read_commands
 from focalbench.records.state import TrialState
 from focalbench.records.trial import TrialFolder
 from focalbench.report.curves import Picture, plot_swept_line
-from focalbench.report.evidence import Evidence, gather_evidence
+from focalbench.report.evidence import Confusion, Evidence, gather_evidence
 from focalbench.report.facts import as_text, class_names, ended_at, environment, run_facts
 from focalbench.statistics.summary import summarise
 from focalbench.tags import CLASS_AP, MEAN_AP
@@ -74,6 +75,15 @@ class HeatCell:
 
 
 @dataclass(frozen=True)
+class ConfusionTable:
+    """Holds the confusion matrix of one trial, ready to print."""
+
+    title: str
+    columns: list[str]
+    rows: list[tuple[str, list[HeatCell]]]
+
+
+@dataclass(frozen=True)
 class SweptPicture:
     """Shows swept keys as a line along the first, or as a heat map: rows of (value, cells), columns in ``columns``."""
 
@@ -118,6 +128,7 @@ class Page:
     swept: list[SweptPicture]
     sparse: list[str]
     evidence: Evidence
+    confusions: list[ConfusionTable]
     classes: list[str]
     class_rows: list[tuple[str, str, list[str]]]
     cards: list[ReproductionCard]
@@ -164,13 +175,14 @@ def build_page(
         swept=[_swept_picture(grid, metric) for grid in grids if grid.form != "sparse"],
         sparse=[grid.title for grid in grids if grid.form == "sparse"],
         evidence=evidence,
+        confusions=[_confusion_table(one) for one in evidence.confusions],
         classes=[arm.label for arm in arms],
         class_rows=[_class_row(name, arms, evidence.objects_per_class) for name in classes],
         cards=reproduction_cards(comparison.arms) if metric == MEAN_AP else [],
         card_rule=CARD_RULE,
         published=PUBLISHED_FIGURES,
         trials=[_trial_row(trial, metric) for trial in trials],
-        environment=environment(finished),
+        environment=[*environment(finished), *_commits(arms)],
         commands=_commands(arms, paths),
         configuration=_configuration(comparison),
     )
@@ -225,7 +237,7 @@ def _verdict_row(
 
 def _swept_picture(grid: SweptGrid, metric: str) -> SweptPicture:
     if grid.form == "line":
-        return SweptPicture(grid.title, grid.line_keys, plot_swept_line(grid, metric), [], [])
+        return SweptPicture(grid.title, grid.line_keys, plot_swept_line(grid, metric).embedded(), [], [])
     rows = [(f"{y:g}", [_heat_cell(grid, result, metric) for result in results]) for y, results in grid.rows.items()]
     return SweptPicture(grid.title, grid.keys, None, [f"{x:g}" for x in grid.axis(1)], rows)
 
@@ -233,14 +245,26 @@ def _swept_picture(grid: SweptGrid, metric: str) -> SweptPicture:
 def _heat_cell(grid: SweptGrid, result: ArmResult | None, metric: str) -> HeatCell | None:
     if result is None:
         return None
-    share = grid.height(result)
-    mixed = [round(light + share * (dark - light)) for light, dark in zip(_HEAT_LIGHT, _HEAT_DARK, strict=True)]
     summary = result.summary
     uncertainty = "one seed" if math.isnan(summary.sd) else f"± {formats.value(summary.sd, metric)}, n {summary.n}"
+    return HeatCell(formats.value(summary.mean, metric), uncertainty, *_shade(grid.height(result)))
+
+
+def _shade(share: float) -> tuple[str, str]:
+    """Background and ink of a cell that holds ``share``, in [0, 1], of the most there is."""
+    mixed = [round(light + share * (dark - light)) for light, dark in zip(_HEAT_LIGHT, _HEAT_DARK, strict=True)]
     red, green, blue = mixed
     luminance = sum(part * (value / 255) ** 2.2 for part, value in zip((0.2126, 0.7152, 0.0722), mixed, strict=True))
-    ink = "#111" if luminance > _EVEN_LUMINANCE else "#fff"
-    return HeatCell(formats.value(summary.mean, metric), uncertainty, f"rgb({red}, {green}, {blue})", ink)
+    return f"rgb({red}, {green}, {blue})", "#111" if luminance > _EVEN_LUMINANCE else "#fff"
+
+
+def _confusion_table(one: Confusion) -> ConfusionTable:
+    """Shades each count by its share of the row: of the objects of a class, or of the detections of background."""
+    rows = []
+    for name, counts in zip([*one.classes, "background"], one.matrix.tolist(), strict=True):
+        total = max(sum(counts), 1)
+        rows.append((name, [HeatCell(str(count) if count else "", "", *_shade(count / total)) for count in counts]))
+    return ConfusionTable(f"{one.label}, seed {one.seed}", [*one.classes, "missed"], rows)
 
 
 def _class_row(name: str, arms: Sequence[Arm], objects: Mapping[str, int]) -> tuple[str, str, list[str]]:
@@ -269,17 +293,35 @@ def _trial_row(trial: TrialRecord, metric: str) -> TrialRow:
 
 
 def _commands(arms: Sequence[Arm], paths: Sequence[Path]) -> list[str]:
-    """Commands that repeat the finished trials arm by arm, and the tables and the page from the folders.
+    """Commands that repeat the finished trials, and the tables and the page from the folders.
 
-    The file that a sweep was started with is not kept; a trial's own with the arm's seeds makes the same trials.
+    Trials of a sweep that keeps what it was started from are repeated by that, others arm by arm: a trial's own file
+    with the arm's seeds makes the same trials.
     """
-    lines = []
+    sweeps = dict.fromkeys(trial.folder.parent for arm in arms for trial in arm.trials.values())
+    kept = {sweep: read_commands(sweep) for sweep in sweeps}
+    lines = [_again(sweep / FOLDER / entry.file, entry.overrides) for sweep in kept for entry in kept[sweep]]
     for arm in arms:
-        config = next(iter(arm.trials.values())).folder / TrialFolder.CONFIG
-        seeds = ["-s", f"sweep.seeds=[{','.join(map(str, arm.trials))}]"] if len(arm.trials) > 1 else []
-        lines.append(shlex.join(["focalbench", "run", str(config), *seeds, "--out", "runs/again"]))
+        folder = next(iter(arm.trials.values())).folder
+        if not kept[folder.parent]:
+            seeds = [f"sweep.seeds=[{','.join(map(str, arm.trials))}]"] if len(arm.trials) > 1 else []
+            lines.append(_again(folder / TrialFolder.CONFIG, seeds))
     shown = [str(path) for path in paths]
-    return [*lines, shlex.join(["focalbench", "compare", *shown]), shlex.join(["focalbench", "report", *shown])]
+    lines += [shlex.join(["focalbench", command, *shown]) for command in ("compare", "report")]
+    return list(dict.fromkeys(lines))
+
+
+def _again(config: Path, overrides: Sequence[str]) -> str:
+    settings = [word for override in overrides for word in ("-s", override)]
+    return shlex.join(["focalbench", "run", str(config), *settings, "--out", "runs/again"])
+
+
+def _commits(arms: Sequence[Arm]) -> list[tuple[str, str]]:
+    """What repositories the sweeps' files were in, as a row of the environment."""
+    sweeps = dict.fromkeys(trial.folder.parent for arm in arms for trial in arm.trials.values())
+    found = [entry for sweep in sweeps for entry in read_commands(sweep) if entry.commit]
+    words = dict.fromkeys(entry.commit for entry in found)
+    return [("commit", "; ".join(words))] if words else []
 
 
 def _configuration(comparison: Comparison) -> str:

@@ -18,13 +18,13 @@ def ignored_anchors(subject: Subject) -> Verdict:
     ignored = problem.labels == IGNORED
     value, gradient = solve(subject.build(), problem)
     if bool((gradient[ignored] != 0).any()):
-        return "failed", f"anchors with label {IGNORED} get a gradient: they are to have no part in the loss"
+        return "failed", f"anchors with label {IGNORED} get a gradient: they must have no part in the loss"
     moved = problem.with_logits(torch.where(ignored[..., None], 8 - problem.logits, problem.logits))
     other, _ = solve(subject.build(), moved)
     if not _same(value, other):
         return "failed", (
-            f"other logits of anchors with label {IGNORED} change the value from {value:.6g} to {other:.6g}: they are "
-            "to have no part in it"
+            f"different logits of anchors with label {IGNORED} change the value from {value:.6g} to {other:.6g}: "
+            "they must have no part in it"
         )
     alone = problem.image(0)
     value, _ = solve(subject.build(), alone)
@@ -51,7 +51,7 @@ def order(subject: Subject) -> Verdict:
     if not _same(value, other):
         return "failed", f"anchors in another order give {other:.6g}, not {value:.6g}"
     if not torch.allclose(moved, gradient[:, shuffled], rtol=1e-4, atol=_ATOL):
-        return "failed", "anchors in another order get other gradients"
+        return "failed", "anchors in another order get different gradients"
     return "ok", "anchors in another order give the same"
 
 

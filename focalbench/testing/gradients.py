@@ -27,7 +27,7 @@ def precision(subject: Subject) -> Verdict:
     if place is not None:
         return "failed", (
             f"for {subject.words(problem, place)} the gradient is {gradient[place].item():.6g} in float32 and "
-            f"{slope[place].item():.6g} in float64: digits are lost on the way, as in 1 - sigmoid(x) for large x"
+            f"{slope[place].item():.6g} in float64: precision is lost on the way, as in 1 - sigmoid(x) for large x"
         )
     if not torch.isclose(value.double(), wanted.double(), rtol=1e-4, atol=1e-6):
         return "failed", f"the value is {value.item():.8g} in float32 and {wanted.item():.8g} in float64"
@@ -51,8 +51,8 @@ def derivative(subject: Subject) -> Verdict:
         return "warning", f"has a kink at {subject.words(problem, place)}: the gradient there is one of several"
     if _followed(subject, problem, numeric):
         return "warning", (
-            "holds a factor as a constant (detach or no_grad): the gradient is not the derivative of the value. Fine "
-            "if it is meant so"
+            "holds a factor as a constant (detach or no_grad): the gradient is not the derivative of the value. "
+            "Fine if this is intended"
         )
     left, right = _one_sided(subject, problem, _COARSE_STEP)
     coarse = (left + right) / 2
@@ -63,7 +63,7 @@ def derivative(subject: Subject) -> Verdict:
         )
     return "failed", (
         f"for {subject.words(problem, place)} the gradient is {gradient[place].item():.6g}, and the value changes by "
-        f"{numeric[place].item():.6g} for each unit of the logit: a backward of one's own, or an operation whose "
+        f"{numeric[place].item():.6g} for each unit of the logit: a custom backward, or an operation whose "
         "gradient torch does not have?"
     )
 
@@ -122,14 +122,17 @@ def direction(subject: Subject) -> Verdict:
     positive = -sum(pushes[0])
     negative = sum(pushes[BACKGROUND]) * (-1 if subject.kind.activation == "softmax" else 1)
     if positive < 0 and negative < 0:
-        return "warning", "pushes logits away from their targets, on both sides: is its sign turned, or are targets?"
+        return (
+            "warning",
+            "pushes logits away from their targets, on both sides: is its sign or are the targets inverted?",
+        )
     wrong = [
         f"{'pushes logits of ' + side + ' the wrong way' if push < 0 else 'does not move logits of ' + side}"
         for side, push in (("positives", positive), ("negatives", negative))
         if push <= 0
     ]
     if wrong:
-        return "warning", f"{' and '.join(wrong)}: are targets and logits exchanged in a call?"
+        return "warning", f"{' and '.join(wrong)}: are targets and logits swapped in a call?"
     return "ok", "positives are pushed up, negatives down"
 
 

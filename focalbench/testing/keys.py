@@ -104,9 +104,9 @@ def schedules(subject: Subject) -> Verdict:
                     "each call, and let set_progress move it"
                 )
         if not math.isclose(moving.scheduled().get(name, math.nan), end, rel_tol=1e-6):
-            return "failed", f"{name}: what is in force is not logged: scheduled() does not say {end:g} at the end"
+            return "failed", f"{name}: the value in force is not logged: scheduled() does not say {end:g} at the end"
         if torch.equal(_second_value(subject, {name: start}), _second_value(subject, {name: end})):
-            idle.append(f"{name}: {start:g} and {end:g} give the same loss: has it no effect?")
+            idle.append(f"{name}: {start:g} and {end:g} give the same loss: does it have no effect?")
     if idle:
         return "warning", "; ".join(idle)
     return "ok", f"move {', '.join(names)}" if names else "no key takes one"
@@ -173,4 +173,4 @@ def state(subject: Subject) -> Verdict:
             f"after a checkpoint (state_dict, load_state_dict) the value is {found:.6g}, not {wanted:.6g}: keep what "
             "moves in buffers (register_buffer), not in attributes"
         )
-    return "ok", "a checkpoint brings back all of it"
+    return "ok", "a checkpoint restores all of it"

@@ -88,7 +88,7 @@ def _entry_of(loss: Any, activation: Activation | None) -> Registration:
     if entry is not None and entry.kind == "loss":
         return entry
     if entry is not None:
-        raise TypeError(f"{entry.name} is a {entry.kind}, not a loss: focalbench.testing.check_part looks at it")
+        raise TypeError(f"{entry.name} is a {entry.kind}, not a loss: focalbench.testing.check_part checks it")
     if isinstance(loss, type) and issubclass(loss, ClassificationLoss):
         return describe("loss", loss.__name__, loss, {"activation": loss.activation})
     if not callable(loss) or isinstance(loss, type):
@@ -122,7 +122,7 @@ def _findings(subject: Subject) -> Iterator[Finding]:
         finding = _look(name, check, subject)
         yield finding
         if finding.state == "failed":
-            yield Finding("the rest", "warning", f"{', '.join(_THEN)}: not looked at before this is mended")
+            yield Finding("the rest", "warning", f"{', '.join(_THEN)}: not checked until this is fixed")
             return
     for name, check in _THEN.items():
         yield _look(name, check, subject)

@@ -81,7 +81,7 @@ def _trained(module: nn.Module, images: Tensor) -> Finding:
     """One step of training: whether all that learns gets a gradient."""
     learning = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
     if not learning:
-        return Finding("training", "warning", "nothing in it learns: no parameter requires a gradient")
+        return Finding("training", "warning", "nothing in it can be trained: no parameter requires a gradient")
     optimizer = torch.optim.SGD(learning.values(), lr=1e-3)
     torch.stack([found.square().mean() for found in module(images)]).sum().backward()
     broken = [name for name, weight in learning.items() if weight.grad is not None and not weight.grad.isfinite().all()]
@@ -91,10 +91,10 @@ def _trained(module: nn.Module, images: Tensor) -> Finding:
     idle = [name for name, weight in learning.items() if weight.grad is None]
     if idle:
         return Finding(
-            "training", "warning", f"{_named(idle)}: no gradient; on several devices every parameter needs a part in it"
+            "training", "warning", f"{_named(idle)}: no gradient; on several devices every parameter needs one"
         )
     count = sum(weight.numel() for weight in learning.values())
-    return Finding("training", "ok", f"one step, forward and backward; {count / 1e6:.3g} M parameters learn")
+    return Finding("training", "ok", f"one step, forward and backward; {count / 1e6:.3g} M trainable parameters")
 
 
 def _named(names: list[str]) -> str:
@@ -110,7 +110,7 @@ def _detector(entry: Registration) -> Iterator[Finding]:
 
 def _tracker(entry: Registration) -> Iterator[Finding]:
     if not isinstance(entry.target, type):
-        yield Finding("class", "ok", "a function: what it returns is not looked at here")
+        yield Finding("class", "ok", "a function: what it returns is not checked here")
         return
     finding = _class_of(entry.target, Tracker, "class", "focalbench.tracking.Tracker")
     yield finding
@@ -127,7 +127,7 @@ def _tracker(entry: Registration) -> Iterator[Finding]:
 def _class_of(found: Any, base: type, name: str, called: str) -> Finding:
     """Whether ``found`` is a complete subclass of ``base``."""
     if not (isinstance(found, type) and issubclass(found, base)):
-        return Finding(name, "failed", f"{getattr(found, '__name__', found)} is no subclass of {called}")
+        return Finding(name, "failed", f"{getattr(found, '__name__', found)} is not a subclass of {called}")
     missing = sorted(getattr(found, "__abstractmethods__", ()))
     if missing:
         return Finding(name, "failed", f"{found.__name__} does not define {', '.join(missing)}")

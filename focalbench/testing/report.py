@@ -51,7 +51,11 @@ class Report:
     def verdict(self) -> str:
         """The report in one line."""
         failed, warned = len(self._of("failed")), len(self._of("warning"))
-        said = f"{failed} of {len(self.findings)} checks failed" if failed else f"{len(self.findings)} checks passed"
+        said = (
+            f"{failed} of {len(self.findings)} checks failed"
+            if failed
+            else f"{len(self.findings)} check{'s'[: len(self.findings) != 1]} passed"
+        )
         warnings = f", {warned} warning{'s'[: warned > 1]}" if warned else ""
         return f"{self.kind} {self.name} ({self.place}): {said}{warnings}"
 

@@ -78,13 +78,13 @@ def repeatable(subject: Subject) -> Verdict:
         found.append(_call(loss, problem))
     if not torch.equal(found[0], found[1]):
         return "failed", (
-            f"the same logits and labels give {float(found[0]):.8g} and {float(found[1]):.8g}: it draws random numbers "
-            "or keeps something outside itself; arms can then not be compared"
+            f"the same logits and labels give {float(found[0]):.8g} and {float(found[1]):.8g}: it draws random "
+            "numbers or keeps state outside itself; arms cannot be compared then"
         )
     loss = subject.build(training=True)
     first, second = (solve(loss, problem)[0] for _ in range(2))
     if not torch.equal(first, second):
-        return "ok", f"the same for a new loss; one loss called twice moves from {first:.6g} to {second:.6g}: has state"
+        return "ok", f"the same for a new loss; one called twice moves from {first:.6g} to {second:.6g}: it has state"
     return "ok", "two calls, one value"
 
 
@@ -236,7 +236,7 @@ def initial_loss(subject: Subject) -> Verdict:
     found = solve(subject.build(), problem)[0].item() / NUM_CLASSES
     setting = f"for each positive at the prior {PRIOR}, with {ANCHORS_PER_POSITIVE} anchors a positive"
     if not math.isclose(found, expected, rel_tol=1e-3):
-        return "failed", f"initial_loss says {expected:.6g} {setting}, and the loss is {found:.6g}"
+        return "failed", f"initial_loss says {expected:.6g} {setting}, but the loss is {found:.6g}"
     return "ok", f"{expected:.6g} {setting}"
 
 

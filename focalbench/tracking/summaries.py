@@ -40,7 +40,8 @@ _TYPE = {
     "string": api_pb2.DATA_TYPE_STRING,
 }
 _CURVE_DESCRIPTION = (
-    "The points lie evenly along recall, so 'Threshold' is no score: it is the share of the objects found that a point "
+    "The points lie evenly along recall, so 'Threshold' is not a score: it is the share of the objects found that "
+    "a point "
     "leaves out. 0 counts every detection."
 )
 

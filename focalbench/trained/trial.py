@@ -203,7 +203,7 @@ def _execute(files: TrialFolder, config: ExperimentConfig, plugins: Sequence[str
     for source in sources:
         if source.digest not in digests_in(config, "model", "loss"):
             kept = f"; those are in {files.plugins}" if files.plugins.is_dir() else ""
-            raise ConfigError(f"--plugin {source.origin}: is no source that the trial was trained with{kept}")
+            raise ConfigError(f"--plugin {source.origin}: is not a source that the trial was trained with{kept}")
     known = {source.digest for source in sources}
     if not known.issuperset(digests_in(config, "model")):
         raise ConfigError(_needs_plugin(files, config, "model"))
@@ -222,26 +222,39 @@ def _needs_plugin(files: TrialFolder, config: ExperimentConfig, branch: str) -> 
 
 
 def find_trial(folder: Path) -> Path:
-    """Returns ``folder`` itself when it is a trial, or the one trial in it.
+    """Returns ``folder`` itself when it is a trial, the one trial in it, or the one whose name begins so.
 
     Raises:
         DataError: when there is none, or more than one: some are named.
     """
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
-        raise DataError(f"{folder}: {what}; give the folder of a trained trial: runs/NAME/TRIAL")
-    if TrialFolder(folder).config.is_file():
-        return folder
+    if folder.is_dir():
+        if TrialFolder(folder).config.is_file():
+            return folder
+        return _only(
+            _trials_in(folder), f"{folder}: holds", f"is not a trial: there is no {TrialFolder.CONFIG}", folder
+        )
+    if folder.exists():
+        raise DataError(f"{folder}: is a file; give the folder of a trained trial: runs/NAME/TRIAL")
+    beside = _trials_in(folder.parent) if folder.parent.is_dir() else []
+    begin_so = [trial for trial in beside if trial.name.startswith(folder.name)]
+    return _only(begin_so, f"{folder}: begins the names of", "does not exist", folder)
+
+
+def _trials_in(folder: Path) -> list[Path]:
     try:
-        trials = sorted(path.parent for path in folder.glob(f"*/{TrialFolder.CONFIG}") if path.is_file())
+        return sorted(path.parent for path in folder.glob(f"*/{TrialFolder.CONFIG}") if path.is_file())
     except OSError as fault:
         raise DataError(f"{folder}: cannot be read: {fault.strerror}") from fault
+
+
+def _only(trials: Sequence[Path], several: str, none: str, folder: Path) -> Path:
+    """The one trial in ``trials``; ``several`` and ``none`` begin the error where there are more, or it is empty."""
     if len(trials) == 1:
         return trials[0]
     if not trials:
-        raise DataError(f"{folder}: is not a trial: there is no {TrialFolder.CONFIG}; give runs/NAME/TRIAL")
+        raise DataError(f"{folder}: {none}; give the folder of a trained trial: runs/NAME/TRIAL")
     names = ", ".join(str(path) for path in trials[:_MAX_LISTED]) + (", ..." if len(trials) > _MAX_LISTED else "")
-    raise DataError(f"{folder}: holds {len(trials)} trials; give one of them: {names}")
+    raise DataError(f"{several} {len(trials)} trials; give one of them: {names}")
 
 
 def _result(trial: TrialFolder, unfinished: bool) -> TrialResult:
@@ -259,8 +272,8 @@ def _result(trial: TrialFolder, unfinished: bool) -> TrialResult:
     far = f"its {trial.RESULT} is lost or damaged" if state is TrialState.UNREADABLE else str(state)
     far += f" at step {step}" if step and state is not TrialState.UNREADABLE else ""
     raise DataError(
-        f"{trial.path}: the trial is not finished ({far}); the `focalbench run` command that started it "
-        "goes on with it, and --unfinished takes its newest checkpoint as it is"
+        f"{trial.path}: the trial is not finished ({far}); the `focalbench run` command that started it resumes "
+        "it, and --unfinished uses its newest checkpoint as it is"
     )
 
 
@@ -276,7 +289,7 @@ def _checkpoint(folder: Path, warn: Callable[[str], None]) -> dict[str, Any]:
     for warning in caught:
         warn(str(warning.message))
     if checkpoint is None:
-        raise CheckpointError(f"{folder}: no whole checkpoint; {START_ANEW}")
+        raise CheckpointError(f"{folder}: no intact checkpoint; {START_ANEW}")
     kinds = {"config": dict, "classes": list, "model": dict, "criterion": dict, "step": int}
     for key, kind in kinds.items():
         if not isinstance(checkpoint.get(key), kind):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import secrets
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,8 @@ from focalbench.storage import START_ANEW, read_regular, remove_unfinished, stor
 FORMAT_VERSION = 1
 _NAME = re.compile(r"step-(\d{8})\.pt")
 BEST = "best.pt"
+OPTIMIZER = "optimizer"
+"""Entry of the optimizer's state: None in the checkpoint of a finished training."""
 _CHECKSUM_SUFFIX = ".sha256"
 _MAX_BYTES = 16 * 2**30
 
@@ -58,6 +61,56 @@ def save_best(folder: Path, state: dict[str, Any]) -> Path:
     return path
 
 
+def keep_weights(folder: Path) -> int:
+    """Removes what only a training that goes on needs: the optimizer's state, and all step checkpoints but the newest;
+    only the owner of the trial may call it.
+
+    Where the best evaluation was the last one, of weights that are no moving average, both names mean one file. Does
+    nothing where that was done before.
+
+    Returns:
+        bytes that were freed.
+
+    Raises:
+        CheckpointError: when the newest checkpoint is not whole; nothing was removed.
+        StorageError: when the folder cannot be written; the newest checkpoint stays whole.
+    """
+    paths = list_checkpoints(folder)
+    if not paths:
+        return 0
+    state, newest, best = load_checkpoint(paths[0]), paths[0], folder / BEST
+    with storage_faults(folder):
+        before = _bytes_in(folder)
+        remove_leftovers(folder)
+        if len(paths) > 1 or state.get(OPTIMIZER) is not None:
+            newest = save_checkpoint(folder, {**state, OPTIMIZER: None}, step=state["step"], keep=1)
+        if "ema" not in state and best.exists() and not best.samefile(newest):
+            with suppress(CheckpointError):  # a damaged one stays as it is
+                if load_checkpoint(best)["step"] == state["step"]:
+                    _link(newest, best)
+        return before - _bytes_in(folder)
+
+
+def _link(path: Path, name: Path) -> None:
+    """Makes ``name`` another name of the checkpoint ``path``, or a copy of it where the disk has no hard links."""
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    _write_checksums(name, [digest, *_checksums(name)])  # both hold, whenever a kill comes
+    temporary = name.with_name(f".{name.name}.{secrets.token_hex(4)}")
+    try:
+        temporary.hardlink_to(path)
+        temporary.replace(name)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        write_atomically(name, content)
+    _write_checksums(name, [digest])
+
+
+def _bytes_in(folder: Path) -> int:
+    """What the files in ``folder`` take, a file with two names once."""
+    return sum({info.st_ino: info.st_size for info in (path.stat() for path in folder.iterdir())}.values())
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """Returns the step checkpoints in ``folder``, newest (by step) first; whole or not."""
     if not folder.is_dir():
@@ -79,9 +132,9 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
         except CheckpointError as fault:
             reasons.append(str(fault))
             if path != paths[-1]:
-                warnings.warn(f"{fault}; going on from the checkpoint before it", stacklevel=2)
+                warnings.warn(f"{fault}; resuming from the checkpoint before it", stacklevel=2)
     if reasons:
-        raise CheckpointError(f"{reasons[0]}; no older checkpoint is whole; {START_ANEW}")
+        raise CheckpointError(f"{reasons[0]}; no older checkpoint is intact; {START_ANEW}")
     return None
 
 
@@ -92,8 +145,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: when the file is missing, damaged, unsafe, or of another format version.
     """
     try:
-        content = read_regular(path, _MAX_BYTES)
         expected = _checksums(path)
+        content = read_regular(path, _MAX_BYTES)
+        expected += _checksums(path)  # of the new content, where the file was replaced meanwhile
     except (OSError, ValueError) as fault:
         raise CheckpointError(f"{path}: cannot be read with its checksum ({fault.__class__.__name__})") from fault
     if hashlib.sha256(content).hexdigest() not in expected:
@@ -104,7 +158,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not a checkpoint of plain tensors: {str(fault).splitlines()[0]}") from fault
     version = state.get("format") if isinstance(state, dict) else None
     if version != FORMAT_VERSION:
-        raise CheckpointError(f"{path}: checkpoint format {version}, this focalbench reads {FORMAT_VERSION}")
+        raise CheckpointError(f"{path}: checkpoint format {version}, but this focalbench reads {FORMAT_VERSION}")
     return state
 
 

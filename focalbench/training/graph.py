@@ -152,7 +152,7 @@ class GraphedStep:
             state.optimizer.zero_grad(set_to_none=True)
             if state.scaler is not None:
                 state.scaler = _between_steps(state.scaler, images.device.type)
-            self._warn(f"run.cuda_graph: the step cannot be recorded and stays plain: {_first_reason(fault)}")
+            self._warn(f"run.cuda_graph: the step cannot be recorded and runs normally: {_first_reason(fault)}")
             return None
         return _Recording(own_images, own, replay, values)
 

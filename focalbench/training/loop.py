@@ -19,6 +19,7 @@ from focalbench.ranks import any_rank, mean_over_ranks
 from focalbench.runtime import StopFlag
 from focalbench.structures import Targets
 from focalbench.training.average import MovingAverage
+from focalbench.training.checkpoint import OPTIMIZER
 from focalbench.training.optim import set_learning_rate
 
 _CLIP_MARGIN = 1e-6  # torch divides the limit by the norm plus this
@@ -126,9 +127,10 @@ class TrainState:
         return {**parts, **{name: getattr(self, name) for name in _NUMBERS}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores what :meth:`state_dict` returned."""
+        """Restores what :meth:`state_dict` returned; a finished training has kept no state of the optimizer."""
         for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+            if name != OPTIMIZER or state[name] is not None:
+                part.load_state_dict(state[name])
         for name in _NUMBERS:
             setattr(self, name, state[name])
 
@@ -136,7 +138,7 @@ class TrainState:
         parts = {
             "model": self.model,
             "criterion": self.criterion,
-            "optimizer": self.optimizer,
+            OPTIMIZER: self.optimizer,
             "ema": self.ema,
             "scaler": self.scaler,
             "meter": self.meter,
@@ -320,8 +322,8 @@ def check_finite(state: TrainState, values: Mapping[str, Tensor], lr: float) -> 
     """
     if state.scaler is not None and (scale := state.scaler.get_scale()) < _LEAST_LOSS_SCALE:
         raise DivergedError(
-            f"diverged at step {state.step}: gradients overflow fp16 in every step, at a loss scale of {scale:g} too, "
-            f"lr {lr:g}; use optim.precision: bf16 or fp32, or lower optim.lr"
+            f"diverged at step {state.step}: gradients overflow fp16 in every step, even at a loss scale of "
+            f"{scale:g}, lr {lr:g}; use optim.precision: bf16 or fp32, or lower optim.lr"
         )
     names = ["loss"] if state.scaler is not None else ["loss", "grad_norm"]
     found = _numbers({name: values[name] for name in names})

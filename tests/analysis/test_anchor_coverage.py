@@ -115,7 +115,7 @@ def test_a_setting_does_what_it_says():
 @pytest.mark.parametrize(
     ("shares", "words"),
     [
-        ({"": 0.01, "model.anchor_scale=1": 0.0}, "nothing to mend"),
+        ({"": 0.01, "model.anchor_scale=1": 0.0}, "nothing to fix"),
         ({"": 0.4, "model.anchor_scale=1": 0.1, "x=2": 0.3}, "model.anchor_scale=1: 10.0 %"),
         ({"": 0.4, "model.anchor_scale=1": 0.39}, "no single change helps much"),
     ],

@@ -117,7 +117,7 @@ def test_only_shared_seeds_are_paired(write_arms: Write, write_trial: Write) -> 
     entry = comparison.comparisons[0]
     assert entry.seeds == (0, 1, 2, 3, 4)
     assert entry.verdict == "not enough seeds"
-    assert comparison.warnings[0] == "focal: seeds not in both arms, and left out of the difference: 5, 9"
+    assert comparison.warnings[0] == "focal: seeds that are not in both arms, and so left out of the difference: 5, 9"
 
 
 def test_arms_without_a_common_seed_are_not_compared(write_trial: Write, tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_one_configuration_with_contradicting_results_is_not_joined(write_trial:
         write_trial(f"runs/a/b{seed}", arm="b", seed=seed, value=FOCAL[seed], loss={"name": "focal"})
     comparison = compared(tmp_path)
     assert verdicts(comparison) == {"b": "better"}
-    assert any("one configuration but different results" in warning for warning in comparison.warnings)
+    assert any("the same configuration but different results" in warning for warning in comparison.warnings)
 
 
 def test_a_seed_that_occurs_twice_is_counted_once(write_trial: Write, tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ def test_circumstances_are_warned_of(write_trial: Write, tmp_path: Path) -> None
     texts = " | ".join(compared(tmp_path).warnings)
     assert "different numeric precision: bfloat16, float32" in texts
     assert "different kinds of device: cpu, cuda" in texts
-    assert "focal: diverged and went on at a lower learning rate: seed 0" in texts
+    assert "focal: diverged and continued at a lower learning rate: seed 0" in texts
     assert "data_fingerprint is not known for ce" in texts
 
 
@@ -401,10 +401,10 @@ def test_test_set_noise_is_that_of_the_difference(write_arms: Write, write_detec
     [
         ("missing", "detections.npz is missing"),
         ("torn", "cannot be read"),
-        ("other", "belongs to another test set"),
+        ("other", "belong to another test set"),
         ("nan", "not finite"),
-        ("no list", "image_ids is no list of names"),
-        ("empty", "image_ids is no list of names"),
+        ("no list", "image_ids is not a list of names"),
+        ("empty", "image_ids is not a list of names"),
     ],
 )
 def test_test_set_noise_says_why_it_is_missing(
@@ -439,7 +439,7 @@ def test_arms_with_one_configuration_are_one_arm(write_trial: Write, tmp_path: P
     comparison = compared(tmp_path)
     assert [result.arm.label for result in comparison.arms] == ["gamma=2"]
     assert comparison.arms[0].summary.n == 2
-    assert any("joined" in warning for warning in comparison.warnings)
+    assert any("merged" in warning for warning in comparison.warnings)
 
 
 def test_arms_with_one_pair_do_not_hide_what_the_others_can_show(write_arms: Write) -> None:

@@ -70,7 +70,7 @@ def test_an_arm_has_one_p_whichever_folders_are_named(write_arms: Write) -> None
     assert part.num_arms == whole.num_arms == 5
     assert [result.arm.label for result in part.arms] == ["ce", "arm4"]
     assert part.warnings == (
-        "arm0, arm1, arm2, arm3: arms of the same sweep that were not named; p, intervals and words are corrected "
+        "arm0, arm1, arm2, arm3: arms of the same sweep that were not named; p, intervals and verdicts are corrected "
         "for the whole sweep",
     )
 
@@ -153,7 +153,7 @@ def test_another_question_than_the_declared_one_is_named(write_arms: Write) -> N
     run = listed(write_arms(first(8)), first(8), DECIDED, (look(6), look(8)))
     for found in (compared(run, metric="AP/cat"), compared(run, baseline="arm0")):
         assert any(
-            text.startswith("this sweep stopped its arms by their val/mAP against ce") for text in found.warnings
+            text.startswith("this sweep gave its arms seeds by their val/mAP against ce") for text in found.warnings
         )
         assert found.rule.count("p < 0.05") == 1
 
@@ -173,9 +173,9 @@ def test_seeds_beyond_the_declared_ones_do_not_change_a_word(write_arms: Write) 
     ("entry", "value", "words"),
     [
         ("plan", {"seeds": [0, 1], "margin": 2.0}, "plan.margin: Input should be less than 1"),
-        ("plan", {"seeds": [0, 0], "margin": 0.01}, "plan: seeds: names one twice"),
+        ("plan", {"seeds": [0, 0], "margin": 0.01}, "plan: seeds: lists one twice"),
         ("plan", {"seeds": [], "margin": 0.01}, "plan.seeds: "),
-        ("plan", DECIDED.model_dump() | {"looks": [8, 6, 20]}, "plan: looks: should rise"),
+        ("plan", DECIDED.model_dump() | {"looks": [8, 6, 20]}, "plan: looks: should be in rising order"),
         ("plan", DECIDED.model_dump() | {"looks": [6, 8]}, "plan: looks: the last one should be at all seeds"),
         ("plan", DECIDED.model_dump() | {"looks": [3, 20]}, "plan.looks.0: "),
         ("plan", "decided", "plan: "),

@@ -65,7 +65,7 @@ def test_a_margin_in_words() -> None:
 def test_how_many_seeds_find_the_margin() -> None:
     words = formats.seeds_words(SeedsNeeded(difference=0.01, n=29, low=15, high=83, num_arms=3))
     assert words == (
-        "seeds that find a true difference of 1 point in 8 of 10 sweeps: about 29, 95 % 15 to 83, "
+        "seeds needed to find a true difference of 1 point in 8 of 10 sweeps: about 29, 95 % 15 to 83, "
         "by the spread of 3 arms"
     )
     assert "about 29, 95 % 15 to more than 10 000, by the spread of one arm" in formats.seeds_words(
@@ -77,9 +77,12 @@ def test_how_many_seeds_find_the_margin() -> None:
 @pytest.mark.parametrize(
     ("alike_within", "words"),
     [
-        (0.0012, "a: +0.81; different from 1.31 on, alike within 0.12"),
-        (-0.0001, "a: +0.81; different from 1.31 on, alike at no difference yet: the seeds scatter too much"),
-        (math.nan, "a: +0.81; different from 1.31 on"),
+        (0.0012, "a: +0.81; called different at 1.31 or more, alike within 0.12"),
+        (
+            -0.0001,
+            "a: +0.81; called different at 1.31 or more, not yet alike at any difference: the seeds scatter too much",
+        ),
+        (math.nan, "a: +0.81; called different at 1.31 or more"),
     ],
 )
 def test_how_far_an_arm_is_from_a_word(alike_within: float, words: str) -> None:

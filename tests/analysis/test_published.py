@@ -92,7 +92,7 @@ def test_three_values_never_agree(write_trial: Write, tmp_path: Path) -> None:
     assert card.mean_correlation == pytest.approx(1)
     assert card.p_permutation == pytest.approx(1 / 6)
     assert card.verdict == "underpowered"
-    assert card.caveat == "3 values are too few for a claim: their p over values is 0.17 at the least."
+    assert card.caveat == "3 values are too few for a claim: their p over values is at least 0.17."
 
 
 def test_four_values_agree_only_in_perfect_order() -> None:

@@ -51,7 +51,7 @@ def test_the_terminal_shows_the_same_cells(comparison: Comparison, cells: list[l
 def test_latex_escapes_every_special_letter(comparison: Comparison, cells: list[list[str]]) -> None:
     text = tables.latex(comparison)
     first, *lines = text.splitlines()
-    assert first == r"% val/mAP in points, differences to ce; needs \usepackage{booktabs}"
+    assert first == r"% val/mAP in points, differences from ce; needs \usepackage{booktabs}"
     body = lines[lines.index(r"\midrule") + 1 : lines.index(r"\bottomrule")]
     assert [_from_latex(line) for line in body] == cells
     assert all(line.count("{") == line.count("}") for line in lines if "\\{" not in line)
@@ -71,6 +71,22 @@ def _from_latex(line: str) -> list[str]:
 def test_latex_says_when_its_own_letters_do_not_do(write_arms: Callable[..., Path]) -> None:
     folder = write_arms({"ce": _CE, "焦点": _WORSE})
     assert "LuaLaTeX" in tables.latex(compare_trials(read_trials([folder]))).splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("arms", "bold"),
+    [
+        ({"ce": _WORSE, "focal": _CE}, ["51.00"]),
+        ({"ce": _CE, "focal": _WORSE}, []),
+        ({"ce": _CE, "lucky": [0.9]}, []),
+    ],
+)
+def test_the_best_mean_is_bold_only_where_the_verdict_says_that_it_is_better(
+    arms: dict[str, list[float | None]], bold: list[str], write_arms: Callable[..., Path]
+) -> None:
+    found = compare_trials(read_trials([write_arms(arms)]))
+    assert re.findall(r"\\textbf\{(.*?)\}", tables.latex(found)) == bold
+    assert re.findall(r"\*\*(.*?)\*\*", tables.markdown(found)) == bold
 
 
 def test_markdown_is_one_table_of_the_same_cells(comparison: Comparison, cells: list[list[str]]) -> None:

@@ -57,7 +57,7 @@ def test_a_trial_that_is_not_finished_is_refused(tmp_path: Path, trained: Traine
         warnings.simplefilter("error")
         with pytest.raises(fb.DataError, match="not finished"):
             fb.load_trial(tmp_path)
-    with pytest.raises(fb.CheckpointError, match="no whole checkpoint"):
+    with pytest.raises(fb.CheckpointError, match="no intact checkpoint"):
         fb.load_trial(tmp_path, unfinished=True)
     with pytest.raises(fb.DataError, match="does not exist"):
         fb.load_trial(tmp_path / "nothing")

@@ -101,7 +101,7 @@ def test_an_interrupt_is_a_keyboard_interrupt_and_says_the_way_on(
     pretend("interrupted", "new", signum=signal.SIGINT, before=before)
     with pytest.raises(KeyboardInterrupt):
         fb.run(_SWEEP)
-    assert "the same call goes on" in capsys.readouterr().err
+    assert "the same call resumes" in capsys.readouterr().err
 
 
 def test_sigterm_goes_to_the_programs_own_handler(pretend: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,7 @@ def test_a_child_that_does_not_heed_is_killed(environment: dict[str, str], monke
 
 
 def test_a_child_has_no_more_time_than_it_was_given(environment: dict[str, str]) -> None:
-    with pytest.raises(FocalbenchError, match=r"^stand_in was ended after 0\.01 s$"):
+    with pytest.raises(FocalbenchError, match=r"^stand_in was stopped after 0\.01 s$"):
         call_module(["stand_in"], environment, limit=0.01)
 
 

@@ -160,7 +160,7 @@ def test_what_a_process_hands_back_is_read_as_it_was(tmp_path: Path, capsys: pyt
 
 
 def test_a_process_that_takes_too_long_is_ended() -> None:
-    with pytest.raises(FocalbenchError, match="http\\.server 0 was ended after 0\\.5 s"):
+    with pytest.raises(FocalbenchError, match="http\\.server 0 was stopped after 0\\.5 s"):
         call_module(["http.server", "0"], {}, limit=0.5)
 
 

@@ -81,7 +81,7 @@ def test_objects_of_fewer_sizes_than_priors_get_as_many_priors_as_there_are_size
     result = invoke(root, "-k", 50, "--image-size", 128)
     assert result.exit_code == 0
     num_sizes = int(
-        re.search(r"-k 50: the objects have (\d+) different sizes only", " ".join(result.stderr.split()))[1]
+        re.search(r"-k 50: the objects have only (\d+) different sizes", " ".join(result.stderr.split()))[1]
     )
     assert f"YOLOv2: {num_sizes} priors on" in result.stdout
     assert "advice: " in result.stdout
@@ -94,7 +94,7 @@ def test_a_split_without_objects_that_count_is_the_users_fault(tmp_path):
         path.write_text(path.read_text().replace("<difficult>0<", "<difficult>1<"))
     error = invoke(root).exception
     assert isinstance(error, DataError)
-    assert "has no object that counts" in str(error)
+    assert "has no objects that count" in str(error)
 
 
 @pytest.mark.parametrize(

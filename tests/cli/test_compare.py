@@ -10,6 +10,9 @@ import pytest
 import yaml
 
 from focalbench import cli
+from focalbench.analysis import tables
+from focalbench.analysis.comparison import compare_trials
+from focalbench.records.reader import read_trials
 
 CE = [0.700, 0.705, 0.695, 0.702, 0.698, 0.701]
 
@@ -55,7 +58,7 @@ def test_table_verdicts_and_heat_map(
     assert compare(monkeypatch, run_folder) == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
-    assert lines[0] == "val/mAP in points, differences to ce"
+    assert lines[0] == "val/mAP in points, differences from ce"
     best = next(line for line in lines if line.startswith("gamma=2-alpha=0.5"))
     assert "better" in best
     assert "+2.03 " in best
@@ -67,7 +70,7 @@ def test_table_verdicts_and_heat_map(
     assert out.count("+-: standard deviation over seeds") == 1
     assert "late-s0-0badcafe: failed at step 4: loss is nan" in out
     assert "Holm-corrected over 4 arms, p < 0.05" in out
-    assert "seeds that find a true difference of 1 point in 8 of 10 sweeps: about " in out
+    assert "seeds needed to find a true difference of 1 point in 8 of 10 sweeps: about " in out
     assert any(line.startswith("late ") and "unstable: failed 1 of 1 seeds" in line for line in lines)
     assert "test-set noise was not measured" in err
     assert compare(monkeypatch, run_folder, "--no-test-noise") == 0
@@ -220,7 +223,7 @@ def test_two_keys_changed_together_have_a_column_each(
 
 def test_other_metrics(run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     assert compare(monkeypatch, run_folder, "--metric", "AP/cat") == 0
-    assert capsys.readouterr().out.startswith("AP/cat in points, differences to ce")
+    assert capsys.readouterr().out.startswith("AP/cat in points, differences from ce")
 
 
 @pytest.mark.parametrize(
@@ -262,3 +265,29 @@ def test_comparing_loads_nothing_slow(run_folder: Path) -> None:
     )
     assert "val/mAP" in done.stdout
     assert done.stderr.splitlines()[-1] == "set()"
+
+
+def test_tables_for_papers_are_those_of_the_screen(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    files = [tmp_path / "arms.tex", tmp_path / "arms.md"]
+    assert compare(monkeypatch, run_folder, "--latex", files[0], "--markdown", files[1]) == 0
+    found = compare_trials(read_trials([run_folder]))
+    assert [file.read_text(encoding="utf-8") for file in files] == [tables.latex(found), tables.markdown(found)]
+    assert "better" in capsys.readouterr().out
+
+
+def test_arms_that_differ_in_the_same_way_share_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    run = tmp_path / "runs" / "mixed"
+    for seed, value in enumerate(CE):
+        write_trial(run, "ce", seed, value, {"name": "ce"})
+        for number in range(10):
+            folder = write_trial(run, f"longer-{number}", seed, value, {"name": "focal", "gamma": float(number)})
+            result = json.loads((folder / "result.json").read_text()) | {"steps": 99}
+            (folder / "result.json").write_text(json.dumps(result))
+    assert compare(monkeypatch, run, "--baseline", "ce") == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "not comparable with ce" in line]
+    assert line.startswith("longer-0, longer-1, ")
+    assert " and 2 more are not comparable with ce: " in line

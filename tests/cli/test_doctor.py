@@ -65,7 +65,7 @@ def test_data_folder_of_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("FOCALBENCH_DATA", str(tmp_path))
     assert str(tmp_path) in call()
     monkeypatch.setenv("FOCALBENCH_DATA", str(tmp_path / "gone"))
-    assert "is no folder" in call()
+    assert "is not a folder" in call()
 
 
 @pytest.mark.parametrize("folder", ["sub", "sub/deeper"])
@@ -118,8 +118,8 @@ def test_why_there_is_no_gpu_and_what_triton_is_for_are_told(monkeypatch):
     monkeypatch.setattr("focalbench.devices.why_no_gpu", lambda: "the driver is too old")
     found = _gpus(monkeypatch)
     assert found["GPU"]["value"] == "none: the driver is too old"
-    assert found["triton"]["advice"].endswith("pip install triton; without one nothing is lost")
+    assert found["triton"]["advice"].endswith("pip install triton; without a GPU it is not needed")
     found = _gpus(monkeypatch, _Properties("NVIDIA H100", 80, 9, 0))
     assert found["triton"]["advice"] == (
-        "on a GPU the loss is one kernel of Triton's, and without it many of torch's: pip install triton"
+        "on a GPU Triton computes the loss in one kernel, torch in many: pip install triton"
     )

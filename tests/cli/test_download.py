@@ -38,7 +38,7 @@ def test_the_root_is_printed_and_progress_goes_to_stderr(run, tmp_path, monkeypa
     asked = fake(monkeypatch, tmp_path / "VOCdevkit")
     result = run("voc2007", tmp_path)
     assert result.exit_code == 0
-    assert result.stdout == f"voc2007 is there; use it with data.root: {tmp_path / 'VOCdevkit'}\n"
+    assert result.stdout == f"voc2007 is ready; use it with data.root: {tmp_path / 'VOCdevkit'}\n"
     assert len(result.stderr.splitlines()) == 11  # one line a tenth
     assert "VOC.tar: 50 of 100 MB" in result.stderr
     assert asked == [("voc2007", tmp_path)]
@@ -59,7 +59,7 @@ def test_an_unknown_data_set_is_refused(run, tmp_path):
 
 
 def test_a_fault_reaches_the_command_line_as_it_is(run, tmp_path, monkeypatch):
-    fake(monkeypatch, DataError("no mirror delivered it"))
+    fake(monkeypatch, DataError("no mirror could deliver it"))
     assert isinstance(run("voc2007", tmp_path).exception, DataError)
 
 
@@ -67,7 +67,7 @@ def test_stopping_says_how_to_go_on(run, tmp_path, monkeypatch):
     fake(monkeypatch, KeyboardInterrupt())
     result = run("voc2007", tmp_path)
     assert result.exit_code == 130
-    assert "the same command again goes on" in result.stderr
+    assert "run the same command again to resume" in result.stderr
 
 
 def test_the_command_offers_what_can_be_downloaded():

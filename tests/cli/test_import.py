@@ -38,7 +38,7 @@ def test_faulty_images_are_left_out_on_request_and_counted(focalbench, source):
     (source / "images" / "a.jpg").unlink()
     done = focalbench("data", "import", source, "-o", "new", "--skip-faulty")
     assert done.code == 0
-    assert "left out: 1 image with faults\n1 fault: missing-image 1\n" in done.out
+    assert "left out: 1 image with errors\n1 error: missing-image 1\n" in done.out
 
 
 def test_a_full_target_is_named(focalbench, source, tmp_path):

@@ -1,5 +1,6 @@
 """The command line as a whole: quick to start, right exit codes, short messages, no traceback."""
 
+import json
 import os
 import subprocess
 import sys
@@ -40,14 +41,45 @@ def test_help_loads_nothing_heavy():
 
 @pytest.mark.parametrize(
     ("typed", "expected"),
-    [("focalbench com", "compare"), ("focalbench data an", "anchors"), ("focalbench run --dr", "--dry-run")],
+    [
+        ("focalbench com", "compare"),
+        ("focalbench data an", "anchors"),
+        ("focalbench run --dr", "--dry-run"),
+        ("focalbench run x.yaml -s optim.l", "optim.lr="),
+        ("focalbench run x.yaml --device c", "cuda"),
+        ("focalbench compare RUN --baseline fo", "focal-matched"),
+        ("focalbench compare RUN --metric AP/d", "AP/dog"),
+    ],
 )
-def test_the_shell_completes_commands_and_options(typed, expected):
+def test_the_shell_completes_commands_options_and_their_values(typed, expected, write_trial):
+    trial = write_trial("runs/x/ce-s0-1")
+    row = {"name": "f", "arm": "focal-matched", "seed": 0, "hash": "1", "differs": {}}
+    (trial.parent / "sweep.json").write_text(json.dumps({"trials": [row]}))
+    typed = typed.replace("RUN", str(trial.parent))
     code = "import sys; sys.argv = ['focalbench']; from focalbench.cli import main; main()"
     words = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
     environment = {**os.environ, "_FOCALBENCH_COMPLETE": "complete_bash", **words}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment)
     assert expected in done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["run", "a.yaml", "optim.steps=30"], "Did you mean -s optim.steps=30?"),
+        (["validate", "a.yaml", "--loss.gamma=3"], "Did you mean -s loss.gamma=3?"),
+        (["run", "a.yaml", "--out=x", "--fesh"], ""),
+        (["validate", "-s", "seed=1"], ""),
+        (["compare", "runs/x", "seed=1", "--nope"], ""),
+    ],
+)
+def test_a_setting_without_its_option_is_seen(arguments, hint, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["focalbench", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    text = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert (hint in text) if hint else ("-s" not in text.replace("-s seed=1", ""))
 
 
 def test_version_and_usage():
@@ -144,9 +176,9 @@ def test_memory_and_a_gpu_that_give_out_are_no_fault_of_focalbench(monkeypatch, 
     assert raising(monkeypatch, MemoryError()) == 2
     assert raising(monkeypatch, RuntimeError("CUDA error: device-side assert triggered")) == 3
     lines = capsys.readouterr().err.splitlines()
-    way_out = "close what else takes it (nvidia-smi shows who has a GPU's), or use --device cpu or another GPU"
+    way_out = "close what else is using it (nvidia-smi shows what is on a GPU), or use --device cpu or another GPU"
     assert lines[:2] == [
-        f"the GPU is out of memory: 2.00 GiB were asked for, and of 8.0 GiB 1.0 were free; {way_out}",
+        f"the GPU is out of memory: 2.00 GiB requested, and 1.0 of 8.0 GiB were free; {way_out}",
         f"this machine is out of memory: MemoryError; {way_out}",
     ]
     assert lines[2].startswith("the GPU is lost to this process: CUDA error: device-side assert triggered; ")

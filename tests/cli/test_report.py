@@ -99,3 +99,13 @@ def test_making_a_page_needs_no_torch(run_folder: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_figures_for_a_paper_lie_where_it_says(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert report(monkeypatch, run_folder, "--figures", tmp_path / "figures") == 0
+    page, *files = capsys.readouterr().out.splitlines()
+    assert page == str(run_folder / "report.html")
+    assert f"{tmp_path / 'figures' / 'verdicts.pdf'}" in files
+    assert all(Path(file).stat().st_size > 1000 for file in files)

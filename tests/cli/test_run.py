@@ -77,7 +77,7 @@ def test_a_data_set_that_changed_since_is_told(focalbench: Call, write_config: W
     changed = focalbench(*command)
     assert changed.code == 0
     assert told in changed.err
-    assert "--fresh trains all anew" in changed.err
+    assert "--fresh trains all again" in changed.err
 
 
 def test_some_failed_is_exit_code_3_and_retry_failed_tries_again(
@@ -133,7 +133,7 @@ def stopped_early(monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGTERM arrives while the data are checked."""
 
     def stop(*arguments: object, **options: object) -> None:
-        raise InterruptedTrial("stopped by SIGTERM while the images were read", 15)
+        raise InterruptedTrial("stopped by SIGTERM while reading the images", 15)
 
     monkeypatch.setattr("focalbench.launchers.session.check_all_data", stop)
 
@@ -144,7 +144,7 @@ def test_a_signal_before_the_first_trial_keeps_fresh_for_the_next_time(
     arguments = ["run", str(write_config()), "--out", str(tmp_path / "o"), "--fresh", "--json"]
     done = focalbench(*arguments)
     assert done.code == 143
-    assert f"go on with: focalbench {shlex.join(arguments)}" in done.err
+    assert f"resume with: focalbench {shlex.join(arguments)}" in done.err
     document = json.loads(done.out)
     assert (document["exit_code"], [trial["state"] for trial in document["trials"]]) == (143, ["new"])
 
@@ -207,7 +207,7 @@ def test_dry_run_lists_and_touches_nothing(
     assert done.code == 0
     assert "2 trials" in done.out
     assert "loss.name=ce" in done.out
-    assert "not known before the first has finished" in done.out
+    assert "not known until the first has finished" in done.out
     monkeypatch.setattr(local, "num_cores", lambda: 1)
     timed = json.loads(focalbench(*command, "--json").out)["estimate"]
     assert (timed["num_left"], timed["num_known"], timed["num_measured"], timed["num_rehearsed"]) == (2, 2, 0, 1)
@@ -219,7 +219,7 @@ def test_dry_run_says_why_no_step_could_be_timed(focalbench: Call, write_config:
     data = ["-s", "data.name=voc", "-s", "data.root=/nowhere"]
     done = focalbench("run", write_config(), *data, "--out", tmp_path / "o", "--dry-run")
     assert done.code == 0
-    assert "how long they take is not known: /nowhere: does not exist" in done.out
+    assert "how long they will take is not known: /nowhere: does not exist" in done.out
 
 
 @pytest.mark.parametrize(
@@ -273,15 +273,15 @@ def test_a_sweep_that_ends_by_itself_says_how_it_ended_and_keeps_what_it_declare
     sweep = "sweep: {{until: decided, seeds: 6, max_seeds: 6, margin: {margin}, grid: {{loss.gamma: [0, 2]}}}}"
     config, out = write_config(sweep.format(margin=0.01)), tmp_path / "out"
     dry = focalbench("run", config, "--out", out, "--dry-run", "--no-timing")
-    assert "sweep.until: 12 trainings at least, 12 at most; about 12 where no arm differs" in dry.out
+    assert "sweep.until: at least 12 trials, at most 12; about 12 if no arm differs" in dry.out
     _pretend(config, out)
     done = focalbench("run", config, "--out", out)
     assert done.code == 0
-    assert re.search(r"(every arm has its word|undecided after all 6 seeds: \S+): 12 trainings of 12 at most", done.out)
+    assert re.search(r"(every arm has a verdict|undecided after all 6 seeds: \S+): 12 of at most 12 trials", done.out)
     document = json.loads(focalbench("run", config, "--out", out, "--json").out)
     assert document["verdicts"].keys() == {"gamma=2"}
     assert document["added_seeds"] == []
-    assert document["ending"].endswith("12 trainings of 12 at most")
+    assert document["ending"].endswith("12 of at most 12 trials")
     other = focalbench("run", write_config(sweep.format(margin=0.02)), "--out", out)
     assert other.code == 2
     assert "sweep.margin: 0.02: " in other.err

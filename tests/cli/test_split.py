@@ -29,7 +29,7 @@ def test_lists_are_written_with_a_table_and_the_next_command(focalbench, root):
     ]
     assert done.out.endswith(f"next:  focalbench init {root}\n")
     done = focalbench("data", "split", root)
-    assert (done.code, "no list is ever overwritten" in done.err) == (2, True)
+    assert (done.code, "lists are never overwritten" in done.err) == (2, True)
 
 
 def test_three_lists_as_json(focalbench, root):

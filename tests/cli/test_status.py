@@ -94,8 +94,8 @@ def test_what_was_killed_failed_or_waits_is_told_apart(focalbench: Call, sweep: 
     rows = [{"name": f"new-s{seed}", "arm": "new", "seed": seed, "hash": f"{seed:08x}"} for seed in range(3)]
     (sweep / "sweep.json").write_text(json.dumps({"trials": rows}))
     out = focalbench("status", "test").out
-    assert "runs/test: 4 of 10 trials done, 4 waiting, 1 killed, 1 failed; nothing is at work" in out
-    assert "killed-s0-0badcafe: killed at step 20; the same command goes on\n" in out
+    assert "runs/test: 4 of 10 trials done, 4 waiting, 1 killed, 1 failed; nothing is running" in out
+    assert "killed-s0-0badcafe: killed at step 20; the same command resumes it\n" in out
     assert "bad-s0-0badcafe: failed at step 4: loss is nan\n" in out
     with hold_sweep(sweep):  # who holds it will take the trial up again, or knows why not
         assert "killed-s0-0badcafe: killed at step 20\n" in focalbench("status", "test").out
@@ -210,7 +210,8 @@ def test_watching_ends_when_nothing_is_at_work(focalbench: Call, sweep: Path, mo
     assert waits == [2.0] * 3
     lines = done.out.splitlines()
     assert lines[0] == "runs/test: 4 of 5 trials done, 1 running"  # once: nothing has changed
-    assert lines[1] == "runs/test: 4 of 5 trials done, 1 killed; nothing is at work: the same command goes on"
+    resume = "nothing is running: the same `focalbench run` command resumes it"
+    assert lines[1] == f"runs/test: 4 of 5 trials done, 1 killed; {resume}"
 
 
 def test_watching_ends_quietly_at_control_c(focalbench: Call, sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,4 +305,4 @@ def test_a_sweep_that_ends_by_itself_says_how_far_its_arms_are_from_a_word(
     sweep.record_look(Look(seeds=seeds[:6], words={"near": "undecided"}))
     shown = focalbench("status", run).out.splitlines()
     place = shown.index("after 6 seeds, the next look is at 8:")
-    assert shown[place + 1].startswith("near: +0.50; different from ")
+    assert shown[place + 1].startswith("near: +0.50; called different at ")

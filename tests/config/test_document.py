@@ -90,7 +90,7 @@ def test_places_are_one_based_and_point_at_keys_and_values():
 
 def test_repeated_key_names_both_lines():
     text = reason_of("loss:\n  gamma: 1\n  alpha: 0.5\n  gamma: 2\n")
-    assert "file.yaml:4:3: loss.gamma: repeated key; it first stands in line 2" in text
+    assert "file.yaml:4:3: loss.gamma: repeated key; first used in line 2" in text
 
 
 def test_all_repeated_keys_are_reported():

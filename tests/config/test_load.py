@@ -61,6 +61,17 @@ def test_unknown_key_has_place_suggestion_and_line(write):
         ("loss: [1]", "loss: should be a mapping"),
         ("loss: null", "loss: should be a mapping"),
         ("loss: {gamma: true}", "loss.gamma: should be a number, not true"),
+        ("loss: {gamma: [0, 1, 2]}", "at: [...]}; to compare several: sweep: {grid: {loss.gamma: [0, 1, 2]}}"),
+        ("model: {backbone: [tiny, vgg]}", '; to compare several: sweep: {grid: {model.backbone: ["tiny", "vgg"]}}'),
+        (
+            "seed: [0, 1, 2]",
+            "seed: should be a whole number, not [0, 1, 2]; to compare several: sweep: {seeds: [0, 1, 2]}",
+        ),
+        ("sweep: {loss.gamma: [0, 1]}", "; values to compare go into sweep: {grid: {loss.gamma: [0, 1]}}"),
+        ("seeds: 6", "seeds: unknown key here; did you mean 'sweep.seeds'?"),
+        ("batch: 16", "batch: unknown key here; did you mean 'optim.batch_size'?"),
+        ("imgsz: 320", "imgsz: unknown key here; did you mean 'data.image_size'?"),
+        ("epochs: 3", "epochs: unknown key here; did you mean 'optim.epochs'?"),
         ("loss: {gamma: -1}", "loss.gamma: should be at least 0, not -1"),
         ("loss: {gamma: .nan}", "loss.gamma: should be a finite number"),
         ("loss: {gamma: {schedule: step, values: [1]}}", "loss.gamma: a step schedule needs at least two values"),
@@ -70,7 +81,7 @@ def test_unknown_key_has_place_suggestion_and_line(write):
         ("optim: {lr: fast}", "optim.lr: should be a number, not 'fast'"),
         ('optim: {lr: "0.1"}', "optim.lr: should be a number, not '0.1'"),
         ("optim: {batch_size: 2.5}", "optim.batch_size: should be a whole number, not 2.5"),
-        ("optim: {epochs: 1, steps: 1}", "optim.steps: excludes epochs"),
+        ("optim: {epochs: 1, steps: 1}", "optim.steps: cannot be combined with epochs"),
         ("optim: {momentum: 1}", "optim.momentum: should be below 1, not 1"),
         ("optim: {name: adamw, momentum: .9}", "optim.momentum: optim adamw has no such key; it belongs to sgd"),
         ("data: {image_size: large}", "data.image_size: should be a whole number or a list, not 'large'"),
@@ -122,11 +133,11 @@ def test_unknown_key_has_place_suggestion_and_line(write):
         ("sweep: {until: always}", "sweep.until: should be 'decided', not 'always'"),
         ("sweep: {until: decided, max_seeds: 5}", "sweep.max_seeds: should be at least 6, not 5"),
         ("sweep: {until: decided, seeds: 7, max_seeds: 6}", "sweep.max_seeds: should be at least the 7 seeds listed"),
-        ("sweep: {until: decided, seeds: [0, 0]}", "sweep.seeds: should name each seed once"),
+        ("sweep: {until: decided, seeds: [0, 0]}", "sweep.seeds: should list each seed only once"),
         ("sweep: {until: decided}", "sweep.until: needs at least two arms"),
         (
             "sweep: {until: decided, search: {num: 2, params: {loss.gamma: {uniform: [0, 1]}}}}",
-            "sweep.until: cannot stand beside sweep.search",
+            "sweep.until: cannot be combined with sweep.search",
         ),
     ],
 )
@@ -176,6 +187,13 @@ def test_override_can_reach_into_sections_that_the_file_lacks(write):
         ("loss=ce", "-s loss=ce: loss: should be a mapping"),
         ("loss.gamma={a: 1, a: 2}", "repeated key"),
         ("optim.lr=", "-s optim.lr=: optim.lr: should be a number, not null"),
+        ("loss.gamma=0,1,2,3,4,5,6,7,8", "-s 'sweep.grid={loss.gamma: [0, 1, 2, 3, 4, 5, 6, 7, 8]}'"),
+        ("loss.name=ce,focal", """-s 'sweep.grid={loss.name: ["ce", "focal"]}'"""),
+        ("loss.gamma=.5,1,2", "; to compare several: -s 'sweep.grid={loss.gamma: [0.5, 1, 2]}'"),
+        (
+            "seed=0,1",
+            "-s seed=0,1: seed: should be a whole number, not '0,1'; to compare several: -s 'sweep.seeds=[0, 1]'",
+        ),
     ],
 )
 def test_faulty_override_names_the_argument(write, override, expected):
@@ -189,6 +207,111 @@ def test_faults_of_file_and_overrides_come_together(write):
     assert "seed: should be" in text
     assert "-s nonsense" in text
     assert "-s optim.lr=fast" in text
+
+
+def test_a_file_may_build_on_another(write):
+    write(
+        "name: common\nmodel: {backbone: tiny, fpn_channels: 32}\nsweep: {seeds: 3, grid: {loss.gamma: [1, 2]}}",
+        "b.yaml",
+    )
+    write(
+        "base: b.yaml\noptim: {name: adamw, steps: 10, lr: 1e-3}\nloss: {gamma: {schedule: linear, values: [0, 2]}}",
+        "c.yaml",
+    )
+    path = write(
+        "base: c.yaml\noptim: {epochs: 2}\nmodel: {backbone: resnet18}\nsweep: {grid: {optim.lr: [.1]}}", "own.yaml"
+    )
+    experiment = load_config(path, ["model.fpn_channels=64"])
+    config = experiment.config
+    assert (config.name, config.model.backbone, config.model.fpn_channels) == ("own", "resnet18", 64)
+    assert (config.optim.name, config.optim.lr, config.optim.epochs, config.optim.steps) == ("adamw", 1e-3, 2, None)
+    assert config.loss.gamma.values == (0, 2)
+    assert (len(config.sweep.seeds), config.sweep.grid) == (3, {"optim.lr": (0.1,)})
+    again = load_mapping(yaml.safe_load(experiment.written.text), experiment.written.overrides)
+    assert [trial.hash for trial in again.trials] == [trial.hash for trial in experiment.trials]
+
+
+def test_a_plugins_loss_may_replace_a_built_in_one_of_the_base(write):
+    write("loss: {name: focal, alpha: 0.3, gamma: 3, weight: 2}", "b.yaml")
+    plugin = write(
+        "import focalbench as fb\n"
+        "@fb.loss('mine')\n"
+        "def mine(logits, targets, *, epsilon: float = 1.0):\n"
+        "    return logits * targets\n",
+        "mine.py",
+    )
+    config = load_config(write(f"base: b.yaml\nplugins: ['{plugin}']\nloss: {{name: mine, epsilon: 2}}")).config
+    assert (config.loss.name, config.loss.epsilon, config.loss.weight) == ("mine", 2, 2)
+
+
+@pytest.mark.parametrize("override", ["eval.batch_size=8,16", "data.cache=ram,disk"])
+def test_no_hint_at_a_sweep_for_what_cannot_be_swept(write, override):
+    assert "to compare several" not in message(write("seed: 0"), override)
+
+
+def test_a_fault_without_a_key_has_no_hint():
+    with pytest.raises(ConfigError):
+        load_mapping({"data": {"name": "voc", "root": "/x/\udcff"}, "name": "a"})
+
+
+def test_what_is_wrong_is_named_in_the_file_where_it_stands(write):
+    write("loss: {gama: 1}\noptim: {lr: fast}", "b.yaml")
+    text = message(write("base: b.yaml\noptim: {lr: slow}"))
+    assert "b.yaml:1:8: loss.gama: unknown key" in text
+    assert "exp.yaml:2:13: optim.lr: should be a number, not 'slow'" in text
+    assert "fast" not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("base: none.yaml", "none.yaml: no such file"),
+        ("base: exp.yaml", "exp.yaml:1:7: base: "),
+        ("base: exp.yaml", "builds on itself"),
+        ("base: [a]", "base: should be the path of a file, not ['a']"),
+    ],
+)
+def test_a_base_that_cannot_be_built_on_is_refused(write, text, expected):
+    assert expected in message(write(text))
+
+
+def test_a_base_on_the_command_line_is_refused(write):
+    assert "base: is read from the file only" in message(write("seed: 0"), "base=x.yaml")
+
+
+def test_variables_of_the_environment_stand_in_paths(write, monkeypatch):
+    monkeypatch.setenv("SETS", "/data/sets")
+    path = write("data: {root: $SETS/VOCdevkit, cache_dir: '${SETS}/cache'}\nname: $SETS_is_text\n")
+    with pytest.raises(ConfigError, match="name: should match"):
+        load_config(path)
+    experiment = load_config(path, ["name=x", "model.weights=$SETS/a.pth"])
+    config = experiment.config
+    assert (config.data.root, config.data.cache_dir) == ("/data/sets/VOCdevkit", "/data/sets/cache")
+    assert config.model.weights == "/data/sets/a.pth"
+    assert "$SETS/VOCdevkit" in experiment.written.text  # the file that is kept is the file as written
+
+
+def test_what_an_override_replaces_needs_no_variable_and_values_are_taken_as_they_are(write, monkeypatch):
+    monkeypatch.delenv("NOBODY", raising=False)
+    monkeypatch.setenv("ODD", "/mnt/$x")
+    path = write("data: {root: $NOBODY}")
+    assert load_config(path, ["data.root=$ODD/a"]).config.data.root == "/mnt/$x/a"
+    assert load_config(path, ["data.name=synthetic"]).config.data.name == "synthetic"
+
+
+def test_variables_stand_in_paths_that_a_sweep_sets(write, monkeypatch):
+    monkeypatch.setenv("SETS", "/data")
+    text = "sweep: {grid: {data.root: [$SETS/a, b]}, list: [{data.root: $SETS/c}, {data: {name: voc, root: $SETS/d}}]}"
+    roots = [trial.config.data.root for trial in load_config(write(text)).trials]
+    assert roots == ["/data/a", "b", "/data/c", "/data/d"]
+
+
+def test_a_variable_that_is_not_set_is_named(write, monkeypatch):
+    monkeypatch.delenv("NOBODY", raising=False)
+    text = message(write("data: {root: $NOBODY/x}"))
+    assert "exp.yaml:1:14: data.root: the environment variable NOBODY is not set" in text
+    assert text.count("NOBODY is not set") == 1
+    assert "-s plugins" in message(write("seed: 0"), "plugins=[$NOBODY/a.py]")
 
 
 def test_new_variant_keeps_the_keys_it_also_has(write):
@@ -288,7 +411,8 @@ TRAPS = st.sampled_from(
         max_size=4,
         unique=True,
     ),
-    root=TRAPS | st.text(min_size=1, max_size=10).filter(lambda text: text.isprintable()),
+    # What stands for something else is filled in when a file is read.
+    root=(TRAPS | st.text(min_size=1, max_size=10)).filter(lambda text: text.isprintable() and not set(text) & {*"$~"}),
     lr=st.floats(1e-12, 100),
     gamma=st.floats(0, 1e6) | st.integers(0, 100),
     size=st.integers(32, 4096) | st.tuples(st.integers(32, 4096), st.integers(32, 4096)),
@@ -340,8 +464,8 @@ def test_values_that_no_file_could_hold_are_named_by_their_keys():
     with pytest.raises(ConfigError) as caught:
         load_mapping({"loss": {"gamma": object()}, "sweep": {"list": [{3: 4}]}, "data": {"classes": {"a"}}})
     assert sorted(str(caught.value).splitlines()) == [
-        "data.classes: no configuration can hold a value of type set",
-        "loss.gamma: no configuration can hold a value of type object",
+        "data.classes: a configuration cannot hold a value of type set",
+        "loss.gamma: a configuration cannot hold a value of type object",
         "sweep.list[0]: a key should be text, not 3",
     ]
     endless: dict[str, object] = {}

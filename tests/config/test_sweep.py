@@ -251,7 +251,7 @@ def test_entry_order_does_not_change_identity():
         ({"grid": {"loss.gamma.x": [1]}}, "sweep.grid"),
         ({"grid": {"": [1]}}, "sweep.grid"),
         ({"grid": {"loss.name": ["ce", "focal"], "loss.gamma": [1]}}, "loss ce has no such key"),
-        ({"zip": {"loss.gamma": [1, 2], "loss.alpha": [0.1]}}, "as many values for every key; loss.gamma has 2"),
+        ({"zip": {"loss.gamma": [1, 2], "loss.alpha": [0.1]}}, "equally many values for every key; loss.gamma has 2"),
         (
             {"list": [{"name": "x", "loss": {"name": "ce", "gamma": 1}}]},
             "sweep.list[0].loss.gamma: loss ce has no such",

@@ -170,7 +170,7 @@ def test_any_number_of_threads_gives_the_same_report(sound, tmp_path, monkeypatc
 def test_a_stop_ends_the_check_between_two_images(sound):
     stop = StopFlag()
     stop.request(signal.SIGTERM)
-    with pytest.raises(InterruptedTrial, match="stopped by SIGTERM while the images were read"):
+    with pytest.raises(InterruptedTrial, match="stopped by SIGTERM while reading the images"):
         check_data(sound.root, TRAIN, VAL, stop=stop)
 
 

@@ -73,9 +73,9 @@ def test_groups_follow_from_the_first_group_of_the_expression_or_the_match():
     objects = {image_id: {} for image_id in ids}
     assert [each.name for each in make_units(ids, objects, r"(v\d+)_")] == ["v1", "v2"]
     assert [each.name for each in make_units(ids, objects, r"_f\d")] == ["_f1", "_f2"]
-    with pytest.raises(DataError, match="finds nothing in 1 of 3 names \\(v2_f1\\)"):
+    with pytest.raises(DataError, match="matches nothing in 1 of 3 names \\(v2_f1\\)"):
         make_units(ids, objects, "v1")
-    with pytest.raises(DataError, match="no regular expression"):
+    with pytest.raises(DataError, match="not a regular expression"):
         make_units(ids, objects, "(")
 
 
@@ -101,10 +101,10 @@ def test_lists_are_written_and_never_overwritten(set_of_ten):
     assert sorted([*texts[0], *texts[1]]) == sorted(f"v{number // 2}_{number}" for number in range(10))
     assert not {name[:2] for name in texts[0]} & {name[:2] for name in texts[1]}
     assert division.missing == {"dog": ["test"]}
-    with pytest.raises(StorageError, match=r"trainval\.txt and .*test\.txt: in place already"):
+    with pytest.raises(StorageError, match=r"trainval\.txt and .*test\.txt: already there"):
         write_lists(set_of_ten.root, division)
     before = {path: path.read_bytes() for path in paths}
-    with pytest.raises(StorageError, match="in place already"):
+    with pytest.raises(StorageError, match="already there"):
         write_lists(set_of_ten.root, divide_data(set_of_ten.root, TWO, seed=1))
     assert {path: path.read_bytes() for path in paths} == before
 
@@ -113,7 +113,7 @@ def test_the_same_division_completes_what_a_kill_interrupted(set_of_ten):
     division = divide_data(set_of_ten.root, TWO)
     _, test = write_lists(set_of_ten.root, division)
     test.unlink()
-    with pytest.raises(StorageError, match="in place already"):
+    with pytest.raises(StorageError, match="already there"):
         write_lists(set_of_ten.root, divide_data(set_of_ten.root, TWO, seed=3))
     assert not test.exists()
     write_lists(set_of_ten.root, division)

@@ -275,7 +275,7 @@ def test_a_wrong_split_says_what_there_is(voc, split, reason):
 
 @pytest.mark.parametrize(
     ("root", "reason"),
-    [("~no-such-user/devkit", "no user has this home"), ("x" * 300, "cannot be read: File name too")],
+    [("~no-such-user/devkit", "no such home folder"), ("x" * 300, "cannot be read: File name too")],
 )
 def test_a_root_that_cannot_be_looked_at_is_an_error(root, reason):
     with pytest.raises(DataError, match=reason):

@@ -64,7 +64,7 @@ def test_every_block_runs_and_training_prints_nothing_on_stdout(page: Page) -> N
 
 def test_what_the_blocks_print_is_what_the_page_says_of_it(page: Page) -> None:
     printed = "\n".join(page.printed)
-    assert "val/mAP in points, differences to ce" in printed
+    assert "val/mAP in points, differences from ce" in printed
     assert "val/mAP against ce, paired by seed. One seed, no claim: focal." in printed
     assert "{'ce': 'baseline'" in printed or "'ce': 'baseline'}" in printed
 

@@ -144,3 +144,33 @@ def test_a_detector_that_names_no_backbone_has_no_rate_for_it() -> None:
     model.backbone_parameters = lambda: ()  # type: ignore[method-assign]  # as of a plugin
     with pytest.raises(ConfigError, match=r"optim\.backbone_lr: the detector retinanet does not say .*: use null, or"):
         _build(model, optim={"name": "sgd", "backbone_lr": 0.1})
+
+
+PUBLISHED = {"backbone": "efficientnet_lite0", "weights": "imagenet", "norm": "frozen", "trainable_stages": 3}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"name": "retinanet", "backbone": "tiny"},
+        {"name": "retinanet", **PUBLISHED},
+        {"name": "yolov2", **PUBLISHED, "priors": "auto", "num_priors": 2},
+    ],
+    ids=["random", "published", "published, YOLOv2"],
+)
+def test_arms_of_one_seed_start_from_the_same_weights_and_see_the_same_batches(model: dict[str, Any]) -> None:
+    def start(loss: dict[str, Any], seed: int) -> list[torch.Tensor]:
+        data = {"name": "synthetic", "image_size": 64, "num_train": 6, "num_val": 1, "cache": "ram"}
+        config = ExperimentConfig.model_validate(
+            {"seed": seed, "data": data, "model": model, "loss": loss, "optim": {"name": "sgd", "batch_size": 2}}
+        )
+        train = build.build_data(config).train
+        weights = build.build_model(config, len(train.classes), train).state_dict().values()
+        batches = build.build_batches(config, train, torch.device("cpu"))
+        seen = [batches(step) for step in (0, 1, 5)]
+        return [*weights, *(part for images, objects in seen for part in (images, objects.boxes, objects.labels))]
+
+    alike = [start({"name": name}, 1) for name in ("ce", "balanced_ce", "focal")]
+    for others in alike[1:]:
+        assert all(map(torch.equal, others, alike[0]))
+    assert not all(map(torch.equal, start({"name": "ce"}, 2), alike[0]))

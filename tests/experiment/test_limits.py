@@ -47,7 +47,7 @@ def test_a_few_small_objects_among_large_ones_are_usual():
 
 def test_epochs_of_few_images_that_make_less_than_a_step_each_are_told():
     (told,) = _told("optim.epochs=3", train=_sizes([1] * 5))
-    assert told.startswith("optim.epochs: 3 with 5 training images and optim.batch_size 16 are 1 step in all")
+    assert told.startswith("optim.epochs: 3 with 5 training images and optim.batch_size 16 make only 1 step in all")
     assert _told("optim.epochs=3", "optim.batch_size=4", train=_sizes([1] * 5)) == []
     assert _told("optim.steps=1", "optim.warmup_steps=0", train=_sizes([1] * 5)) == []
 

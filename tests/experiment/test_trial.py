@@ -30,7 +30,8 @@ from focalbench.experiment.trial import run_trial
 from focalbench.records.metrics import read_metrics
 from focalbench.records.trial import TrialFolder
 from focalbench.runtime import StopFlag
-from focalbench.training.checkpoint import list_checkpoints, load_checkpoint, load_newest, save_checkpoint
+from focalbench.trained.trial import load_trained
+from focalbench.training.checkpoint import keep_weights, list_checkpoints, load_checkpoint, load_newest, save_checkpoint
 
 _MEMORY = ("peak_memory_mb", "gpu_memory_mb", "gpu_reserved_mb")
 _CLOCKS = ("images_per_s", "perf/images_per_s", "perf/time_s", "wall_s", "train_s", *_MEMORY)
@@ -91,7 +92,7 @@ def test_a_trial_leaves_the_files_of_the_contract(write_config: Write, tmp_path:
     assert {"wall_s", "images_per_s", "environment"} <= set(saved)
     checkpoints = {path.name for path in (folder / "checkpoints").iterdir()}
     assert {"best.pt", "step-00000006.pt", "step-00000006.pt.sha256"} <= checkpoints
-    assert len(list_checkpoints(folder / "checkpoints")) == 2
+    assert len(list_checkpoints(folder / "checkpoints")) == 1
     last = [line for line in read_metrics(folder) if "val/mAP" in line][-1]
     assert last["val/mAP"] == saved["val/mAP"]
     tags = set().union(*read_metrics(folder))
@@ -107,7 +108,10 @@ def test_two_runs_of_one_seed_are_identical(write_config: Write, tmp_path: Path)
 
 
 @pytest.mark.parametrize(("loss", "stop_at"), [("focal", 2), ("ghm", 4), ("focal", 4)])
-def test_resumed_equals_unbroken(write_config: Write, tmp_path: Path, loss: str, stop_at: int) -> None:
+def test_resumed_equals_unbroken(
+    write_config: Write, tmp_path: Path, loss: str, stop_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial_module, "keep_weights", lambda folder: 0)  # the optimizer is to be equal too
     ema = "optim.ema=0.5" if stop_at == 2 else "optim.ema=null"
     trial = _trial(write_config(), f"loss.name={loss}", ema)  # evaluated after steps 3 and 6
     _run(trial, tmp_path / "whole")
@@ -182,7 +186,7 @@ def test_the_status_says_how_far_a_trial_is_whatever_becomes_of_it(
 def test_a_warm_up_longer_than_the_training_is_cut_and_told(write_config: Write, tmp_path: Path) -> None:
     options = ["optim.epochs=2", "optim.warmup_steps=100", "optim.schedule=cosine", "run.log_every=1"]
     (warning,) = _run(_trial(write_config(), *options), tmp_path / "t")["warnings"]
-    assert "optim.warmup_steps: 100 would not end before the training does, after 6 steps" in warning
+    assert "optim.warmup_steps: 100 would not end before the training, after 6 steps" in warning
     rates = [line["train/lr"] for line in read_metrics(tmp_path / "t") if "train/lr" in line]
     assert rates.index(max(rates)) == 3
     assert max(rates) == pytest.approx(1e-3)
@@ -257,6 +261,34 @@ def test_a_kill_after_the_last_checkpoint_still_gives_the_same_result(write_conf
     assert _lines(folder) == lines
 
 
+@pytest.mark.parametrize("ema", ["null", "0.5"])
+def test_a_finished_trial_keeps_its_weights_alone_and_the_best_evaluations(
+    ema: str, write_config: Write, tmp_path: Path
+) -> None:
+    trial, folder = _trial(write_config(), f"optim.ema={ema}"), tmp_path / "t"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial_module, "keep_weights", lambda folder: 0)
+        _run(trial, folder)
+    whole, best = load_newest(folder / "checkpoints"), load_checkpoint(folder / "checkpoints" / "best.pt")
+    assert keep_weights(folder / "checkpoints") > 0
+    assert keep_weights(folder / "checkpoints") == 0
+    kept, kept_best = load_newest(folder / "checkpoints"), load_checkpoint(folder / "checkpoints" / "best.pt")
+    assert kept["optimizer"] is None
+    assert all(_equal(kept[part], whole[part]) for part in whole.keys() - {"optimizer"})
+    assert all(_equal(kept_best[part], best[part]) for part in best)
+    (step,) = list_checkpoints(folder / "checkpoints")
+    assert step.samefile(folder / "checkpoints" / "best.pt") == (ema == "null" and kept_best["step"] == kept["step"])
+    assert load_trained(folder, device="cpu").step == kept["step"]
+
+
+def test_weights_alone_are_no_checkpoint_to_train_on_from(write_config: Write, tmp_path: Path) -> None:
+    trial, folder = _trial(write_config()), tmp_path / "t"
+    state = _checkpoint_after_a_stop(trial, folder)
+    save_checkpoint(folder / "checkpoints", {**state, "optimizer": None}, step=state["step"], keep=1)
+    with pytest.raises(CheckpointError, match="weights only, as of a finished training; to start this trial over"):
+        _run(trial, folder)
+
+
 def test_resume_under_another_configuration_names_the_key_and_both_values(write_config: Write, tmp_path: Path) -> None:
     stop = StopFlag()
     with pytest.raises(InterruptedTrial):
@@ -280,7 +312,7 @@ def test_auto_precision_stays_what_it_was_on_a_machine_that_would_choose_another
     result = _run(trial, tmp_path / "t")
     assert result["precision"] == unbroken["precision"] == str(here).removeprefix("torch.")
     assert _lines(tmp_path / "t") == _lines(tmp_path / "unbroken")
-    assert [text for text in result["warnings"] if f"began in {began} and goes on so" in text]
+    assert [text for text in result["warnings"] if f"began in {began} and continues in it" in text]
 
 
 def _checkpoint_after_a_stop(trial: Trial, folder: Path) -> dict[str, Any]:
@@ -303,7 +335,7 @@ def test_a_checkpoint_that_lacks_a_part_is_refused_in_words(write_config: Write,
     state = _checkpoint_after_a_stop(trial, folder)
     del state["optimizer"]
     save_checkpoint(folder / "checkpoints", state, step=state["step"], keep=1)
-    with pytest.raises(CheckpointError, match="does not fit: 'optimizer'; to start this trial anew, move its folder"):
+    with pytest.raises(CheckpointError, match="does not fit: 'optimizer'; to start this trial over, move its folder"):
         _run(trial, folder)
 
 
@@ -439,7 +471,8 @@ def test_memory_that_runs_out_names_keys_for_a_step_and_for_an_evaluation(
 
     config = _trial(write_config(), "optim.precision=fp32", "run.trials_per_device=3", "eval.batch_size=9").config
     assert ways_out(config, "cuda") == (
-        "set run.trials_per_device below 3 (so many trials share a GPU, and one may take what another lacks), "
+        "set run.trials_per_device below 3 (that many trials share a GPU, and one may take the memory that "
+        "another needs), "
         "data.cache: disk, run.devices above 1 (each takes its share of a batch), optim.precision: bf16, "
         "optim.batch_size below 4 or data.image_size below 64"
     )

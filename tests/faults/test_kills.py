@@ -67,7 +67,7 @@ def test_a_spoilt_newest_checkpoint_is_passed_over_with_a_warning(bench, tmp_pat
     resumed = bench.run(folder)
     assert resumed.code == 0
     assert "step-00000004.pt" in resumed.text
-    assert "going on from the checkpoint before it" in resumed.text
+    assert "resuming from the checkpoint before it" in resumed.text
     assert not list(bench.sandbox.root.rglob("owned"))  # what the planted pickle would make
     assert differences(folder, bench.whole) == []
 
@@ -79,7 +79,7 @@ def test_without_a_whole_checkpoint_nothing_starts_anew_in_silence(bench, tmp_pa
         truncate(path)
     refused = bench.run(folder)
     assert refused.code == 2
-    assert "no older checkpoint is whole; to start this trial anew, move its folder" in refused.text
+    assert "no older checkpoint is intact; to start this trial over, move its folder" in refused.text
 
 
 def test_what_is_compared_would_show_a_difference(bench, tmp_path: Path) -> None:

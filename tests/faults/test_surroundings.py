@@ -55,7 +55,7 @@ def test_the_signal_of_a_batch_system_counts_as_sigterm(bench, tmp_path: Path) -
     process.send_signal(signal.SIGUSR1)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert f"go on with: focalbench run {bench.config} -s optim.steps=100000 --out {tmp_path / 'o'}" in stderr
+    assert f"resume with: focalbench run {bench.config} -s optim.steps=100000 --out {tmp_path / 'o'}" in stderr
     (status,) = (tmp_path / "o").glob("*/status.json")
     assert json.loads(status.read_text())["state"] == "interrupted"
 
@@ -69,5 +69,5 @@ def test_a_signal_while_the_data_are_checked_is_heeded(bench, tmp_path: Path, se
     process.send_signal(sent)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == code
-    assert f"stopped by {sent.name} while the images were read; go on with: focalbench run" in stderr
+    assert f"stopped by {sent.name} while reading the images; resume with: focalbench run" in stderr
     assert not (tmp_path / "o").exists()

@@ -217,7 +217,7 @@ def test_formats_that_cannot_be_told_apart_are_asked_for(write_set, tmp_path):
         import_data(source, tmp_path / "root")
     with pytest.raises(DataError, match="does not exist"):
         import_data(tmp_path / "absent", tmp_path / "root")
-    with pytest.raises(DataError, match="VOC's layout already"):
+    with pytest.raises(DataError, match="already in VOC layout"):
         import_data(import_data(source, tmp_path / "root", "cvat").root, tmp_path / "again")
 
 

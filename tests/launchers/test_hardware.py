@@ -80,7 +80,7 @@ def test_the_compiler_that_is_named_in_cxx_has_to_run(
     if status == 0:
         require_hardware(_compiled(True), "cpu")
         return
-    with pytest.raises(ConfigError, match=r"optim\.compile .*: \$CXX=.*own-c\+\+ -m64 is none that runs: install one"):
+    with pytest.raises(ConfigError, match=r"optim\.compile .*: \$CXX=.*own-c\+\+ -m64 does not run: install one"):
         require_hardware(_compiled(True), "cpu")
 
 

@@ -233,7 +233,9 @@ def test_a_trial_on_several_devices_takes_a_slot_of_as_many(monkeypatch: pytest.
     monkeypatch.setattr("focalbench.launchers.local._gpus", lambda device: [f"cuda:{i}" for i in range(4)])
     pairs = (("cuda:0", "cuda:1"), ("cuda:2", "cuda:3"))
     assert _slots(100, "auto", 2, devices_per_trial=2) == Slots(pairs * 2, 1)
-    with pytest.raises(ConfigError, match=r"run.devices: 5: run.device auto is 4 GPUs on this machine; use at most 4"):
+    with pytest.raises(
+        ConfigError, match=r"run.devices: 5: run.device auto means 4 GPUs on this machine; use at most 4"
+    ):
         _slots(1, "auto", 1, devices_per_trial=5)
 
 
@@ -283,7 +285,7 @@ def test_a_trial_that_loses_its_gpu_each_time_is_given_up_with_the_reason_and_th
     assert (bad.state, bad.exit_code) == ("failed", 3)
     assert bad.error == f"cuda:0 is lost; see {tmp_path / 'o' / 'workers.log'}"
     assert any(
-        "asserts" in text and "cuda:0 is lost; going on from its checkpoint" in text for text in watcher.messages
+        "asserts" in text and "cuda:0 is lost; resuming from its checkpoint" in text for text in watcher.messages
     )
     assert [arm for _, _, arm in notes()] == ["asserts", "asserts", "good"]
     assert len({process for process, _, _ in notes()}) == 3
@@ -309,7 +311,7 @@ def test_where_a_gpu_has_gone_no_further_trial_is_put_while_there_are_others(
     run, notes = _pretend(monkeypatch, path, tmp_path / "o", watcher, (("cuda:0",), ("cuda:1",)))
     assert {outcome.state for outcome in run.run(StopFlag()).values()} == {"done"}
     assert [device for _, device, _ in notes()].count("cuda:1") == 1
-    assert "warning: cuda:1: no further trial is put there" in watcher.messages
+    assert "warning: cuda:1: no more trials are started there" in watcher.messages
 
 
 def test_the_last_gpu_of_all_is_tried_until_every_trial_is_given_up(
@@ -333,7 +335,7 @@ def test_a_processor_that_trains_beside_a_gpus_driver_is_told_once_with_the_reas
         report_unused_gpus(Slots((("cuda:0",),), 1), "auto", told.append)
     (line,) = told
     assert line.startswith(
-        "warning: training on the processor, though a GPU's driver is there: the driver is too old; "
+        "warning: training on the processor, although a GPU driver is installed: the driver is too old; "
     )
 
 
@@ -345,6 +347,8 @@ def test_each_gpu_that_is_visible_is_a_slot(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     assert _slots(100, "auto", 1) == Slots((("cuda:0",), ("cuda:1",)), 4)
     assert _slots(100, "cuda:1", 1) == Slots((("cuda:1",),), 8)
-    words = r"run.devices: 3: run.device cuda is 2 GPUs on this machine, with CUDA_VISIBLE_DEVICES='4,6'; use at most 2"
+    words = (
+        r"run.devices: 3: run.device cuda means 2 GPUs on this machine, with CUDA_VISIBLE_DEVICES='4,6'; use at most 2"
+    )
     with pytest.raises(ConfigError, match=words):
         _slots(1, "cuda", 1, devices_per_trial=3)

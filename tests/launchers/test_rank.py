@@ -103,7 +103,7 @@ def test_a_rank_that_is_killed_costs_one_try(write_config: Write, tmp_path: Path
     (outcome,) = run.run(StopFlag()).values()
     assert killed
     assert outcome.state == "done", (outcome, (tmp_path / "o" / "workers.log").read_text()[-3000:])
-    assert any("its process died" in message and "going on" in message for message in watcher.messages)
+    assert any("its process died" in message and "resuming" in message for message in watcher.messages)
     folder = tmp_path / "o" / trial.name
     assert [line["step"] for line in read_metrics(folder) if "train/loss" in line] == [2, 4, 6]
     assert read_json(folder / "result.json")["devices"] == 2

@@ -80,7 +80,7 @@ def test_weight_files_that_are_none_are_all_told_before_the_data_are_read(
     files = f"[{tmp_path}/page.pth, {tmp_path}/gone.pth, none]"
     path = write_config(f"sweep: {{seeds: [0, 1], grid: {{model.weights: {files}}}}}")
     assert _refusal(path, tmp_path / "o", error=DataError).splitlines() == [
-        f"{tmp_path}/page.pth: is a web page, not weights: download the file itself, and look at its size",
+        f"{tmp_path}/page.pth: is a web page, not weights: download the file itself, and check its size",
         f"{tmp_path}/gone.pth: no such weight file: model.weights is none, imagenet or the path of a file",
     ]
 

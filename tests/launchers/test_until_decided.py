@@ -123,7 +123,7 @@ def test_a_decided_arm_gets_no_more_seeds_and_the_baseline_goes_on(write_config:
     assert _words(out) == {"same": "no practical difference", "worse": "worse", "close": "better"}
     assert seeds["worse"] == 6
     assert 6 < max(seeds["same"], seeds["close"]) == seeds["ce"]
-    assert ending == f"every arm has its word: {sum(seeds.values())} trainings of 80 at most"
+    assert ending == f"every arm has a verdict: {sum(seeds.values())} of at most 80 trials"
     assert watcher.grew == sum(seeds.values()) - 24
     looks = SweepFolder(out).looks()
     assert [len(look.seeds) for look in looks] == [size for size in (6, 8, 10, 12, 16, 20) if size <= seeds["ce"]]
@@ -132,7 +132,7 @@ def test_a_decided_arm_gets_no_more_seeds_and_the_baseline_goes_on(write_config:
     assert "worse: worse, " in watcher.messages[0]
     assert watcher.messages[0].endswith(" after 6 seeds; it gets no more")
     assert watcher.lines[0][0] == "after 6 seeds, the next look is at 8:"
-    assert all("different from" in line for line in watcher.lines[0][1:])
+    assert all("called different at" in line for line in watcher.lines[0][1:])
 
 
 def test_one_that_was_stopped_anywhere_ends_as_one_that_never_was(write_config: Write, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_what_is_not_decided_at_the_limit_is_named(write_config: Write, tmp_path
     out, watcher = tmp_path / "out", _Watcher()
     trials, ending = _run(_experiment(write_config, most=8), out, _Training(out, sd=0.05), watcher)
     assert ending.startswith("undecided after all 8 seeds: ")
-    assert ending.endswith(f": {len(trials)} trainings of 32 at most")
+    assert ending.endswith(f": {len(trials)} of at most 32 trials")
     assert watcher.lines[-1][0] == "after 8 seeds, there are no more:"
 
 
@@ -169,7 +169,7 @@ def test_an_arm_that_fails_always_is_given_up_at_the_first_look(write_config: Wr
     trials, ending = _run(_experiment(write_config), out, _Training(out, failing=["worse"]), watcher)
     assert _words(out)["worse"] == "unstable"
     assert _seeds(trials)["worse"] == 6
-    assert ending.startswith("every arm has its word")
+    assert ending.startswith("every arm has a verdict")
     assert "worse: unstable: failed 6 of 6 seeds, 95 % 54 to 100 %; it gets no more seeds" in watcher.messages
 
 
@@ -192,7 +192,7 @@ def test_a_look_waits_for_every_trial(write_config: Write, tmp_path: Path) -> No
     _, ending = _run(experiment, out, lambda trials: True, watcher)  # such as a full disk leaves it
     assert ending == ""
     assert watcher.messages == [
-        f"sweep.until waits for {experiment.trials[0].name} and 23 more: the same command goes on with it"
+        f"sweep.until waits for {experiment.trials[0].name} and 23 more: the same command resumes it"
     ]
     assert SweepFolder(out).looks() == ()
 
@@ -243,5 +243,5 @@ def test_an_arm_that_is_added_later_counts_for_all(write_config: Write, tmp_path
     assert json.loads((out / "sweep.json").read_text())["plan"]["until"] == "decided"
     four = _experiment(write_config)
     _, ending = _run(four, out, _Training(out))
-    assert ending.startswith("every arm has its word")
+    assert ending.startswith("every arm has a verdict")
     assert compare_trials(read_trials([out]), with_test_set_noise=False).num_arms == 3

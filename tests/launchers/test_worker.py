@@ -39,7 +39,7 @@ def test_a_fault_of_focalbench_itself_names_the_log_that_has_its_traceback(
         ("phase", "reading data"),
     ]
     assert (report["state"], report["exit_code"]) == ("failed", 1)
-    words = f"KeyError: 'boxes': a fault in focalbench itself; its traceback is in {tmp_path / 'workers.log'}"
+    words = f"KeyError: 'boxes': a bug in focalbench itself; its traceback is in {tmp_path / 'workers.log'}"
     assert report["error"] == words
     assert json.loads((job.folder / "status.json").read_text())["error"] == words
     assert "Traceback" in capsys.readouterr().err

@@ -166,7 +166,7 @@ def test_faults_are_both_kinds_of_error(activated, fault):
         FocalLoss(reduction="avg")
     with pytest.raises(fault, match="reduction"):
         loss(pred, LABELS, reduction_override="avg")
-    with pytest.raises(fault, match="weight has the shape"):
+    with pytest.raises(fault, match="weight has shape"):
         loss(pred, LABELS, torch.ones(4))
     with pytest.raises(fault, match="out of range"):
         loss(pred, LABELS + 1)

@@ -139,9 +139,9 @@ def test_the_first_loss_is_known_where_each_element_stands_alone(prior_prob):
 @pytest.mark.parametrize(
     ("function", "activation", "words"),
     [
-        (lambda x, y: x.sum(), "sigmoid", r"returns a tensor \(\) for logits \(14, 3\); one value an element is"),
+        (lambda x, y: x.sum(), "sigmoid", r"returns a tensor \(\) for logits \(14, 3\); one value per element is"),
         (lambda x, y: x[:, 0], "sigmoid", r"returns a tensor \(14,\) .* \(14, 3\)"),
-        (lambda x, y: x, "softmax", r"returns a tensor \(14, 4\) .* one value an anchor is needed, \(14,\)"),
+        (lambda x, y: x, "softmax", r"returns a tensor \(14, 4\) .* one value per anchor is needed, \(14,\)"),
         (lambda x, y: None, "sigmoid", "returns NoneType"),
         (lambda x, y: 1.0, "sigmoid", "returns float"),
     ],

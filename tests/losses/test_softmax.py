@@ -147,7 +147,7 @@ def test_auto_balances_foreground_and_background():
         ({"labels": torch.tensor([0, 3])}, "label 3 is out of range"),
         ({"labels": torch.tensor([0.0, 1.0])}, "must be integers"),
         ({"labels": torch.full((2, 3), 2.0)}, "must lie in"),
-        ({"weight": torch.ones(3)}, "weight has the shape"),
+        ({"weight": torch.ones(3)}, "weight has shape"),
         ({"logits": torch.zeros(2, 3, 4), "labels": torch.zeros(2, 3, 4)}, r"needs \(N, C\) logits"),
         ({"logits": torch.zeros(2, 1), "labels": torch.tensor([0, 0])}, "at least 2 outputs"),
         ({"reduction": "sum", "avg_factor": 2.0}, "can not be used"),

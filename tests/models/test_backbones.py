@@ -83,7 +83,7 @@ def test_only_the_last_stages_learn_and_the_others_stay_as_in_evaluation(stages,
 
 
 def test_more_stages_than_there_are():
-    with pytest.raises(ConfigError, match=r"model\.trainable_stages: 4: this backbone has 3 stages; null lets all"):
+    with pytest.raises(ConfigError, match=r"model\.trainable_stages: 4: this backbone has 3 stages; null trains all"):
         BACKBONES["mobilenet_v3_large"]("batch").freeze(4)
 
 

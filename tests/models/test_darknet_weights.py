@@ -156,7 +156,7 @@ def test_a_classifier_fills_the_trunk_alone(tmp_path, classifier):
         (header(old=False) + values_that_fit(TOTAL - 1).tobytes(), "cut off"),
         (header(old=False) + values_that_fit(TOTAL - 7).tobytes(), "cut off"),
         (header(old=False) + values_that_fit(TOTAL + 9).tobytes(), "7 outputs a cell, this one has 6"),
-        (header(old=False) + values_that_fit(TOTAL + 5).tobytes(), "of another network"),
+        (header(old=False) + values_that_fit(TOTAL + 5).tobytes(), "from another network"),
         (header(old=False) + np.full(TOTAL, np.nan, dtype="<f4").tobytes(), "not finite"),
         (header(old=False) + np.full(TOTAL, -0.5, dtype="<f4").tobytes(), "negative variances in convolution 0"),
     ],

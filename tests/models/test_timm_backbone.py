@@ -174,7 +174,7 @@ def test_a_failing_download_names_what_failed_and_the_way_out(monkeypatch):
     ("name", "options", "reason"),
     [
         ("resnet81", {}, "has no such network; did you mean resnet18"),
-        ("resnet18.a9_in1k", {}, "no weights of that tag; did you mean resnet18.a"),
+        ("resnet18.a9_in1k", {}, "no weights with that tag; did you mean resnet18.a"),
         ("test_vit", {}, "maps of strides 16, 16, 16, and RetinaNet needs 8, 16 and 32"),
         ("test_convnext", {"canvas": (75, 100)}, r"are 9x12, .* not 10x13, .*: make data\.image_size a multiple of 32"),
         (
@@ -182,11 +182,11 @@ def test_a_failing_download_names_what_failed_and_the_way_out(monkeypatch):
             {"norm": "frozen"},
             r"model\.norm: frozen: timm/test_mambaout has no batch norm: use norm: batch",
         ),
-        ("mvitv2_tiny", {"canvas": CANVAS}, "makes no feature maps of it for 64x96 px .* use another backbone"),
+        ("mvitv2_tiny", {"canvas": CANVAS}, "makes no feature maps from it for 64x96 px .* use another backbone"),
         (
             "ghostnet_050",
             {"weights": "imagenet", "canvas": CANVAS},
-            "timm has no weights of ghostnet_050: use none or a file",
+            "timm has no weights for ghostnet_050: use none or a file",
         ),
     ],
 )

@@ -49,7 +49,11 @@ def test_the_content_decides_not_the_ending(tmp_path, write, name):
 
 def test_several_state_dicts_are_not_chosen_from(tmp_path):
     torch.save({"student": STATE, "teacher": STATE}, tmp_path / "two.pth")
-    with pytest.raises(DataError, match=r"two\.pth: holds several state dicts \(student, teacher\): save the one"):
+    with pytest.raises(
+        DataError,
+        match=r"two\.pth: holds several state dicts \(student, teacher\): save the "
+        r"right one",
+    ):
         read_state_dict(tmp_path / "two.pth")
 
 
@@ -105,13 +109,13 @@ FOREIGN = {
     "npy": (numpys(np.save), "is a numpy array"),
     "npz": (numpys(np.savez), "is an archive of numpy arrays"),
     "keras": (archive("metadata.json", "config.json", "model.weights.h5"), "is a Keras model"),
-    "zip": (archive("net.pth"), "is a zip archive that torch.save has not written: unpack it"),
+    "zip": (archive("net.pth"), "is a zip archive that torch.save did not write: unpack it"),
     "cut zip": (holding(b"PK\x03\x04 broken"), "is cut off or damaged: download it again"),
     "tar": (write_tar, "is a compressed or tar archive: unpack it"),
     "gzip": (holding(b"\x1f\x8b\x08" + bytes(90)), "is a compressed or tar archive: unpack it"),
     "pickle": (
         lambda path: path.write_bytes(pickle.dumps({"model": {"a": 1}})),
-        "is a pickle that torch has not written",
+        "is a pickle that torch did not write",
     ),
     "script": (archive("net/data.pkl", "net/code/__torch__.py", "net/constants.pkl"), "is a TorchScript program"),
     "model": (

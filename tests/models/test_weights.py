@@ -87,7 +87,7 @@ def test_without_network_imagenet_says_where_to_get_it(monkeypatch):
     ("build", "reason"),
     [
         (lambda: RetinaNet(num_classes=2, backbone="tiny", weights="imagenet"), "tiny has no ImageNet weights"),
-        (lambda: YoloV2(num_classes=2, backbone="tiny", weights="imagenet"), "no tiny of YOLOv2"),
+        (lambda: YoloV2(num_classes=2, backbone="tiny", weights="imagenet"), "no tiny for YOLOv2"),
     ],
 )
 def test_imagenet_weights_that_do_not_exist(build, reason):

@@ -117,7 +117,7 @@ def test_it_trains_in_retinanet_like_any_other(trial, tmp_path):
         ("shallow", (), PluginError, r"mine\.py:\d+: shallow: the map of stride 8 is .* not \(1, 4, 8, 8\)"),
         ("no_widths", (), PluginError, r"mine\.py:\d+: no_widths: has no attribute channels"),
         ("plain", ("model.norm=sync",), ConfigError, "model.norm: sync: a plugin's backbone is made with its own"),
-        ("plain", ("model.weights=imagenet",), ConfigError, "knows no weights of the plugin's backbone plain"),
+        ("plain", ("model.weights=imagenet",), ConfigError, "has no weights for the plugin's backbone plain"),
         ("plain", ("model.weights=w.pt", "model.trainable_stages=1"), ConfigError, "this backbone has 0 stages"),
     ],
 )  # fmt: skip

@@ -72,7 +72,7 @@ OF_FUNCTIONS = {
     ),
     "shape": Bad("return ce(logits, targets).sum(dim=1)", "{name} returns a tensor (2040,) for logits (2040, 4)"),
     "scalar": Bad("return ce(logits, targets).mean()", "{name} returns a tensor () for logits (2040, 4)"),
-    "number": Bad("return 1.0", "{name} returns float for logits (2040, 4); one value an element is needed"),
+    "number": Bad("return 1.0", "{name} returns float for logits (2040, 4); one value per element is needed"),
     "value": Bad("return ce(logits, targets) * float('nan')", "{name} is nan for a logit of "),
     "gradient": Bad("return ce(logits, targets) + (0 * logits).sqrt()", "grad_norm nan"),
     "backward": Bad("return ce(Broken.apply(logits), targets)", "ValueError: no gradient today"),
@@ -190,7 +190,7 @@ def _failed_with_file_line_and_reason(ended: Ended, name: str) -> None:
     assert trial["state"] == "failed", name
     assert "bad.py:" in trial["error"]
     assert bad.words.format(name=name, line=f"bad.py:{marked}") in trial["error"]
-    assert "a fault in focalbench itself" not in trial["error"]
+    assert "a bug in focalbench itself" not in trial["error"]
 
 
 def _others_finished(ended: Ended) -> None:
@@ -202,8 +202,8 @@ def _others_finished(ended: Ended) -> None:
     assert kept.read_text() == source()
     assert not list(ended.out.glob("ce-*/plugins"))
     assert "edits-s0-" in ended.said
-    assert "its process died (exit code 1); going on from its checkpoint" in ended.said
-    assert "a fault in focalbench itself" not in ended.said
+    assert "its process died (exit code 1); resuming from its checkpoint" in ended.said
+    assert "a bug in focalbench itself" not in ended.said
 
 
 @pytest.mark.parametrize("by", ["opening", "step", "the end"])
@@ -259,7 +259,7 @@ def test_a_plugin_that_cannot_be_loaded_is_refused_before_anything_starts(
     done = focalbench("run", config, "--out", tmp_path / "o", "--json")
     assert done.code == 2
     assert words.format(file=file) in done.err
-    assert "a fault in focalbench itself" not in done.err
+    assert "a bug in focalbench itself" not in done.err
     assert not done.out
     assert not (tmp_path / "o").exists()
 

@@ -97,5 +97,5 @@ def test_an_installed_module_is_a_plugin_until_it_is_edited_behind_the_process(p
     with pytest.raises(PluginError, match=r"installed_losses\.py:4: ZeroDivisionError"), plugin_faults():
         found.registrations[0].target(0, 0)
     package(f"{_HEAD}@fb.loss('edited')\ndef a(logits, targets): ...\n")
-    with pytest.raises(PluginError, match="it was edited, or another version is installed here; start the command"):
+    with pytest.raises(PluginError, match="it was edited, or another version is installed here; run the command"):
         load("installed_losses")

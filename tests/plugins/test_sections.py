@@ -125,13 +125,13 @@ def test_a_fault_of_a_file_is_told_with_the_line_that_names_it(plugin):
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
-        ("temperature", "temperature has no default: what a configuration may leave out needs one"),
-        ("device: torch.device = torch.device('cpu')", "device is a device, which YAML has not"),
+        ("temperature", "temperature has no default, which every key needs"),
+        ("device: torch.device = torch.device('cpu')", "device is a device, which YAML does not have"),
         ("table=None", "table needs a type, such as table: float = 1.0"),
-        ("table: dict = {}", "table is a dict, which YAML has not"),
+        ("table: dict = {}", "table is a dict, which YAML does not have"),
         ("gamma: Annotated[float, Field(ge=0)] = -1.0", "its own default -1.0 is refused"),
-        ("weight: float = 1.0", "weight is a key that focalbench itself has here"),
-        ("source: str = 'x'", "source is a key that focalbench itself has here"),
+        ("weight: float = 1.0", "weight is a key that focalbench itself uses here"),
+        ("source: str = 'x'", "source is a key that focalbench itself uses here"),
         ("gamma: Undefined = 1.0", "an annotation cannot be read"),
     ],
 )
@@ -187,7 +187,7 @@ def test_trackers_are_named_alone_or_with_keys_and_belong_to_no_identity(plugin)
     for override, words in {
         "run.trackers=[cvs]": "run.trackers.*should be one of csv, silent, not 'cvs'; did you mean 'csv'",
         "run.trackers=[{name: csv, every: 0}]": r"run.trackers\[0\].every: should be at least 1",
-        "plugins=[]": r"run.trackers\[0\]: no such tracker: `plugins` names no file or module that brings it",
+        "plugins=[]": r"run.trackers\[0\]: no such tracker, and nothing in `plugins` provides it",
     }.items():
         with pytest.raises(ConfigError, match=words):
             load(override, text=text)
@@ -264,7 +264,7 @@ def test_the_resolved_configuration_can_be_run_again(plugin):
 def test_a_name_that_no_plugin_brings_is_refused_though_the_section_says_its_source(plugin):
     plugin()
     text = "loss: {name: gone, source: 0123456789abcdef, activation: sigmoid}\n"
-    with pytest.raises(ConfigError, match=r"loss.name: is not built in: `plugins` names no file or module that brings"):
+    with pytest.raises(ConfigError, match=r"loss.name: is not built in, and nothing in `plugins` provides"):
         load(text=text)
     with pytest.raises(ConfigError, match=r"should be one of ce, .*my_focal, not 'gone'"):
         load(text="plugins: [mine.py]\n" + text)

@@ -43,8 +43,8 @@ def test_a_module_is_all_of_its_files(plugin, tmp_path, monkeypatch):
     [
         ("mien.py", None, r"mien\.py: no such file; did you mean mine\.py\?"),
         ("no/such/mine.py", None, r"the folder no/such is missing"),
-        ("no_such_module", None, r"no module of this name is installed; the path of a file ends in \.py"),
-        ("math", None, "is no module of Python source"),
+        ("no_such_module", None, r"no module of this name is installed; the path of a file must end in \.py"),
+        ("math", None, "is not a module of Python source"),
         ("mine.py", "def f(:\n", r"mine\.py:1: is not Python"),
         ("mine.py", "x = '\0'\n", r"mine\.py.*is not Python"),
         (".py/", None, r"is a folder|no such file"),

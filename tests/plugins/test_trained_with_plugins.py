@@ -213,7 +213,7 @@ def test_the_loss_itself_is_only_asked_with_its_source(
     other.write_text("raise SystemExit('executed')\n")
     wrong = focalbench("analyze", trial, "--device", "cpu", "--plugin", other)
     assert wrong.code == 2
-    assert f"--plugin {other}: is no source that the trial was trained with" in wrong.err
+    assert f"--plugin {other}: is not a source that the trial was trained with" in wrong.err
     assert marks() == []
     copy = tmp_path / "copy"
     shutil.copytree(trial, copy)

@@ -24,7 +24,7 @@ def test_a_folder_in_use_is_not_set_aside(tmp_path: Path) -> None:
     with hold_sweep(out) as first:
         first.share()
         (out / "mine").write_text("")
-        with pytest.raises(BusyError, match="another process is at work there"), hold_sweep(out, fresh=True):
+        with pytest.raises(BusyError, match="another process is working there"), hold_sweep(out, fresh=True):
             pass
     assert (out / "mine").exists()
     with hold_sweep(out, fresh=True) as alone:

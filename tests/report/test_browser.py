@@ -61,3 +61,34 @@ def test_the_browser_would_notice(tmp_path: Path, browser: Any) -> None:
     assert any(
         "missing.png" in str(event) for event in browser.events if event["method"] == "Network.requestWillBeSent"
     )
+
+
+def test_a_heading_sorts_its_table_and_turns_it_round(
+    write_run: Callable[..., Path], tmp_path: Path, browser: Any
+) -> None:
+    page = tmp_path / "page.html"
+    write_report([write_run(ARMS)], page)
+    browser.open(page, width=1200)
+    column = "[...document.querySelectorAll('.verdicts tbody tr')].map(row => row.cells[6].innerText)"
+    click = "document.querySelectorAll('.verdicts thead th')[6].click()"
+    before = browser.evaluate(column)
+    browser.evaluate(click)
+    rising = browser.evaluate(column)
+    browser.evaluate(click)
+    assert rising == sorted(before, key=float) != before
+    assert browser.evaluate(column) == rising[::-1]
+    assert browser.evaluate("document.querySelectorAll('.verdicts thead th')[6].ariaSort") == "descending"
+
+
+def test_the_page_is_dark_where_the_reader_asks_for_it(
+    write_run: Callable[..., Path], tmp_path: Path, browser: Any
+) -> None:
+    page = tmp_path / "page.html"
+    write_report([write_run({"ce": ({"name": "ce"}, [0.6] * 6)})], page)
+    browser.open(page, width=1200)
+    paper = "getComputedStyle(document.body).backgroundColor"
+    seen = []
+    for scheme in ("light", "dark"):
+        browser.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        seen.append(browser.evaluate(paper))
+    assert seen == ["rgb(255, 255, 255)", "rgb(20, 24, 29)"]

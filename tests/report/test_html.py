@@ -3,8 +3,9 @@
 import json
 import re
 import shutil
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Callable
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, get_args
@@ -19,7 +20,7 @@ from focalbench.analysis.formats import WORDS
 from focalbench.analysis.judged_arms import NOT_COMPARABLE
 from focalbench.errors import ConfigError, DataError, StorageError
 from focalbench.figures import lettering
-from focalbench.report import curves
+from focalbench.report import curves, html
 from focalbench.report.html import breakable, write_report
 from focalbench.report.photographs import _resized
 from focalbench.statistics.verdict import Word
@@ -42,6 +43,7 @@ class Reader(HTMLParser):
 
     def __init__(self, html: str) -> None:
         super().__init__()
+        self.source = html
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
         self._hidden = False
@@ -113,16 +115,16 @@ def test_interval_is_drawn_where_the_figures_are(grid_page: Reader) -> None:
 
 def test_pictures_are_inside_and_described(grid_page: Reader) -> None:
     pictures = grid_page.named("img")
-    # 2 learning curves, AP per class, precision and recall with 4 classes; 4 images and 6 crops of each of 7 arms
-    assert len(pictures) == 2 + 1 + 5 + 4 * 7 + 6 * 7
+    # 2 learning curves, AP per class, precision and recall with 4 classes, F1; 4 images and 6 crops of each of 7 arms
+    assert len(pictures) == 2 + 1 + 5 + 1 + 4 * 7 + 6 * 7
     for picture in pictures:
         assert re.match(r"data:image/(svg\+xml|jpeg|png);base64,", picture["src"] or "")
         assert len(picture["alt"] or "") > 10
         assert int(picture["width"] or 0) > 0
 
 
-def test_nothing_is_loaded_and_nothing_runs(grid_page: Reader) -> None:
-    assert not grid_page.named("script")
+def test_nothing_is_loaded_and_nothing_runs_but_the_sorting_of_tables(grid_page: Reader) -> None:
+    assert grid_page.named("script") == [{}]
     assert not grid_page.named("iframe")
     for _, attributes in grid_page.tags:
         for name, value in attributes.items():
@@ -133,6 +135,10 @@ def test_nothing_is_loaded_and_nothing_runs(grid_page: Reader) -> None:
         tag["content"] for tag in grid_page.named("meta") if tag.get("http-equiv") == "Content-Security-Policy"
     )
     assert "default-src 'none'" in (policy or "")
+    own = (Path(html.__file__).parent / "report.js").read_text(encoding="utf-8")
+    digest = b64encode(sha256(own.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in (policy or "")
+    assert f"<script>{own}</script>" in grid_page.source
 
 
 def test_anchors_headings_and_tables_are_sound(grid_page: Reader) -> None:
@@ -152,13 +158,13 @@ def test_hostile_names_stay_text(write_run: WriteRun) -> None:
     failed = next(run.glob("1-s5-*"))
     (failed / "status.json").write_text(json.dumps({"state": "failed", "error": HOSTILE}))
     page = report(run)
-    assert not page.named("script")
+    assert page.named("script") == [{}]
     assert all("onerror" not in attributes for _, attributes in page.tags)
     assert all((tag["src"] or "").startswith("data:") for tag in page.named("img"))
     assert " ".join(HOSTILE.split()) in page.text
     assert ("numbers stand for them: #0 is" in page.text) is not lettering.drawable(HOSTILE)
     drawings = [(tag["src"] or "").split(",")[1] for tag in page.named("img") if "svg" in (tag["src"] or "")]
-    assert len(drawings) == 2 + 1 + 5
+    assert len(drawings) == 2 + 1 + 5 + 1
     for drawing in drawings:
         tags = {
             element.tag.rpartition("}")[2] for element in defusedxml.ElementTree.fromstring(b64decode(drawing)).iter()
@@ -212,7 +218,7 @@ def test_foreign_names_of_generated_images_are_said_to_be(write_run: WriteRun, n
     (folder / "config.yaml").write_text(yaml.safe_dump(config | {"data": {"name": "synthetic"}}))
     arrays = dict(np.load(folder / "detections.npz"))
     np.savez(folder / "detections.npz", **(arrays | {"image_ids": np.array([name] * len(arrays["image_ids"]))}))
-    assert "is no image of the generated set" in report(run).text
+    assert "is not an image of the generated set" in report(run).text
 
 
 def test_images_annotated_otherwise_by_now_are_not_shown(write_run: WriteRun, tmp_path: Path, voc_root: Path) -> None:
@@ -221,7 +227,7 @@ def test_images_annotated_otherwise_by_now_are_not_shown(write_run: WriteRun, tm
         text = annotation.read_text()
         annotation.write_text(re.sub(r"<xmin>\d+</xmin>", "<xmin>1</xmin>", text))
     page = report(write_run({"ce": ({"name": "ce"}, CE)}, root=changed))
-    assert "other objects than when it was evaluated" in page.text
+    assert "different objects than when it was evaluated" in page.text
 
 
 def test_without_detections_the_rest_is_there(write_run: WriteRun) -> None:
@@ -255,7 +261,7 @@ def test_detections_that_list_no_names_are_left_out(write_run: WriteRun, array: 
     run = write_run({"ce": ({"name": "ce"}, [0.6]), "focal": ({"name": "focal"}, [0.6])})
     for path in run.glob("*/detections.npz"):
         np.savez(path, **(dict(np.load(path)) | {array: np.array(3)}))
-    assert f"{array} is no list of names" in report(run).text
+    assert f"{array} is not a list of names" in report(run).text
 
 
 def test_the_commands_repeat_every_seed_of_every_arm(grid_page: Reader) -> None:

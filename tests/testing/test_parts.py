@@ -77,7 +77,7 @@ def test_a_backbone_that_focalbench_has_passes():
     report = check_part(own)
     assert [finding.state for finding in report.findings] == ["ok"] * 4
     assert report.findings[0].words == "width"
-    assert "0.308 M parameters" in report.findings[-1].words or "parameters learn" in report.findings[-1].words
+    assert "0.308 M trainable" in report.findings[-1].words or "trainable parameters" in report.findings[-1].words
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_backbone_that_focalbench_has_passes():
         (OtherWidths, False, "the map of stride 32 is (2, 6, 2, 3) for (2, 3, 64, 96) images, not (2, 7, 2, 3)"),
         (NoWidths, False, "the three widths of its maps are needed"),
         (Idle, True, "warning  training: unused.weight and 1 more: no gradient"),
-        (Frozen, True, "nothing in it learns"),
+        (Frozen, True, "nothing in it can be trained"),
         (Raising, False, "test_parts.py:"),
         (dict, False, "returns dict, not a torch.nn.Module"),
     ],
@@ -110,7 +110,7 @@ def test_classes_of_detectors_and_trackers_are_looked_at():
     report = check_part(focalbench.tracker("own")(Own))
     assert [finding.words for finding in report.findings] == ["project", "Own, a Tracker", "takes scalars"]
     assert "takes nothing" in words_of(focalbench.tracker("none")(type("Empty", (Tracker,), {})))[1]
-    assert "no subclass of focalbench.tracking.Tracker" in words_of(focalbench.tracker("own")(type("T", (), {})))[1]
+    assert "not a subclass of focalbench.tracking.Tracker" in words_of(focalbench.tracker("own")(type("T", (), {})))[1]
     assert words_of(focalbench.detector("net")(type("Net", (RetinaNet,), {"__init__": lambda self: None})))[0]
     partial = type("Net", (focalbench.models.Detector,), {"__init__": lambda self: None})
     assert "does not define anchors_for, forward" in words_of(focalbench.detector("net")(partial))[1]

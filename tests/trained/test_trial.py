@@ -24,8 +24,8 @@ from focalbench.storage import to_json
 from focalbench.trained import export as export_module
 from focalbench.trained.export import export_onnx
 from focalbench.trained.inference import find_images, predict_image
-from focalbench.trained.trial import TrainedTrial, load_trained
-from focalbench.training.checkpoint import load_newest
+from focalbench.trained.trial import TrainedTrial, find_trial, load_trained
+from focalbench.training.checkpoint import load_newest, save_checkpoint
 from focalbench.training.evaluate import score
 
 Write = Callable[..., Path]
@@ -117,7 +117,7 @@ def test_a_class_that_the_network_does_not_know_is_refused(loaded: TrainedTrial)
         (lambda f: [(f / name).unlink() for name in ("status.json", "result.json")], DataError, "not finished"),
         (lambda f: (f / "config.yaml").unlink(), DataError, "is not a trial"),
         (lambda f: (f / "config.yaml").write_text("name: [\n"), ConfigError, "config.yaml:"),
-        (lambda f: shutil.rmtree(f / "checkpoints"), CheckpointError, "no whole checkpoint"),
+        (lambda f: shutil.rmtree(f / "checkpoints"), CheckpointError, "no intact checkpoint"),
         (lambda f: (f / "result.json").write_text("{"), DataError, "result.json"),
         (lambda f: [p.write_bytes(b"x") for p in f.glob("checkpoints/*.pt")], CheckpointError, "damaged"),
     ],
@@ -141,6 +141,16 @@ def test_paths_that_hold_no_one_trial_are_refused(trained: Any, tmp_path: Path) 
         load_trained(tmp_path / "run")
 
 
+def test_the_beginning_of_one_name_is_enough(write_trial: Callable[..., Path]) -> None:
+    first, second = write_trial("runs/x/ce-s0-1111"), write_trial("runs/x/ce-s1-2222")
+    assert find_trial(first.with_name("ce-s0")) == first
+    assert find_trial(second) == second
+    with pytest.raises(DataError, match=r"ce: begins the names of 2 trials; give one of them: .*ce-s0-1111, .*ce-s1-"):
+        find_trial(first.with_name("ce"))
+    with pytest.raises(DataError, match="focal: does not exist"):
+        find_trial(first.with_name("focal"))
+
+
 def test_an_edited_configuration_is_refused_where_the_network_depends_on_it(folder: Path) -> None:
     config = folder / "config.yaml"
     text = config.read_text()
@@ -158,10 +168,13 @@ def test_an_unfinished_trial_may_be_asked_for(folder: Path) -> None:
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(folder: Path) -> None:
-    newest = max(folder.glob("checkpoints/step-*.pt"))
+    state = load_newest(folder / "checkpoints")
+    assert state is not None
+    save_checkpoint(folder / "checkpoints", {**state, "step": 3}, step=3, keep=1)  # a finished trial has one alone
+    newest = save_checkpoint(folder / "checkpoints", state, step=state["step"], keep=2)
     newest.write_bytes(newest.read_bytes()[:-7] + b"damaged")
     said: list[str] = []
-    assert load_trained(folder, device="cpu", warn=said.append).step < 6
+    assert load_trained(folder, device="cpu", warn=said.append).step == 3
     assert "damaged" in said[0]
 
 

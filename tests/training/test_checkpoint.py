@@ -66,14 +66,14 @@ def test_a_damaged_newest_falls_back_with_a_warning(tmp_path: Path, damage: str)
 def test_all_damaged_is_an_error_that_names_the_way_out(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, _state(1), step=1, keep=2)
     path.write_bytes(b"rubbish")
-    with pytest.raises(CheckpointError, match="to start this trial anew, move its folder"):
+    with pytest.raises(CheckpointError, match="to start this trial over, move its folder"):
         load_newest(tmp_path)
 
 
 def test_without_its_checksum_a_checkpoint_is_not_trusted_and_nothing_starts_anew_in_silence(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, _state(1), step=1, keep=2)
     path.with_name(path.name + ".sha256").unlink()
-    with pytest.raises(CheckpointError, match=r"cannot be read with its checksum.*to start this trial anew"):
+    with pytest.raises(CheckpointError, match=r"cannot be read with its checksum.*to start this trial over"):
         load_newest(tmp_path)
 
 

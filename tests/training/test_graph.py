@@ -362,7 +362,7 @@ def test_a_failed_recording_gives_the_stream_back_and_tells_what_ended_it(monkey
     assert (cuda.where(), cuda.streams[1]) == ((0, "main 0"), "main 1")
     assert cuda.calls[1:] == [("_cuda_endAllocateToPool", 1, (0, 7)), ("_cuda_releasePool", 1, (0, 7))]
     assert warnings == [
-        "run.cuda_graph: the step cannot be recorded and stays plain: "
+        "run.cuda_graph: the step cannot be recorded and runs normally: "
         "Cannot copy between CPU and CUDA tensors during CUDA graph capture"
     ]
 

@@ -188,7 +188,7 @@ TRIALS = (
     BadTrial(
         "a pickle for the newest", lambda t: plant_pickle(newest_checkpoint(t)), ("evaluate",), 0, "plain tensors"
     ),
-    BadTrial("no checkpoint", lambda t: shutil.rmtree(t / "checkpoints"), ("evaluate",), 2, "no whole checkpoint"),
+    BadTrial("no checkpoint", lambda t: shutil.rmtree(t / "checkpoints"), ("evaluate",), 2, "no intact checkpoint"),
     BadTrial("a result that is no JSON", _write("result.json", b"{"), ("compare",), 2, "result.json"),
     BadTrial("a result of 100,000 levels", _write("result.json", b"[" * 100_000), ("compare",), 2, "result.json"),
     BadTrial(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from focalbench.records.metrics import read_metrics
-from focalbench.training.checkpoint import BEST, list_checkpoints, load_checkpoint
+from focalbench.training.checkpoint import BEST, OPTIMIZER, list_checkpoints, load_checkpoint
 
 _MEMORY = {"peak_memory_mb", "gpu_memory_mb", "gpu_reserved_mb"}
 _CLOCKS = {"images_per_s", "perf/images_per_s", "perf/time_s", "wall_s", "train_s", "seconds"} | _MEMORY
@@ -21,15 +21,16 @@ _CLOCKS = {"images_per_s", "perf/images_per_s", "perf/time_s", "wall_s", "train_
 def differences(broken: Path, whole: Path) -> list[str]:
     """What differs between two finished trials; empty where nothing does.
 
-    Compared are metrics.jsonl, result.json, detections.npz, the newest and the best checkpoint (weights, optimizer,
-    criterion, generators, everything else in it) and every scalar that TensorBoard reads.
+    Compared are metrics.jsonl, result.json, detections.npz, the newest and the best checkpoint (weights, criterion,
+    generators, everything else in it) and every scalar that TensorBoard reads. A finished trial keeps no optimizer:
+    that is compared at each kill, see :func:`checkpoint_differences`.
     """
     parts = {
         "metrics.jsonl": _metrics,
         "result.json": _result,
         "detections.npz": _detections,
-        "newest checkpoint": lambda folder: load_checkpoint(list_checkpoints(folder / "checkpoints")[0]),
-        "best checkpoint": lambda folder: load_checkpoint(folder / "checkpoints" / BEST),
+        "newest checkpoint": lambda folder: _kept(load_checkpoint(list_checkpoints(folder / "checkpoints")[0])),
+        "best checkpoint": _best,
         "event file": _scalars,
     }
     found = []
@@ -68,6 +69,16 @@ def remains(checkpoints: Path) -> str:
         return "a half-written checksum" if ".sha256." in half[0] else "a half-written checkpoint"
     sums = {name.removesuffix(".sha256") for name in names if name.endswith(".sha256")}
     return "a checksum without its checkpoint" if sums - set(names) else "nothing half-done"
+
+
+def _kept(state: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in state.items() if key != OPTIMIZER}
+
+
+def _best(folder: Path) -> dict[str, Any]:
+    """Without what only the newest checkpoint has, which may be the same file."""
+    state = load_checkpoint(folder / "checkpoints" / BEST)
+    return {key: state[key] for key in ("config", "classes", "data", "step", "model")}
 
 
 def _metrics(folder: Path) -> list[dict[str, Any]]:

@@ -294,7 +294,7 @@ def _signal(
     seconds = time.monotonic() - sent
     code = 130 if number == signal.SIGINT else 143
     wrong = [] if process.returncode == code else [f"exit code {process.returncode}, not {code}"]
-    wrong += [] if "go on with: focalbench run" in stderr else ["no word on how to resume"]
+    wrong += [] if "resume with: focalbench run" in stderr else ["no word on how to resume"]
     wrong += [] if seconds <= SIGNAL_LIMIT_S else [f"{seconds:.1f} s"]
     wrong += ["traceback"] if "Traceback" in stdout + stderr else []
     return {"signal": number.name, "seconds": seconds, "wrong": wrong}
