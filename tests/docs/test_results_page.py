@@ -30,4 +30,4 @@ def test_the_table_on_the_page_is_that_of_the_kept_data(name: str, write_trial: 
         )
     found = compare_trials(read_trials([written.parent]), with_test_set_noise=False)
     page = (_ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    assert "\n".join(markdown(found)) in page
+    assert set(markdown(found)) <= set(page.splitlines())  # the page has the arms in the order of the sweep

@@ -376,7 +376,7 @@ def test_loss_figures_of_analyze_are_taken_over(write_run: WriteRun) -> None:
     Image.new("RGB", (30, 20)).save(folder / "cumulative_loss.png")
     (folder / "calibration.png").write_text("<svg onload=alert(1)>")
     page = report(run)
-    taken = [picture for picture in page.named("img") if "Cumulative" in (picture["alt"] or "")]
+    taken = [picture for picture in page.named("img") if "hardest elements" in (picture["alt"] or "")]
     assert [(picture["width"], picture["height"]) for picture in taken] == [("30", "20")]
     assert not any("Reliability" in (picture["alt"] or "") for picture in page.named("img"))
 
