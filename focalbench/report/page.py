@@ -19,7 +19,7 @@ from focalbench.analysis.published import CARD_RULE, PUBLISHED_FIGURES, Reproduc
 from focalbench.analysis.swept_keys import SweptGrid, swept_grids
 from focalbench.analysis.tables import verdict_sentences
 from focalbench.records.reader import TrialRecord
-from focalbench.records.source import FOLDER, read_commands
+from focalbench.records.source import FOLDER, StartedFrom, read_commands
 from focalbench.records.state import TrialState
 from focalbench.records.trial import TrialFolder
 from focalbench.report.curves import Picture, plot_swept_line
@@ -152,6 +152,7 @@ def build_page(
     paired = [entry for entry in comparison.comparisons if entry.judgement is not None and entry.judgement.n > 1]
     with_images = any(entry.noise is not None for entry in paired)
     keys = _differing_keys(arms)
+    sources = {trial.folder.parent: read_commands(trial.folder.parent) for trial in finished}
     names = list(dict.fromkeys(str(trial.config.get("name") or trial.folder.parent.name) for trial in finished))
     return Page(
         title=", ".join(names[:4]),
@@ -182,8 +183,8 @@ def build_page(
         card_rule=CARD_RULE,
         published=PUBLISHED_FIGURES,
         trials=[_trial_row(trial, metric) for trial in trials],
-        environment=[*environment(finished), *_commits(arms)],
-        commands=_commands(arms, paths),
+        environment=[*environment(finished), *_commits(sources)],
+        commands=_commands(arms, sources, paths),
         configuration=_configuration(comparison),
     )
 
@@ -292,18 +293,20 @@ def _trial_row(trial: TrialRecord, metric: str) -> TrialRow:
     )
 
 
-def _commands(arms: Sequence[Arm], paths: Sequence[Path]) -> list[str]:
+_Sources = Mapping[Path, Sequence[StartedFrom]]
+"""What each sweep notes of its commands."""
+
+
+def _commands(arms: Sequence[Arm], sources: _Sources, paths: Sequence[Path]) -> list[str]:
     """Commands that repeat the finished trials, and the tables and the page from the folders.
 
     Trials of a sweep that keeps what it was started from are repeated by that, others arm by arm: a trial's own file
     with the arm's seeds makes the same trials.
     """
-    sweeps = dict.fromkeys(trial.folder.parent for arm in arms for trial in arm.trials.values())
-    kept = {sweep: read_commands(sweep) for sweep in sweeps}
-    lines = [_again(sweep / FOLDER / entry.file, entry.overrides) for sweep in kept for entry in kept[sweep]]
+    lines = [_again(sweep / FOLDER / entry.file, entry.overrides) for sweep in sources for entry in sources[sweep]]
     for arm in arms:
         folder = next(iter(arm.trials.values())).folder
-        if not kept[folder.parent]:
+        if not sources[folder.parent]:
             seeds = [f"sweep.seeds=[{','.join(map(str, arm.trials))}]"] if len(arm.trials) > 1 else []
             lines.append(_again(folder / TrialFolder.CONFIG, seeds))
     shown = [str(path) for path in paths]
@@ -316,11 +319,9 @@ def _again(config: Path, overrides: Sequence[str]) -> str:
     return shlex.join(["focalbench", "run", str(config), *settings, "--out", "runs/again"])
 
 
-def _commits(arms: Sequence[Arm]) -> list[tuple[str, str]]:
-    """What repositories the sweeps' files were in, as a row of the environment."""
-    sweeps = dict.fromkeys(trial.folder.parent for arm in arms for trial in arm.trials.values())
-    found = [entry for sweep in sweeps for entry in read_commands(sweep) if entry.commit]
-    words = dict.fromkeys(entry.commit for entry in found)
+def _commits(sources: _Sources) -> list[tuple[str, str]]:
+    """What commits the sweeps' files were of, as a row of the environment."""
+    words = dict.fromkeys(entry.commit for entries in sources.values() for entry in entries if entry.commit)
     return [("commit", "; ".join(words))] if words else []
 
 

@@ -114,9 +114,8 @@ def plot_verdicts(comparison: Comparison) -> Plot | None:
         _draw_interval(axes, row, entry, metric)
     axes.set_yticks(range(len(judged)), [plain(entry.arm) for entry in judged])
     right = axes.secondary_yaxis("right")
-    right.set_yticks(
-        range(len(judged)), [plain(formats.verdict_words(entry, metric, comparison.margin)) for entry in judged]
-    )
+    verdicts = [formats.verdict_words(entry, metric, comparison.margin) for entry in judged]
+    right.set_yticks(range(len(judged)), verdicts)  # our own words: nothing to escape, and whole
     right.tick_params(length=0)
     right.spines["right"].set_visible(False)
     of_baseline = f"difference from {comparison.baseline}"

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import defusedxml.ElementTree
@@ -18,9 +19,12 @@ from PIL import Image
 
 from focalbench.analysis.formats import WORDS
 from focalbench.analysis.judged_arms import NOT_COMPARABLE
+from focalbench.config.load import Written
 from focalbench.errors import ConfigError, DataError, StorageError
 from focalbench.figures import lettering
-from focalbench.report import curves, html
+from focalbench.records.source import keep_source
+from focalbench.report import curves, evidence, html
+from focalbench.report.evidence import MAX_CLASSES_DRAWN
 from focalbench.report.html import breakable, write_report
 from focalbench.report.photographs import _resized
 from focalbench.statistics.verdict import Word
@@ -268,6 +272,28 @@ def test_the_commands_repeat_every_seed_of_every_arm(grid_page: Reader) -> None:
     commands = re.findall(r"focalbench run (\S+) -s 'sweep.seeds=\[0,1,2,3,4,5\]' --out runs/again", grid_page.text)
     assert len(commands) == len(GRID)
     assert all(command.endswith("/config.yaml") for command in commands)
+
+
+def test_a_sweep_that_keeps_its_file_is_repeated_by_it(write_run: WriteRun) -> None:
+    run = write_run({"ce": ({"name": "ce"}, [0.6]), "focal": ({"name": "focal"}, [0.6])})
+    keep_source(run, Written("name: x\n", ("sweep.seeds=2",)), "focalbench run x.yaml -s sweep.seeds=2")
+    (commands,) = re.findall(r"(focalbench run .*?)focalbench compare", report(run).text)
+    assert re.fullmatch(
+        rf"focalbench run {run}/source/experiment-\w{{8}}\.yaml -s sweep\.seeds=2 --out runs/again ", commands
+    )
+
+
+def test_of_many_classes_those_that_are_confused_most_are_shown_and_the_others_counted_together() -> None:
+    classes = tuple(f"c{number}" for number in range(MAX_CLASSES_DRAWN + 6))
+    matrix = np.diag(np.arange(len(classes) + 1))
+    matrix[-1, 3] = matrix[7, 9] = 5
+    found: Any = SimpleNamespace(classes=classes, confusion=matrix)
+    shown = evidence._confusion("ce", 0, found)
+    assert len(shown.classes) == MAX_CLASSES_DRAWN + 1
+    assert {"c3", "c7", "c9", "other classes"} <= set(shown.classes)
+    assert shown.matrix.sum() == matrix.sum()
+    assert shown.matrix[shown.classes.index("c7"), shown.classes.index("c9")] == 5
+    assert shown.matrix[-1, shown.classes.index("c3")] == 5
 
 
 def test_a_number_logged_once_is_no_curve(write_run: WriteRun) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import defusedxml.ElementTree
 import pytest
 
+from focalbench.analysis import formats
 from focalbench.analysis.comparison import Comparison, compare_trials
 from focalbench.records.reader import read_trials
 from focalbench.report.paper_figures import plot_verdicts, write_figures
@@ -43,6 +44,9 @@ def test_the_verdicts_say_what_the_table_says_the_best_on_top(comparison: Compar
     assert plot.alt.endswith("$\\frac{1$: -5.00 (worse)")
     (axes,) = plot.figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["\\$\\frac{1\\$", "close"]
+    words = [formats.verdict_words(entry, "val/mAP", comparison.margin) for entry in comparison.comparisons]
+    (right,) = axes.child_axes
+    assert {label.get_text() for label in right.get_yticklabels()} == {*words}  # none is cut
 
 
 def test_without_a_difference_there_is_no_figure_of_verdicts(write_arms: Callable[..., Path], tmp_path: Path) -> None:
