@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+from picture_record import record
 from PIL import Image, ImageChops
 
 from focalbench.board.address import page_addresses
@@ -56,12 +57,14 @@ class Page:
         address: what follows the server's; or a name among ``page_addresses``.
         width, height: of the window.
         click: text of what is clicked first, in lower case.
+        shows: whose code it shows, a name among ``picture_record.CODE``.
     """
 
     address: str
     width: int = 1400
     height: int = 900
     click: str = ""
+    shows: str = "board"
 
 
 PAGES = {
@@ -71,7 +74,7 @@ PAGES = {
     "hparams": Page("all trials", 1600, 1000),
     "parallel": Page("all trials", 1400, 760, "parallel coordinates view"),
     "precision_recall": Page("#pr_curves&regexInput={first_arm}", 1400, 800),
-    "images": Page("#images&regexInput={first_trial}", 1400, 1980),
+    "images": Page("#images&regexInput={first_trial}", 1400, 1980, shows="board images"),
 }
 PICTURES = (*PAGES, "report")
 
@@ -187,9 +190,10 @@ def open_browser(path: str) -> Iterator[Browser]:
             browser.close()
 
 
-def save(picture: Image.Image, path: Path) -> None:
-    """Writes ``picture`` to ``path``, in 256 colours."""
+def save(picture: Image.Image, path: Path, shows: str) -> None:
+    """Writes ``picture`` to ``path``, in 256 colours; ``shows`` is one of ``picture_record.CODE``."""
     _trimmed(picture).quantize(256).save(path, optimize=True)
+    record(path, shows)
     print(path)
 
 
@@ -261,13 +265,13 @@ def main() -> None:
                 for name, page in pages.items():
                     height = options.height or page.height
                     picture = browser.picture(page_url(page, port, run, options.trial), page.width, height, page.click)
-                    save(picture, out / f"{options.prefix}{name}.png")
+                    save(picture, out / f"{options.prefix}{name}.png", page.shows)
         if "report" in wanted:
             with tempfile.TemporaryDirectory(prefix="focalbench-report-") as folder:
                 page_file = Path(folder) / "report.html"
                 write_report(options.paths, page_file, options.section, options.baseline)
                 picture = browser.picture(page_file.as_uri(), 1200, options.height or 1100)
-                save(picture, out / f"{options.prefix}report.png")
+                save(picture, out / f"{options.prefix}report.png", "report")
 
 
 if __name__ == "__main__":

@@ -330,7 +330,7 @@ def main() -> None:
     )
     print_table("Called practically alike: arms that are, and arms as far away as the margin", equivalence(sweeps // 2))
     print_table("The intervals of all arms hold the truth", coverage(sweeps // 2))
-    print_table("Trainings, and the share of arms that get a word", trainings(sweeps // 4))
+    print_table("Training runs, and the share of arms that get a word", trainings(sweeps // 4))
     print_table("The reproduction card: agrees / disagrees, by how many values are shared", card(sweeps // 4))
     values = same_noise(np.random.default_rng(3), "normal", sweeps // 2, 4, LOOKS[-1])
     print(

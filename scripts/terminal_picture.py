@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 from make_pictures import find_browser, open_browser, save
+from picture_record import CODE
 from rich.console import Console
 from rich.text import Text
 
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("picture", type=Path)
     parser.add_argument("--columns", type=int, default=120)
     parser.add_argument("--title", default="")
+    parser.add_argument("--shows", choices=CODE, default="status", help="whose code it shows [default: status]")
     parser.add_argument("--browser", metavar="PATH", help="[default: the first Chromium there is]")
     options = parser.parse_args()
     svg = terminal_svg(sys.stdin.read(), options.columns, options.title)
@@ -39,7 +41,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, open_browser(find_browser(options.browser)) as browser:
         page = Path(folder) / "terminal.html"
         page.write_text(f'<body style="margin:0;width:{width}px">{svg}', encoding="utf-8")
-        save(browser.picture(page.as_uri(), width, height), options.picture)
+        save(browser.picture(page.as_uri(), width, height), options.picture, options.shows)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def test_torch_is_not_loaded(module: str) -> None:
         ("metrics.jsonl", "records/metrics.py"),
         ("detections.npz", "records/detections.py"),
         ("sweep.json", "records/sweep.py"),
-        ("results.csv", "records/sweep.py"),
+        ("results.csv", "records/results_table.py"),
     ],
 )
 def test_what_a_trial_leaves_has_its_name_in_one_place(text: str, module: str) -> None:

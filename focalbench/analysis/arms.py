@@ -170,7 +170,8 @@ def _facts(trial: TrialRecord, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _identity(trial: TrialRecord) -> str:
     settings = _settings(trial)
-    named = [trial.arm] if not settings else []  # without a configuration the arm's name is all there is
+    # Without its whole configuration the arm's name is all there is.
+    named = [trial.arm] if not settings or trial.settings is not None else []
     return json.dumps([named, settings, _facts(trial, settings)], sort_keys=True, default=str)
 
 

@@ -180,7 +180,9 @@ def compare_trials(
         )
         warnings += _unpaired_seeds(judged, visible) + _same_everywhere(judged, visible)
         warnings += _only_part(judged, visible, family)
-        noise = _test_set_noise(judged, visible, metric, warnings) if with_test_set_noise else {}
+        with_detections = not any(trial.settings is not None for trial in named)  # tables hold none
+        with_noise = with_test_set_noise and with_detections
+        noise = _test_set_noise(judged, visible, metric, warnings) if with_noise else {}
         entries = [judged.comparison(r.arm.label, noise.get(r.arm.label)) for r in visible if r is not base]
         entries += _never_finished(judged, arms, named)
         found = replace(found, baseline=base.arm.label, margin=margin, plan=plan, num_arms=judged.family.num_arms)

@@ -78,6 +78,11 @@ def read_family(trials: Sequence[TrialRecord], warnings: list[str]) -> Family:
             others += [trial for trial in read_trials([folder]) if (folder, trial.arm) not in named]
         if plan is not None:
             plans.append((plan, looks))
+    if not folders and any(trial.settings is not None for trial in trials):
+        warnings.append(
+            f"no {SweepFolder.LIST} beside the table, which would say what was declared: judged with the default "
+            "margin, as if all seeds had been declared at once"
+        )
     margins = [plan.margin for plan, _ in plans] or [SweepConfig.model_fields["margin"].default]
     own = plans[0] if len(folders) == len(plans) == 1 and _is_all_of(folders[0], trials) else (None, ())
     return Family(tuple(folders), tuple(others), tuple(arms), min(margins), *own)

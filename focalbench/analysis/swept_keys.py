@@ -106,7 +106,7 @@ def _grids_of_loss(loss: str, members: Sequence[ArmResult]) -> list[SweptGrid]:
             for member in group:
                 cells.setdefault(tuple(float(member.arm.settings[key]) for key in keys), member)
             first = group[0].arm
-            fixed = {key: first.settings.get(key) for key in switches if key not in keys}
+            fixed = {key: first.settings[key] for key in switches if key not in keys and key in first.settings}
             fixed |= {key: first.facts[key] for key in differing_facts if key not in keys}
             grids.append(SweptGrid(loss, keys, fixed, dict(sorted(cells.items()))))
     return grids

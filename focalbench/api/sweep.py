@@ -29,12 +29,13 @@ _TIMES = ("wall_s", "train_s", "images_per_s")
 
 
 def load(*paths: str | os.PathLike[str]) -> Sweep:
-    """Reads the trials in run folders (runs/NAME) or trial folders, finished or not; nothing is trained or loaded.
+    """Reads the trials in run folders (runs/NAME), trial folders or tables of results (results.csv), finished or not;
+    nothing is trained or loaded.
 
     Raises:
         DataError: for a path that does not exist or holds no trial.
     """
-    return Sweep(read_trials(paths))
+    return Sweep(read_trials(paths, tables=True))
 
 
 @dataclass(frozen=True)

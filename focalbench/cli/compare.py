@@ -15,9 +15,11 @@ from focalbench.analysis import formats
 from focalbench.board.address import where_to_look
 from focalbench.cli.completion import complete_arm, complete_metric
 from focalbench.cli.config import AsJson
+from focalbench.errors import ConfigError, DataError
 from focalbench.tags import MEAN_AP
 
 if TYPE_CHECKING:
+    from focalbench.analysis.agreement import Agreement
     from focalbench.analysis.comparison import Comparison
     from focalbench.analysis.judged_arms import ArmResult
     from focalbench.analysis.published import ReproductionCard
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
 
 ResultPaths = Annotated[
     list[Path],
-    typer.Argument(metavar="PATH", help="Run folders (runs/NAME) or trial folders.", show_default=False),
+    typer.Argument(
+        metavar="PATH", help="Run folders (runs/NAME), trial folders, or tables of results (CSV).", show_default=False
+    ),
 ]
 BaselineOption = Annotated[
     str | None,
@@ -77,14 +81,18 @@ def compare(
         Path | None, typer.Option(metavar="FILE", help="Also write that table as Markdown.", show_default=False)
     ] = None,
 ) -> None:
-    """Compare arms over their seeds: mean, sd, paired difference to a baseline, and what can be claimed."""
+    """Compare arms over their seeds: mean, sd, paired difference to a baseline, and what can be claimed.
+
+    Folders and a kept table of results together (runs/NAME results.csv): also says whether they agree.
+    """
     from focalbench.analysis import tables
     from focalbench.analysis.comparison_document import comparison_document
     from focalbench.analysis.look_record import compare_and_record
     from focalbench.records.reader import read_trials
     from focalbench.storage import write_output
 
-    trials = read_trials(paths)
+    held, kept = _split_off_kept(paths)
+    trials = read_trials(held, tables=True)
     comparison = compare_and_record(trials, baseline=baseline, metric=metric, with_test_set_noise=test_noise)
     if csv is not None:
         _write_csv(comparison, csv)
@@ -93,12 +101,60 @@ def compare(
     if markdown is not None:
         write_output(markdown, tables.markdown(comparison).encode())
     if as_json:
-        console.print_json(
-            comparison_document(comparison) | {"reproduction": [card.as_document() for card in _cards(comparison)]}
-        )
+        document = comparison_document(comparison)
+        document |= {"reproduction": [card.as_document() for card in _cards(comparison)]}
+        document |= {"agreement": _agreement(comparison, kept).as_document()} if kept is not None else {}
+        console.print_json(document)
         return
     print_comparison(comparison)
-    console.print_text(f"\n{where_to_look(_common_folder([trial.folder.parent for trial in trials]))}")
+    if kept is not None:
+        _print_agreement(_agreement(comparison, kept), kept)
+    if any(trial.settings is None for trial in trials):
+        console.print_text(f"\n{where_to_look(_common_folder([trial.folder.parent for trial in trials]))}")
+
+
+def _split_off_kept(paths: Sequence[Path]) -> tuple[Sequence[Path], Path | None]:
+    """The paths to compare, and the table that they are held against: one that is named beside others.
+
+    Raises:
+        ConfigError: for more tables than can be held against one another.
+    """
+    from focalbench.records.reader import is_table
+
+    tables = [path for path in paths if is_table(path)]
+    folders = [path for path in paths if path not in tables]
+    if len(tables) > (1 if folders else 2):
+        raise ConfigError(
+            f"{', '.join(map(str, tables))}: too many tables; give one, or one beside what it is to be held against"
+        )
+    if len(paths) == 1 or not tables:
+        return paths, None
+    return folders or tables[:1], tables[-1]
+
+
+def _agreement(comparison: Comparison, kept: Path) -> Agreement:
+    from focalbench.analysis.agreement import hold_against
+    from focalbench.records.reader import read_trials
+
+    trials = read_trials([kept], tables=True)
+    try:
+        return hold_against(comparison, trials)
+    except DataError as fault:
+        raise DataError(f"{kept}: nothing can be held against it: {fault}") from fault
+
+
+def _print_agreement(agreement: Agreement, kept: Path) -> None:
+    from focalbench.analysis.agreement import COLUMNS, agreement_cells, agreement_note, agreement_sentence
+
+    title = f"Beside {kept}, {formats.heading(agreement.metric)}"
+    console.print_text("")
+    console.print_table(COLUMNS, agreement_cells(agreement), title=title, note=agreement_note(agreement))
+    for labels, where in ((agreement.only_here, f"no results in {kept}"), (agreement.only_kept, f"only in {kept}")):
+        if labels:
+            console.print_text(f"{where}: {', '.join(labels)}")
+    console.print_text(agreement_sentence(agreement))
+    for warning in agreement.warnings:
+        console.warn(f"{kept}: {warning}")
 
 
 def _common_folder(sweeps: Sequence[Path]) -> Path:

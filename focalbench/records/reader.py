@@ -20,6 +20,7 @@ from focalbench.errors import DataError
 from focalbench.records.document import as_number, first_line
 from focalbench.records.metrics import METRICS_FILE, read_metrics
 from focalbench.records.result import TrialResult, metric_name
+from focalbench.records.results_table import read_table
 from focalbench.records.state import TrialState, state_of
 from focalbench.records.sweep import SweepFolder
 from focalbench.records.trial import TrialFolder, TrialStatus
@@ -27,6 +28,8 @@ from focalbench.storage import read_json, read_regular
 
 _TRIAL_FILES = {TrialFolder.CONFIG, TrialFolder.STATUS, TrialFolder.RESULT, METRICS_FILE}
 _SEED_LINE = re.compile(r"^seed: (0|[1-9][0-9]{0,9})$", re.MULTILINE)
+_ASK = "give run folders (runs/NAME) or trial folders"
+_ASK_TABLES = ", or a table of results (results.csv)"
 _MAX_DEPTH = 6  # folders below a given path that are searched for trials
 
 
@@ -40,6 +43,7 @@ class TrialRecord:
         fault: what is wrong with them, empty for nothing.
         order: (number of its run, place in the sweep), for tables in the order of the sweep.
         set_apart: why a finished trial does not count all the same, empty where it may.
+        settings: the part of its configuration that a table of results holds; None where config.yaml is to be asked.
     """
 
     folder: Path
@@ -48,6 +52,7 @@ class TrialRecord:
     fault: str = ""
     order: tuple[int, int] = (0, 0)
     set_apart: str = ""
+    settings: Mapping[str, Any] | None = field(default=None, repr=False)
 
     @cached_property
     def state(self) -> TrialState:
@@ -71,7 +76,7 @@ class TrialRecord:
             return self.set_apart
         if self.state is TrialState.UNREADABLE:
             return self._flaw
-        if not self.folder.exists():
+        if self.settings is None and not self.folder.exists():
             return f"listed in {SweepFolder.LIST}, no folder yet"
         step, steps, error = self.status.step, self.status.steps, (self.status.error or "").strip()
         at = f" at step {step}" + (f" of {steps}" if steps else "") if step is not None else ""
@@ -116,16 +121,22 @@ class TrialRecord:
 
     @property
     def config(self) -> dict[str, Any]:
-        """config.yaml as plain data; empty where there is none."""
+        """config.yaml as plain data, or what a table of results holds of it, with dotted keys; empty where there is
+        neither.
+        """
         return self._read_config[0]
 
     @cached_property
     def _read_config(self) -> tuple[dict[str, Any], str]:
+        if self.settings is not None:
+            return dict(self.settings), ""
         return _read_config(self.folder / TrialFolder.CONFIG)
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; empty where there is none or it is damaged."""
+        """The lines of metrics.jsonl; empty where there is none, it is damaged, or a table is all there is."""
+        if self.settings is not None:
+            return []
         try:
             return read_metrics(self.folder)
         except DataError:
@@ -149,14 +160,18 @@ class TrialRecord:
         return self.result.metric_names() | {name for line in self.metrics for name in line}
 
 
-def read_trials(paths: Iterable[str | os.PathLike[str]]) -> tuple[TrialRecord, ...]:
+def read_trials(paths: Iterable[str | os.PathLike[str]], *, tables: bool = False) -> tuple[TrialRecord, ...]:
     """Returns every trial at or below ``paths``, each folder once, in the order of paths and sweeps.
 
-    Trials that a sweep.json lists but that have no folder come as new ones, unless single trials of the sweep
-    are all that was asked for.
+    Trials that a sweep.json lists but that have no folder come as new ones, unless single trials of the sweep are all
+    that was asked for.
+
+    Args:
+        tables: whether a path may also be a table of results (results.csv), which stands for the trials that it lists;
+            for callers that need nothing but their values.
 
     Raises:
-        DataError: a path that does not exist, or no trial anywhere.
+        DataError: a path that does not exist, a table that cannot be read, or no trial anywhere.
     """
     given = [Path(path) for path in paths]
     trials: list[TrialRecord] = []
@@ -164,10 +179,15 @@ def read_trials(paths: Iterable[str | os.PathLike[str]]) -> tuple[TrialRecord, .
     listed_runs: set[Path] = set()
     num_runs = 0
     for path in given:
+        asked = _ASK + _ASK_TABLES * tables
         if not path.exists():
-            raise DataError(f"{path}: no such folder; give run folders (runs/NAME) or trial folders")
+            raise DataError(f"{path}: no such {'file or ' * is_table(path)}folder; {asked}")
+        if tables and is_table(path):
+            trials += _read_kept(path, num_runs)
+            num_runs += 1
+            continue
         if not path.is_dir():
-            raise DataError(f"{path}: is a file; give run folders (runs/NAME) or trial folders")
+            raise DataError(f"{path}: is a file; {asked}")
         for run, folders in _trial_folders(path):
             found, missing = _read_run(run, folders, num_runs)
             trials += [trial for trial in found if trial.folder.resolve() not in seen]
@@ -180,6 +200,25 @@ def read_trials(paths: Iterable[str | os.PathLike[str]]) -> tuple[TrialRecord, .
         listed = ", ".join(str(path) for path in given)
         raise DataError(f"{listed}: no trials here; `focalbench run CONFIG` writes them to runs/NAME")
     return tuple(sorted(trials, key=lambda trial: trial.order))
+
+
+def is_table(path: Path) -> bool:
+    """Tells whether ``path`` is read as a table of results: a file that ends in .csv."""
+    return path.suffix.lower() == ".csv" and not path.is_dir()
+
+
+def _read_kept(path: Path, run_number: int) -> list[TrialRecord]:
+    """The trials of a table, each where it would lie beside it."""
+    return [
+        TrialRecord(
+            path.parent / row.trial,
+            TrialStatus(state=row.state, trial=row.trial, arm=row.arm, seed=row.seed, config_hash=row.config_hash),
+            row.result,
+            order=(run_number, number),
+            settings=row.settings,
+        )
+        for number, row in enumerate(read_table(path))
+    ]
 
 
 class TrialReader:

@@ -7,8 +7,6 @@ renamed: what is done stays done.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +17,10 @@ from focalbench.config.identity import IDENTITY_VERSION
 from focalbench.config.sweep import Trial
 from focalbench.errors import BusyError, DataError, StorageError
 from focalbench.records.plan import Look, SweepPlan, read_looks, read_plan, require_same
+from focalbench.records.results_table import RESULTS, table_row, table_text
 from focalbench.records.trial import TrialFolder
 from focalbench.storage import read_json, remove_unfinished, storage_faults, write_atomically, write_json
-from focalbench.tags import BEST_MEAN_AP, CLASS_AP, MEAN_AP
 
-_RESULTS = "results.csv"
 _LOCK = ".list.lock"
 _LISTED = ("name", "arm", "seed", "hash", "differs")
 _KEPT = ("search", "plan", "looks", "plugin_schema")
@@ -205,30 +202,13 @@ class SweepFolder:
                 self._write({"looks": [entry.model_dump(mode="json") for entry in known.values()]})
 
     def write_results(self) -> None:
-        """Replaces results.csv by one row a listed trial, in the order of the list.
-
-        It holds no times, so that a sweep that was killed and resumed ends with the same bytes as one that never was.
-        """
+        """Replaces results.csv by one row a listed trial, in the order of the list."""
         with storage_faults(self.path), self._locked():
-            rows = [self._result_row(row) for row in self.listed()]
-            columns = list(dict.fromkeys(column for row in rows for column in row))
-            text = io.StringIO()
-            writer = csv.DictWriter(text, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-            write_atomically(self.path / _RESULTS, text.getvalue().encode())
-
-    def _result_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        trial = self.trial(str(row["name"]))
-        line = {"trial": row["name"], "arm": row["arm"], "seed": row["seed"], "config_hash": row["hash"]}
-        line["state"] = str(trial.state())
-        line |= {key: value for key, value in row["differs"].items() if not isinstance(value, dict | list)}
-        result = trial.result()
-        if result is not None:
-            line |= {MEAN_AP: result.mean_ap, BEST_MEAN_AP: result.best_mean_ap}
-            line |= {"step": result.step, "protocol": result.protocol}
-            line |= {f"{CLASS_AP}{name}": value for name, value in result.class_ap.items()}
-        return line
+            rows = []
+            for listed in self.listed():
+                trial = self.trial(str(listed["name"]))
+                rows.append(table_row(listed, trial.state(), trial.result()))
+            write_atomically(self.path / RESULTS, table_text(rows).encode())
 
     def _write(self, entries: Mapping[str, Any]) -> None:
         """Replaces entries of the list; all else stays."""

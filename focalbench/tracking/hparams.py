@@ -30,6 +30,10 @@ TRIAL_COLUMNS = ("trial", "arm")
 """Text columns that every trial has beside its configuration."""
 
 
+_OF_NO_TRIAL = ("base", "sweep")
+"""Sections of a file that no trial's configuration has."""
+
+
 @dataclass(frozen=True)
 class Column:
     """One hyperparameter and its declared domain.
@@ -92,7 +96,7 @@ def columns_of(*schemas: Mapping[str, Any]) -> dict[str, Column]:
     columns = dict.fromkeys(TRIAL_COLUMNS, Column("string"))
     for schema in schemas:
         for key, node in schema.get("properties", {}).items():
-            if key != "sweep":  # no trial has one
+            if key not in _OF_NO_TRIAL:
                 for name, column in _columns_below(key, node, schema.get("$defs", {})):
                     columns[name] = _merge(columns.get(name), column)
     return columns

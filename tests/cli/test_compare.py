@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -291,3 +292,78 @@ def test_arms_that_differ_in_the_same_way_share_a_line(
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "not comparable with ce" in line]
     assert line.startswith("longer-0, longer-1, ")
     assert " and 2 more are not comparable with ce: " in line
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """Two arms of six seeds as a table; the run beside it has the same values, but for one arm's."""
+    lines = ["trial,arm,seed,config_hash,state,val/mAP"]
+    for seed, value in enumerate(CE):
+        for arm, shift in (("ce", 0.0), ("focal", 0.1)):
+            lines.append(f"{arm}-s{seed},{arm},{seed},,done,{value + shift}")
+            moved = shift - 0.05 if arm == "focal" else shift
+            write_trial(tmp_path / "runs" / "again", arm, seed, value + moved + 0.001 * (seed % 2), {"name": arm})
+    path = tmp_path / "kept.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_a_kept_table_is_compared_like_the_run_it_came_from(
+    kept: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert compare(monkeypatch, kept) == 0
+    out, err = capsys.readouterr()
+    assert "+10.00" in out
+    assert "Beside" not in out
+    assert "localhost" not in out  # there is nothing for TensorBoard to show
+    assert "detections" not in err  # nor to resample
+
+
+def test_a_run_beside_a_kept_table_says_whether_they_agree(
+    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    run = tmp_path / "runs" / "again"
+    assert compare(monkeypatch, run, kept) == 0
+    out = capsys.readouterr().out
+    assert "Beside" in out
+    (focal,) = re.findall(r"^focal .*disagrees$", out, re.MULTILINE)
+    assert "-5.00" in focal
+    assert re.search(r"^ce \(own mean\) .*agrees$", out, re.MULTILINE)
+    assert "The two disagree on focal." in out
+    assert compare(monkeypatch, run, kept, "--json") == 0
+    document = json.loads(capsys.readouterr().out)["agreement"]
+    assert document["word"] == "disagrees"
+    assert [entry["arm"] for entry in document["arms"]] == ["ce", "focal"]
+
+
+def test_two_tables_are_held_against_each_other_and_more_are_refused(
+    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    again = tmp_path / "again.csv"
+    again.write_bytes(kept.read_bytes())
+    assert compare(monkeypatch, kept, again) == 0
+    assert "all values of the 2 arms that both have (12) are the same" in capsys.readouterr().out
+    assert compare(monkeypatch, kept, again, tmp_path / "third.csv") == 2
+    assert "too many tables" in capsys.readouterr().err
+
+
+def test_what_cannot_be_held_against_a_table_is_compared_all_the_same(
+    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    run = tmp_path / "runs" / "again"
+    assert compare(monkeypatch, run, kept, "--baseline", "focal", "--metric", "AP/cat") == 2
+    out, err = capsys.readouterr()
+    assert "differences from focal" in out
+    assert "kept.csv: nothing can be held against it: --metric AP/cat: no such metric" in err
+    kept.write_text(kept.read_text().replace(",ce,", ",other,"))
+    assert compare(monkeypatch, run, kept) == 2
+    assert "kept.csv: nothing can be held against it: no arm 'ce' to start from" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_table_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "notes.csv"
+    path.write_text("a,b\n1,2\n")
+    assert compare(monkeypatch, path) == 2
+    assert "notes.csv: no column trial, arm, seed, state, val/mAP" in capsys.readouterr().err

@@ -72,16 +72,6 @@ def test_the_commands_lead_from_ten_lines_to_a_verdict(focalbench: Any) -> None:
     assert Path("poly.html").stat().st_size > 10_000
 
 
-def test_the_table_on_the_page_is_that_of_the_kept_data() -> None:
-    with (_ROOT / "docs" / "data" / "own_loss.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    table = re.findall(r"^\| (ce|focal|poly\S+) \| (\d) \| (\S+) \|", _PAGE, re.M)
-    assert {line[0] for line in table} == {row["arm"] for row in rows}
-    for line in table:
-        values = [100 * float(row["val/mAP"]) for row in rows if row["arm"] == line[0]]
-        assert (line[1], line[2]) == (str(len(values)), f"{sum(values) / len(values):.2f}")
-
-
 @pytest.fixture
 def examples(focalbench: Any) -> Any:
     """The command, in a folder that holds the examples."""

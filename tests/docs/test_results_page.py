@@ -1,33 +1,65 @@
-"""docs/results.md follows from the data that are kept: the rule of today on the values of docs/data."""
+"""The tables of the docs follow from the data that are kept: the rule of today on the values of docs/data."""
 
-import csv
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from results_table import markdown
+import results_page
+from results_page import DOCS, Block, blocks, body, up_to_date
 
-from focalbench.analysis.comparison import compare_trials
-from focalbench.records.reader import read_trials
-
-_ROOT = Path(__file__).parents[2]
-_KEPT = ("voc2007_pretrained",)
+_PAGES = [page for page in sorted(DOCS.glob("*.md")) if blocks(page)]
 
 
-@pytest.mark.parametrize("name", _KEPT)
-def test_the_table_on_the_page_is_that_of_the_kept_data(name: str, write_trial: Callable[..., Path]) -> None:
-    with (_ROOT / "docs" / "data" / f"{name}.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:
-        loss = {key.removeprefix("loss."): value for key, value in row.items() if key.startswith("loss.") and value}
-        written = write_trial(
-            f"runs/{name}/{row['trial']}",
-            arm=row["arm"],
-            seed=int(row["seed"]),
-            value=float(row["val/mAP"]),
-            loss=loss,
-            result={"config_hash": row["config_hash"], "protocol": row["protocol"]},
-        )
-    found = compare_trials(read_trials([written.parent]), with_test_set_noise=False)
-    page = (_ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    assert set(markdown(found)) <= set(page.splitlines())  # the page has the arms in the order of the sweep
+def test_pages_ask_for_tables() -> None:
+    assert "results.md" in {page.name for page in _PAGES}
+
+
+@pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
+def test_every_table_is_that_of_the_kept_data(page: Path) -> None:
+    assert up_to_date(page) == page.read_text(encoding="utf-8"), "run python scripts/results_page.py"
+
+
+@pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
+def test_its_figures_are_there(page: Path) -> None:
+    assert all(block.picture(figure).is_file() for block in blocks(page) for figure in block.figures)
+
+
+def test_all_kept_data_are_asked_for() -> None:
+    asked = {DOCS / block.data for page in _PAGES for block in blocks(page)}
+    assert asked == set((DOCS / "data").rglob("*.csv"))
+
+
+def test_a_block_is_a_table_and_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ["trial,arm,seed,config_hash,state,val/mAP"]
+    for arm, shift in (("ce", 0.0), ("focal", 0.1)):
+        lines += [f"{arm}-s{seed},{arm},{seed},,done,{0.5 + 0.01 * seed**2 % 3 / 10 + shift}" for seed in range(6)]
+    (tmp_path / "kept.csv").write_text("\n".join(lines) + "\n")
+    page = tmp_path / "page.md"
+    page.write_text("before\n\n<!-- from kept.csv, baseline ce; figures verdicts -->\nold\n<!-- end -->\n\nafter\n")
+    monkeypatch.setattr(results_page, "DOCS", tmp_path)
+    monkeypatch.setattr(results_page, "IMAGES", tmp_path)
+    (block,) = blocks(page)
+    assert block == Block("kept.csv", "ce", ("verdicts",), "old\n")
+    assert "![Differences from ce" in body(block, block.comparison())
+    written = up_to_date(page, draws=True)
+    assert (tmp_path / "kept_verdicts.svg").is_file()
+    assert written.startswith("before\n\n<!-- from kept.csv")
+    assert written.endswith("<!-- end -->\n\nafter\n")
+    assert "| focal | 6 |" in written
+    assert "old" not in written
+    page.write_text(written)
+    assert up_to_date(page) == written
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<!-- from data/a.csv baseline ce -->\n<!-- end -->\n",  # no comma
+        "<!-- from data/a.csv -->\n",
+        "<!-- from data/a.csv -->\nwords\n<!-- from data/b.csv -->\n<!-- end -->\n",
+    ],
+)
+def test_a_comment_that_would_be_passed_over_or_swallow_text_is_refused(text: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    with pytest.raises(ValueError, match=r"page.md: .*: no comment as"):
+        up_to_date(page)

@@ -107,4 +107,4 @@ def test_the_real_configuration_loses_no_key():
     fitted = fit(values, columns)
     assert {name.removesuffix(".text") for name in fitted} == set(values)
     assert {"seed", "loss.name", "loss.gamma", "loss.alpha", "model.prior_prob", "optim.lr"} <= set(columns)
-    assert not any(name.startswith("sweep") for name in columns)
+    assert not any(name.startswith(("sweep", "base")) for name in columns)
