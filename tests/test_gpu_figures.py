@@ -282,6 +282,7 @@ def test_a_sweep_that_time_cuts_off_brings_what_is_done(
         "(out / 'result.json').write_text(json.dumps({'val/mAP': 0.5, 'device': 'cpu'}))\n"
         "time.sleep(60)\n"
     )
+    (tmp_path / "slow" / "focalbench" / "__init__.py").touch()  # goes before one that is installed
     (tmp_path / "slow" / "focalbench" / "__main__.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "slow"))
     monkeypatch.setattr(trainings, "ROOT", tmp_path / "slow")

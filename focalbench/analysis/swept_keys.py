@@ -13,6 +13,8 @@ from focalbench.analysis.arms import incomparable_keys
 from focalbench.analysis.judged_arms import ArmResult
 from focalbench.records.document import as_number
 
+_ANY_LOSS = "all arms"
+"""Stands for the loss that all arms share where a table of results, which holds what differs, is all there is."""
 _MAX_SHOWN = 60
 
 
@@ -86,7 +88,7 @@ def swept_grids(results: Sequence[ArmResult]) -> list[SweptGrid]:
     by_loss: dict[str, list[ArmResult]] = defaultdict(list)
     for result in results:
         if result.values:
-            by_loss[str(result.arm.settings.get("loss.name"))].append(result)
+            by_loss[str(result.arm.settings.get("loss.name", _ANY_LOSS))].append(result)
     return [grid for loss, members in by_loss.items() for grid in _grids_of_loss(loss, members)]
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from focalbench.analysis.comparison import compare_trials
 from focalbench.analysis.look_record import compare_and_record
+from focalbench.analysis.swept_keys import swept_grids
 from focalbench.errors import DataError
 from focalbench.records.reader import read_trials
 from focalbench.records.results_table import read_table, table_row, table_text
@@ -70,6 +71,13 @@ def test_arms_that_the_table_cannot_tell_apart_stay_apart(tmp_path: Path) -> Non
     lines = [f"{arm}-s{seed},{arm},{seed},,done,,0.{5 + seed},0.5" for arm in ("line", "steps") for seed in (0, 1)]
     found = compare_trials(read_trials([write_table(tmp_path, *lines)], tables=True))
     assert [result.arm.label for result in found.arms] == ["line", "steps"]
+
+
+def test_a_key_that_a_table_lists_is_drawn_as_a_line_of_all_its_arms(tmp_path: Path) -> None:
+    lines = [f"g{gamma}-s{seed},g{gamma},{seed},,done,{gamma},0.{5 + seed},0.5" for gamma in (1, 2) for seed in (0, 1)]
+    found = compare_trials(read_trials([write_table(tmp_path, *lines)], tables=True))
+    (grid,) = swept_grids(found.arms)
+    assert (grid.title, grid.keys, grid.form) == ("all arms", ("loss.gamma",), "line")
 
 
 @pytest.mark.parametrize(
