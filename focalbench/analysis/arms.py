@@ -171,7 +171,7 @@ def _facts(trial: TrialRecord, settings: Mapping[str, Any]) -> dict[str, Any]:
 def _identity(trial: TrialRecord) -> str:
     settings = _settings(trial)
     # Without its whole configuration the arm's name is all there is.
-    named = [trial.arm] if not settings or trial.settings is not None else []
+    named = [trial.arm] if not settings or trial.from_table else []
     return json.dumps([named, settings, _facts(trial, settings)], sort_keys=True, default=str)
 
 

@@ -180,8 +180,7 @@ def compare_trials(
         )
         warnings += _unpaired_seeds(judged, visible) + _same_everywhere(judged, visible)
         warnings += _only_part(judged, visible, family)
-        with_detections = not any(trial.settings is not None for trial in named)  # tables hold none
-        with_noise = with_test_set_noise and with_detections
+        with_noise = with_test_set_noise and not any(trial.from_table for trial in named)  # tables hold no detections
         noise = _test_set_noise(judged, visible, metric, warnings) if with_noise else {}
         entries = [judged.comparison(r.arm.label, noise.get(r.arm.label)) for r in visible if r is not base]
         entries += _never_finished(judged, arms, named)

@@ -78,7 +78,7 @@ def read_family(trials: Sequence[TrialRecord], warnings: list[str]) -> Family:
             others += [trial for trial in read_trials([folder]) if (folder, trial.arm) not in named]
         if plan is not None:
             plans.append((plan, looks))
-    if not folders and any(trial.settings is not None for trial in trials):
+    if not folders and any(trial.from_table for trial in trials):
         warnings.append(
             f"no {SweepFolder.LIST} beside the table, which would say what was declared: judged with the default "
             "margin, as if all seeds had been declared at once"

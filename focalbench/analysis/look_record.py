@@ -35,7 +35,7 @@ def record_look(comparison: Comparison, trials: Sequence[TrialRecord]) -> None:
     """
     words = {entry.arm: entry.verdict for entry in comparison.comparisons if len(entry.seeds) >= MIN_SEEDS}
     folders = {trial.folder.parent for trial in trials}
-    of_table = any(trial.settings is not None for trial in trials)  # which may be anybody's
+    of_table = any(trial.from_table for trial in trials)  # which may be anybody's
     if not words or len(folders) != 1 or comparison.metric != MEAN_AP or of_table:
         return
     sweep = SweepFolder(folders.pop())

@@ -27,8 +27,14 @@ if TYPE_CHECKING:
 
 ResultPaths = Annotated[
     list[Path],
+    typer.Argument(metavar="PATH", help="Run folders (runs/NAME) or trial folders.", show_default=False),
+]
+_PathsOrTable = Annotated[
+    list[Path],
     typer.Argument(
-        metavar="PATH", help="Run folders (runs/NAME), trial folders, or tables of results (CSV).", show_default=False
+        metavar="PATH",
+        help="Run folders (runs/NAME), trial folders, or a table of results (CSV).",
+        show_default=False,
     ),
 ]
 BaselineOption = Annotated[
@@ -56,7 +62,7 @@ _MAX_UNFINISHED, _MAX_NAMED = 30, 8
 
 
 def compare(
-    paths: ResultPaths,
+    paths: _PathsOrTable,
     baseline: BaselineOption = None,
     metric: Annotated[
         str,
@@ -109,7 +115,7 @@ def compare(
     print_comparison(comparison)
     if kept is not None:
         _print_agreement(_agreement(comparison, kept), kept)
-    if any(trial.settings is None for trial in trials):
+    if not any(trial.from_table for trial in trials):
         console.print_text(f"\n{where_to_look(_common_folder([trial.folder.parent for trial in trials]))}")
 
 

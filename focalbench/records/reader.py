@@ -54,6 +54,11 @@ class TrialRecord:
     set_apart: str = ""
     settings: Mapping[str, Any] | None = field(default=None, repr=False)
 
+    @property
+    def from_table(self) -> bool:
+        """Whether a table of results is all that is known of the trial, and none of its files may be asked."""
+        return self.settings is not None
+
     @cached_property
     def state(self) -> TrialState:
         """How the trial stands; one that is done but cannot be made use of is unreadable."""
@@ -76,7 +81,7 @@ class TrialRecord:
             return self.set_apart
         if self.state is TrialState.UNREADABLE:
             return self._flaw
-        if self.settings is None and not self.folder.exists():
+        if not self.from_table and not self.folder.exists():
             return f"listed in {SweepFolder.LIST}, no folder yet"
         step, steps, error = self.status.step, self.status.steps, (self.status.error or "").strip()
         at = f" at step {step}" + (f" of {steps}" if steps else "") if step is not None else ""
@@ -135,7 +140,7 @@ class TrialRecord:
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; empty where there is none, it is damaged, or a table is all there is."""
-        if self.settings is not None:
+        if self.from_table:
             return []
         try:
             return read_metrics(self.folder)
