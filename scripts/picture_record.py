@@ -25,6 +25,7 @@ CODE = {
     "board images": ("figures", "tracking/tensorboard.py"),
     "report": ("report", "analysis/tables.py", "analysis/formats.py"),
     "figures": ("report/paper_figures.py", "report/curves.py", "analysis/formats.py"),
+    "hard negatives": ("report/analysis.py", "figures/detections.py", "figures/palette.py", "figures/lettering.py"),
     "predictions": ("figures/detections.py", "figures/palette.py", "figures/lettering.py"),
     "status": ("cli/status.py", "progress.py"),
 }

@@ -37,7 +37,7 @@ _BLOCK = re.compile(
 )
 _HEAD, _END = re.compile(r"^<!-- from\b.*$", re.MULTILINE), "<!-- end -->"
 _DESCRIPTIONS = {"verdicts": "Differences from {baseline} with their 95 % intervals and verdicts"}
-_DESCRIPTION = "Mean mAP with its 95 % interval {name}"
+_DESCRIPTION = "Mean mAP with its 95 % interval over the swept values"
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,7 @@ def body(block: Block, comparison: Comparison) -> str:
     table = [line for line in markdown(comparison).splitlines() if line.startswith("|")]
     lines = ["", *table]
     for figure in block.figures:
-        words = _DESCRIPTIONS.get(figure, _DESCRIPTION).format(
-            baseline=comparison.baseline, name=figure.replace("_", " ", 1)
-        )
+        words = _DESCRIPTIONS.get(figure, _DESCRIPTION).format(baseline=comparison.baseline)
         lines += ["", f"![{words}](images/{block.picture(figure).name})"]
     return "\n".join([*lines, "", ""])
 

@@ -26,13 +26,16 @@ def complete_device(incomplete: str) -> list[str]:
 
 
 def complete_arm(ctx: Any, incomplete: str) -> list[str]:
-    """Returns the arms, in the folders before the cursor, that begin so."""
+    """Returns the arms, in the folders and tables before the cursor, that begin so."""
+    from focalbench.records.reader import is_table
+    from focalbench.records.results_table import read_table
     from focalbench.records.sweep import SweepFolder
 
     arms: dict[str, None] = {}
-    for folder in _folders(ctx):
+    for path in _typed(ctx):
         with suppress(FocalbenchError, OSError):
-            arms |= dict.fromkeys(SweepFolder(folder).arms())
+            named = [row.arm for row in read_table(path)] if is_table(path) else SweepFolder(path).arms()
+            arms |= dict.fromkeys(named)
     return [arm for arm in arms if arm.startswith(incomplete)]
 
 
@@ -42,7 +45,7 @@ def complete_metric(ctx: Any, incomplete: str) -> list[str]:
     from focalbench.records.trial import TrialFolder
 
     metrics = [MEAN_AP]
-    for folder in _folders(ctx):
+    for folder in _typed(ctx):
         with suppress(OSError):
             path = next(folder.glob(f"*/{TrialFolder.RESULT}"), None)
             result = TrialResult() if path is None else TrialResult.read(path)[0]
@@ -50,6 +53,6 @@ def complete_metric(ctx: Any, incomplete: str) -> list[str]:
     return [name for name in dict.fromkeys(metrics) if name.startswith(incomplete)]
 
 
-def _folders(ctx: Any) -> Iterator[Path]:
-    """The run folders typed so far; behind an option that still lacks its value they are not sorted out yet."""
+def _typed(ctx: Any) -> Iterator[Path]:
+    """The paths typed so far; behind an option that still lacks its value they are not sorted out yet."""
     return map(Path, ctx.params.get("paths") or [argument for argument in ctx.args if not argument.startswith("-")])

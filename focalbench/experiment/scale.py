@@ -1,7 +1,8 @@
 """Losses on one scale: the factor that gives a loss cross entropy's gradient norm on the logits.
 
-Focal loss with alpha .25 and gamma 2 has a several times smaller gradient than cross entropy. Under one learning rate a
-sweep over gamma is then a sweep over the step size in disguise; with this factor it is not.
+Focal loss with alpha .25 and gamma 2 has a several times smaller gradient than cross entropy. A sweep over gamma is
+then also one over the weight of the other losses beside it and, under SGD, over the step size; with this factor it
+starts as neither.
 """
 
 from __future__ import annotations

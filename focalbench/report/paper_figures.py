@@ -120,7 +120,7 @@ def plot_verdicts(comparison: Comparison) -> Plot | None:
     right.spines["right"].set_visible(False)
     of_baseline = f"difference from {comparison.baseline}"
     words = " in points" if formats.unit(metric) else ""
-    axes.set(xlabel=plain(f"{metric}, {of_baseline}{words}"), ylim=(-0.6, len(judged) - 0.4))
+    axes.set(xlabel=f"{plain(metric + words)},\n{plain(of_baseline)}", ylim=(-0.6, len(judged) - 0.4))
     told = "; ".join(
         f"{entry.arm}: {formats.difference(_difference(entry), metric)} ({entry.verdict})" for entry in reversed(judged)
     )

@@ -49,12 +49,14 @@ def test_help_loads_nothing_heavy():
         ("focalbench run x.yaml --device c", "cuda"),
         ("focalbench compare RUN --baseline fo", "focal-matched"),
         ("focalbench compare RUN --metric AP/d", "AP/dog"),
+        ("focalbench compare RUN/kept.csv --baseline gh", "ghm"),
     ],
 )
 def test_the_shell_completes_commands_options_and_their_values(typed, expected, write_trial):
     trial = write_trial("runs/x/ce-s0-1")
     row = {"name": "f", "arm": "focal-matched", "seed": 0, "hash": "1", "differs": {}}
     (trial.parent / "sweep.json").write_text(json.dumps({"trials": [row]}))
+    (trial.parent / "kept.csv").write_text("trial,arm,seed,config_hash,state,val/mAP\nghm-s0,ghm,0,1,done,0.5\n")
     typed = typed.replace("RUN", str(trial.parent))
     code = "import sys; sys.argv = ['focalbench']; from focalbench.cli import main; main()"
     words = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}

@@ -1,10 +1,11 @@
 """The tables of the docs follow from the data that are kept: the rule of today on the values of docs/data."""
 
+import re
 from pathlib import Path
 
 import pytest
 import results_page
-from results_page import DOCS, Block, blocks, body, up_to_date
+from results_page import DOCS, ROOT, Block, blocks, body, up_to_date
 
 _PAGES = [page for page in sorted(DOCS.glob("*.md")) if blocks(page)]
 
@@ -26,6 +27,20 @@ def test_its_figures_are_there(page: Path) -> None:
 def test_all_kept_data_are_asked_for() -> None:
     asked = {DOCS / block.data for page in _PAGES for block in blocks(page)}
     assert asked == set((DOCS / "data").rglob("*.csv"))
+
+
+def _figures(text: str) -> set[str]:
+    """All figures with two places behind the point, without signs."""
+    return set(re.findall(r"(?<![\d.])\d+\.\d\d(?!\d)", text))
+
+
+def test_figures_in_words_are_those_of_the_tables() -> None:
+    in_tables = _figures("".join(block.body for page in _PAGES for block in blocks(page)))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    measured = [line for line in readme if "undecided" in line and "docs/results.md" in line]
+    assert len(measured) == 4
+    answers = (DOCS / "answers.md").read_text(encoding="utf-8")
+    assert _figures(answers + "".join(measured)) - in_tables == set()
 
 
 def test_a_block_is_a_table_and_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,7 @@ def test_the_verdicts_say_what_the_table_says_the_best_on_top(comparison: Compar
     plot = plot_verdicts(comparison)
     assert plot is not None
     assert plot.alt.startswith("val/mAP, difference from ce in points, with 95 % intervals: close: ")
+    assert plot.figure.axes[0].get_xlabel() == "val/mAP in points,\ndifference from ce"
     assert plot.alt.endswith("$\\frac{1$: -5.00 (worse)")
     (axes,) = plot.figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["\\$\\frac{1\\$", "close"]
