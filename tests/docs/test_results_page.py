@@ -1,7 +1,9 @@
 """The tables of the docs follow from the data that are kept: the rule of today on the values of docs/data."""
 
+import json
 import re
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import results_page
@@ -41,6 +43,22 @@ def test_figures_in_words_are_those_of_the_tables() -> None:
     assert len(measured) == 4
     answers = (DOCS / "answers.md").read_text(encoding="utf-8")
     assert _figures(answers + "".join(measured)) - in_tables == set()
+
+
+def test_what_is_said_of_the_negatives_follows_from_the_kept_values() -> None:
+    kept = json.loads((DOCS / "data" / "hard_negatives.json").read_text(encoding="utf-8"))
+    page = (DOCS / "results.md").read_text(encoding="utf-8")
+    for kind, words in (("nothing", "nothing"), ("near", "near an"), ("object", "on an"), ("other class", "on an")):
+        cells = []
+        for arm in ("ce-s", "focal-2-s"):
+            tails = [trial["hard_tail"]["by_kind"] for name, trial in kept.items() if name.startswith(arm)]
+            shares = [100 * tail[kind]["share_of_negative_loss"] for tail in tails]
+            assert len(shares) == 6
+            cells.append(f"{fmean(shares):.1f} ({min(shares):.1f} to {max(shares):.1f})")
+        row = re.escape(f" | {' | '.join(cells)} |")
+        assert re.search(rf"^\| {words}[^|]*{row}$", page, re.MULTILINE), cells
+    kinds = [region["kind"] for region in kept["ce-s0-23eed52e"]["hard_tail"]["regions"]]
+    assert kinds[:18].count("nothing") == 14
 
 
 def test_a_block_is_a_table_and_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
