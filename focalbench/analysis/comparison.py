@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 
 from focalbench.analysis.arms import (
@@ -172,7 +172,7 @@ def compare_trials(
     failed = _failed_seeds(arms, [trial for trial in (*named, *others) if not trial.counts])
     entries: list[ArmComparison] = []
     if len(arms) > 1 or failed.keys() - {arm.label for arm in arms} or baseline is not None:
-        base = _choose_baseline(visible, baseline, family)
+        base = _choose_baseline(visible, baseline, family, {trial.arm for trial in unfinished})
         margin = _margin(family, base, metric, warnings)
         plan = _plan(family, base, metric, num_looks, warnings)
         judged = judge_arms(
@@ -219,9 +219,11 @@ def metric_direction(metric: str) -> Direction:
     return "lower" if metric in _LOWER_IS_BETTER else "none"
 
 
-def _choose_baseline(results: Sequence[ArmResult], wanted: str | None, family: Family) -> ArmResult:
+def _choose_baseline(
+    results: Sequence[ArmResult], wanted: str | None, family: Family, unfinished: Set[str]
+) -> ArmResult:
     """The asked-for arm, or the one that the sweep declares, or plain cross entropy, or the first; always one that has
-    values.
+    values. ``unfinished``: arms with trials that have not finished.
     """
     usable = {result.arm.label: result for result in results if result.values}
     if wanted is None:
@@ -234,8 +236,10 @@ def _choose_baseline(results: Sequence[ArmResult], wanted: str | None, family: F
         namesakes = [label for label in labels if label.startswith(f"{wanted} (")]
         if namesakes:
             raise ConfigError(f"--baseline {wanted}: several arms have this name: {'; '.join(namesakes)}")
-        raise ConfigError(f"--baseline {wanted}: no such arm{_suggestion(wanted, labels)}; arms: {', '.join(labels)}")
-    if not matching[0].values:
+        if wanted not in unfinished:
+            known = f"no such arm{_suggestion(wanted, labels)}; arms: {', '.join(labels)}"
+            raise ConfigError(f"--baseline {wanted}: {known}")
+    if not matching or not matching[0].values:
         raise ConfigError(f"--baseline {wanted}: this arm has no finished trial with the metric")
     return matching[0]
 

@@ -101,30 +101,37 @@ def _with_legend(plot: Plot, arms: Sequence[Arm], styles: Mapping[str, LineStyle
 def plot_verdicts(comparison: Comparison) -> Plot | None:
     """Draws each arm's difference from the baseline with its 95 % interval, the largest on top, and says its verdict.
 
-    The margin of what does not matter in practice is shaded. None where no arm has a difference.
+    An arm that failed in every seed has its verdict alone, at the bottom. The margin of what does not matter in
+    practice is shaded. None where no arm has a difference.
     """
     judged = [entry for entry in comparison.comparisons if _has_difference(entry)]
     if not judged:
         return None
     judged.sort(key=lambda entry: _difference(entry))
+    failed = [entry for entry in reversed(comparison.without_result) if entry.verdict == "unstable"]
+    rows = [*failed, *judged]  # from the bottom up
     metric = comparison.metric
-    figure, (axes,) = new_figure(width=6.6, height=_FRAME + _ROW * len(judged))
+    figure, (axes,) = new_figure(width=6.6, height=_FRAME + _ROW * len(rows))
     _draw_ground(axes, comparison)
-    for row, entry in enumerate(judged):
+    for row, entry in enumerate(judged, start=len(failed)):
         _draw_interval(axes, row, entry, metric)
-    axes.set_yticks(range(len(judged)), [plain(entry.arm) for entry in judged])
+    axes.set_yticks(range(len(rows)), [plain(entry.arm) for entry in rows])
     right = axes.secondary_yaxis("right")
-    verdicts = [formats.verdict_words(entry, metric, comparison.margin) for entry in judged]
-    right.set_yticks(range(len(judged)), verdicts)  # our own words: nothing to escape, and whole
+    verdicts = [formats.verdict_words(entry, metric, comparison.margin) for entry in rows]
+    right.set_yticks(range(len(rows)), verdicts)  # our own words: nothing to escape, and whole
     right.tick_params(length=0)
     right.spines["right"].set_visible(False)
     of_baseline = f"difference from {comparison.baseline}"
     words = " in points" if formats.unit(metric) else ""
-    axes.set(xlabel=f"{plain(metric + words)},\n{plain(of_baseline)}", ylim=(-0.6, len(judged) - 0.4))
-    told = "; ".join(
-        f"{entry.arm}: {formats.difference(_difference(entry), metric)} ({entry.verdict})" for entry in reversed(judged)
-    )
+    axes.set(xlabel=f"{plain(metric + words)},\n{plain(of_baseline)}", ylim=(-0.6, len(rows) - 0.4))
+    told = "; ".join(_told(entry, metric) for entry in reversed(rows))
     return Plot(figure, f"{metric}, {of_baseline}{words}, with 95 % intervals: {told}")
+
+
+def _told(entry: ArmComparison, metric: str) -> str:
+    if not _has_difference(entry):
+        return f"{entry.arm}: {entry.verdict}"
+    return f"{entry.arm}: {formats.difference(_difference(entry), metric)} ({entry.verdict})"
 
 
 def _has_difference(entry: ArmComparison) -> bool:

@@ -494,6 +494,8 @@ def test_an_arm_that_never_finished_has_a_row(write_arms: Write, write_trial: Wr
     (broken,) = comparison.without_result
     assert verdict_words(broken, "val/mAP", 0.01) == "unstable: failed 3 of 3 seeds, 95 % 29 to 100 %"
     assert comparison.num_arms == 1  # it has no p to correct for
+    with pytest.raises(ConfigError, match="--baseline broken: this arm has no finished trial with the metric"):
+        compared(run, baseline="broken")
 
 
 def test_a_difference_that_is_the_same_in_every_seed_is_named(write_arms: Write) -> None:

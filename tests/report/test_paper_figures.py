@@ -50,6 +50,24 @@ def test_the_verdicts_say_what_the_table_says_the_best_on_top(comparison: Compar
     assert {label.get_text() for label in right.get_yticklabels()} == {*words}  # none is cut
 
 
+def test_an_arm_that_always_failed_stands_below_with_its_verdict_alone(
+    write_arms: Callable[..., Path], write_trial: Callable[..., Path]
+) -> None:
+    runs = write_arms({"ce": CE, "close": [*CE[1:], CE[0]]})
+    for seed in range(len(CE)):
+        lost = write_trial(f"runs/test/failed-s{seed}", arm="failed", seed=seed, status={"state": "failed"})
+        (lost / "result.json").unlink()
+    plot = plot_verdicts(compare_trials(read_trials([runs])))
+    assert plot is not None
+    (axes,) = plot.figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["failed", "close"]
+    (right,) = axes.child_axes
+    assert right.get_yticklabels()[0].get_text().startswith("unstable: failed 6 of 6 seeds")
+    level = [line for line in axes.lines if len(set(line.get_ydata())) == 1]
+    assert {line.get_ydata()[0] for line in level} == {1}  # nothing is drawn in its row, 0
+    assert plot.alt.endswith("failed: unstable")
+
+
 def test_without_a_difference_there_is_no_figure_of_verdicts(write_arms: Callable[..., Path], tmp_path: Path) -> None:
     alone = compare_trials(read_trials([write_arms({"ce": CE})]))
     assert plot_verdicts(alone) is None
