@@ -172,7 +172,7 @@ def compare_trials(
     failed = _failed_seeds(arms, [trial for trial in (*named, *others) if not trial.counts])
     entries: list[ArmComparison] = []
     if len(arms) > 1 or failed.keys() - {arm.label for arm in arms} or baseline is not None:
-        base = _choose_baseline(visible, baseline, family, {trial.arm for trial in unfinished})
+        base = _choose_baseline(visible, baseline, family, failed.keys() - {arm.label for arm in arms})
         margin = _margin(family, base, metric, warnings)
         plan = _plan(family, base, metric, num_looks, warnings)
         judged = judge_arms(
@@ -220,10 +220,10 @@ def metric_direction(metric: str) -> Direction:
 
 
 def _choose_baseline(
-    results: Sequence[ArmResult], wanted: str | None, family: Family, unfinished: Set[str]
+    results: Sequence[ArmResult], wanted: str | None, family: Family, without_result: Set[str]
 ) -> ArmResult:
     """The asked-for arm, or the one that the sweep declares, or plain cross entropy, or the first; always one that has
-    values. ``unfinished``: arms with trials that have not finished.
+    values. ``without_result``: names of arms of which no trial counts.
     """
     usable = {result.arm.label: result for result in results if result.values}
     if wanted is None:
@@ -231,17 +231,15 @@ def _choose_baseline(
         losses = {label: str(result.arm.settings.get("loss.name")) for label, result in usable.items()}
         return declared or usable[default_baseline(losses)]
     matching = [result for result in results if result.arm.label == wanted]
-    if not matching:
-        labels = [result.arm.label for result in results]
-        namesakes = [label for label in labels if label.startswith(f"{wanted} (")]
-        if namesakes:
-            raise ConfigError(f"--baseline {wanted}: several arms have this name: {'; '.join(namesakes)}")
-        if wanted not in unfinished:
-            known = f"no such arm{_suggestion(wanted, labels)}; arms: {', '.join(labels)}"
-            raise ConfigError(f"--baseline {wanted}: {known}")
-    if not matching or not matching[0].values:
+    if matching and matching[0].values:
+        return matching[0]
+    if matching or wanted in without_result:
         raise ConfigError(f"--baseline {wanted}: this arm has no finished trial with the metric")
-    return matching[0]
+    labels = [result.arm.label for result in results]
+    namesakes = [label for label in labels if label.startswith(f"{wanted} (")]
+    if namesakes:
+        raise ConfigError(f"--baseline {wanted}: several arms have this name: {'; '.join(namesakes)}")
+    raise ConfigError(f"--baseline {wanted}: no such arm{_suggestion(wanted, labels)}; arms: {', '.join(labels)}")
 
 
 def _margin(family: Family, base: ArmResult, metric: str, warnings: list[str]) -> float | None:

@@ -101,8 +101,9 @@ def _with_legend(plot: Plot, arms: Sequence[Arm], styles: Mapping[str, LineStyle
 def plot_verdicts(comparison: Comparison) -> Plot | None:
     """Draws each arm's difference from the baseline with its 95 % interval, the largest on top, and says its verdict.
 
-    An arm that failed in every seed has its verdict alone, at the bottom. The margin of what does not matter in
-    practice is shaded. None where no arm has a difference.
+    An arm that failed in every seed has its verdict alone, at the bottom; one that was stopped early, or has no seed in
+    common with the baseline, is left out. The margin of what does not matter in practice is shaded. None where no arm
+    has a difference.
     """
     judged = [entry for entry in comparison.comparisons if _has_difference(entry)]
     if not judged:
