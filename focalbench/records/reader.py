@@ -84,7 +84,8 @@ class TrialRecord:
         if not self.from_table and not self.folder.exists():
             return f"listed in {SweepFolder.LIST}, no folder yet"
         step, steps, error = self.status.step, self.status.steps, (self.status.error or "").strip()
-        at = f" at step {step}" + (f" of {steps}" if steps else "") if step is not None else ""
+        # At step 0, nothing has been recorded yet, and only the error says where.
+        at = f" at step {step}" + (f" of {steps}" if steps else "") if step else ""
         return ": ".join(part for part in (f"{self.state}{at}", error.splitlines()[0] if error else self.fault) if part)
 
     @property

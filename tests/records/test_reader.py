@@ -84,6 +84,7 @@ def test_the_trials_still_to_come_are_listed_beside_the_first(write_trial: Write
             "failed at step 7: Div",
         ),
         ({"status": {"state": "running", "step": 3, "steps": 50}}, "running at step 3 of 50"),
+        ({"status": {"state": "failed", "step": 0, "steps": 50, "error": "diverged at step 4"}}, "failed: diverged at"),
         ({"status": {"state": "interrupted"}}, "interrupted"),
         ({"remove": "result.json"}, "no result.json"),
         ({"tear": "result.json"}, "result.json cannot be read"),
