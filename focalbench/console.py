@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Styles = Mapping[str, Mapping[str, str]]
 _GAP = 2  # blanks between two columns
 _LEAST_NAME = 12  # columns that are left for the first one before words of the others are broken
+_LEAST_TEXT = 6  # columns for text where they are
 
 
 def print_text(text: str) -> None:
@@ -50,6 +51,11 @@ def _write(stream: TextIO, text: str) -> None:
             return  # nowhere left to say it, and the training should go on
         _sink(stream)
         raise StorageError(f"standard output cannot be written: {problem.strerror}") from None
+
+
+def drop_output() -> None:
+    """Lets whatever is still to be printed on stdout go nowhere."""
+    _sink(sys.stdout)
 
 
 def _sink(stream: TextIO) -> None:
@@ -93,14 +99,14 @@ def error(message: str) -> None:
 
 
 def _log(message: str, label: str = "", colour: str = "") -> None:
-    if label and colour and is_terminal(sys.stderr):
+    if label and colour and is_terminal(sys.stderr) and not os.environ.get("NO_COLOR"):
         label = f"\x1b[{colour}m{label}\x1b[0m"
     _write(sys.stderr, f"{label}{message}\n")
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Says whether ``stream`` is a terminal that takes colours; with $NO_COLOR or TERM=dumb none does."""
-    return bool(stream.isatty()) and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
+    """Says whether ``stream`` is a terminal on which lines can be drawn anew; with TERM=dumb none is."""
+    return bool(stream.isatty()) and os.environ.get("TERM") != "dumb"
 
 
 def print_table(
@@ -169,15 +175,25 @@ def _is_number(text: str) -> bool:
 
 
 def _plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
-    widths = [max(len(line[index]) for line in [columns, *rows]) for index in range(len(columns))]
+    widths = [max(_num_cells(line[index]) for line in [columns, *rows]) for index in range(len(columns))]
     lines = []
     for line in [columns, ["-" * width for width in widths], *rows]:
+        blanks = [" " * (width - _num_cells(cell)) for cell, width in zip(line, widths, strict=True)]
         padded = [
-            cell.rjust(width) if to_right else cell.ljust(width)
-            for cell, width, to_right in zip(line, widths, right, strict=True)
+            blank + cell if to_right else cell + blank
+            for cell, blank, to_right in zip(line, blanks, right, strict=True)
         ]
         lines.append("  ".join(padded).rstrip())
     return "\n".join(lines)
+
+
+def _num_cells(text: str) -> int:
+    """How many columns of a terminal ``text`` takes: signs of some scripts take two, or none."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
 
 
 def _rich_table(
@@ -192,12 +208,14 @@ def _rich_table(
 
     width = terminal_width()
     cell_styles = [[found.get(cell, "") for cell, found in zip(row, styles, strict=True)] for row in rows]
-    narrowest = [max(map(len, " ".join(column).split()), default=0) for column in zip(columns, *rows, strict=True)]
+    narrowest = _longest_words(columns, rows)
     room = width - sum(narrowest[1:]) - _GAP * (len(columns) - 1)
-    fits = room >= _LEAST_NAME
-    if fits:  # whole words, and as much of the first column, which names the row, as the others leave
+    if room >= _LEAST_NAME:  # whole words, and as much of the first column, which names the row, as the others leave
         rows = [[_name_in_lines(first, room), *others] for first, *others in rows]
-    widths = _widths(columns, rows, width) if fits else [None] * len(columns)
+        widths = _widths(columns, rows, width)
+    else:
+        widths = _least_widths(columns, rows, right, width)
+        width = max(width, sum(widths) + _GAP * (len(widths) - 1))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, _GAP - 1, 0, 0), pad_edge=False, show_edge=False)
     for name, to_right, column_width in zip(columns, right, widths, strict=True):
         table.add_column(name, justify="right" if to_right else "left", overflow="fold", width=column_width)
@@ -214,10 +232,13 @@ def terminal_width() -> int:
 
 
 def rendered(content: RenderableType, width: int) -> str:
-    """Returns what rich makes of ``content`` on a terminal of ``width`` columns, with its colours."""
+    """Returns what rich makes of ``content`` on a terminal of ``width`` columns, with its colours unless $NO_COLOR is
+    set.
+    """
     from rich.console import Console
 
-    console = Console(file=io.StringIO(), force_terminal=True, width=width, highlight=False)
+    colours: Any = None if os.environ.get("NO_COLOR") else "auto"
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, highlight=False, color_system=colours)
     with console.capture() as capture:
         console.print(content)
     return capture.get().rstrip("\n")
@@ -226,9 +247,8 @@ def rendered(content: RenderableType, width: int) -> str:
 def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]], total: int) -> list[int]:
     """Of each column: the lines of the first, the longest words of the others; what is left goes to them in turn."""
     table = list(zip(columns, *rows, strict=True))
-    whole = [max(len(line) for cell in column for line in [*cell.split("\n"), ""]) for column in table]
-    words = [max(map(len, " ".join(column).split()), default=0) for column in table]
-    widths = [whole[0], *words[1:]]
+    whole = [max(_num_cells(line) for cell in column for line in [*cell.split("\n"), ""]) for column in table]
+    widths = [whole[0], *_longest_words(columns, rows)[1:]]
     spare = total - sum(widths) - _GAP * (len(columns) - 1)
     for index, wanted in enumerate(whole):
         more = max(0, min(wanted - widths[index], spare))
@@ -237,16 +257,38 @@ def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]], total: int) -
     return widths
 
 
+def _longest_words(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    """Of each column, its heading included."""
+    return [max(map(_num_cells, " ".join(cells).split()), default=0) for cells in zip(columns, *rows, strict=True)]
+
+
+def _least_widths(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool], total: int
+) -> list[int]:
+    """Of each column where the words do not fit: text is broken, then headings, but never a number: it would be read as
+    two.
+    """
+    widths = _longest_words(columns, rows)
+    numbers = _longest_words([""] * len(columns), rows)
+    least = [numbers[i] if right[i] else min(widths[i], _LEAST_TEXT) for i in range(len(columns))]
+    for of_numbers in (False, True):
+        shrinking = [i for i, to_right in enumerate(right) if to_right == of_numbers]
+        while sum(widths) + _GAP * (len(widths) - 1) > total and any(widths[i] > least[i] for i in shrinking):
+            widths[max(shrinking, key=lambda i: widths[i] - least[i])] -= 1
+    return widths
+
+
 def _name_in_lines(name: str, width: int) -> str:
     """``name`` broken where it is put together, as in focal-/0.5-/matched, not in the middle of a word."""
+    from rich.cells import chop_cells
+
     lines = [""]
     for part in re.findall(r"[^-=_ ]*[-=_ ]*", name):
-        if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width:
+        if lines[-1] and _num_cells(lines[-1]) + _num_cells(part.rstrip()) > width:
             lines.append("")
         lines[-1] += part
     # A part that is wider still is broken anywhere.
-    lines = [line[start : start + width] for line in lines for start in range(0, max(len(line), 1), width)]
-    return "\n".join(lines)
+    return "\n".join(piece for line in lines for piece in chop_cells(line, width) or [""])
 
 
 def duration(seconds: float) -> str:

@@ -7,7 +7,7 @@ W pixels. Boxes are ``xyxy`` float32 in pixels of the network's canvas, 0-based 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -54,6 +54,13 @@ class HeadOutputs:
     canvas: tuple[int, int]
     level_sizes: tuple[int, ...]
     objectness: Tensor | None = None
+
+    def of_first(self, count: int) -> HeadOutputs:
+        """Returns what is said about the first ``count`` images."""
+        objectness = None if self.objectness is None else self.objectness[:count]
+        return replace(
+            self, cls_logits=self.cls_logits[:count], box_deltas=self.box_deltas[:count], objectness=objectness
+        )
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,8 @@ PARTS = (
     Part("sweep", 110, 150, "sweep_data"),
     Part("determinism", 45, 90),
     Part("side_by_side", 45, 90),
-    Part("variants", 40, 90),
+    Part("without_search", 15, 60),
+    Part("variants", 25, 90),
 )
 
 
@@ -104,7 +105,18 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--have", nargs="+", type=Path, default=[], help="figures files of earlier calls")
     parser.add_argument("--work", type=Path, help="folder for trainings; else a temporary one")
     parser.add_argument("--list", action="store_true", help="print the parts and measure nothing")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.data and not options.list:
+        _require_splits(parser, options.data, [*options.train, *options.val])
+    return options
+
+
+def _require_splits(parser: argparse.ArgumentParser, root: Path, splits: Sequence[str]) -> None:
+    """Refuses now what a part would find out after minutes on a machine that is lent."""
+    for split in splits:
+        year, _, name = split.partition("/")
+        if not (list_file := root / f"VOC{year}" / "ImageSets" / "Main" / f"{name}.txt").exists():
+            parser.error(f"--data: no {list_file}: name splits that are there with --train and --val")
 
 
 def _is_chosen(part: Part, options: argparse.Namespace) -> bool:

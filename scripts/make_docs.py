@@ -30,6 +30,7 @@ with every default spelled out.
 - `focalbench validate CONFIG` checks the file and every trial of its sweep; all errors are shown at once, as
   `file:line:column: key: reason`.
 - `-s KEY=VALUE` sets a key for one call, as in `-s loss.gamma=0.5 -s sweep.seeds=[0,1]`; the value is read as YAML.
+  A key that every arm of the sweep sets otherwise is refused: change it there, or train one trial: `-s sweep=null`.
 - Setting `SECTION.name` to another variant, by `-s` or in a sweep, keeps the keys beside it that the new variant also
   has; `loss: {{name: ce}}` in a sweep's list replaces the whole section. Setting `optim.steps` drops
   `optim.epochs`, and the other way round.

@@ -27,7 +27,7 @@ CODE = {
     "figures": ("report/paper_figures.py", "report/curves.py", "analysis/formats.py"),
     "hard negatives": ("report/analysis.py", "figures/detections.py", "figures/palette.py", "figures/lettering.py"),
     "predictions": ("figures/detections.py", "figures/palette.py", "figures/lettering.py"),
-    "status": ("cli/status.py", "progress.py"),
+    "status": ("cli/status.py", "progress/rows.py"),
 }
 """What a picture may show -> files and folders of the package that decide how it looks."""
 

@@ -6,6 +6,7 @@ import math
 import re
 
 import pytest
+from rich.cells import cell_len
 
 from focalbench import console
 from focalbench.errors import StorageError
@@ -19,6 +20,11 @@ class Terminal(io.StringIO):
 def test_table_is_plain_and_aligned_without_a_terminal(capsys):
     console.print_table(["arm", "mAP"], [("gamma=2", 0.71), ("ce", "-")], title="Arms", note="n = 3")
     assert capsys.readouterr().out == "Arms\narm       mAP\n-------  ----\ngamma=2  0.71\nce          -\nn = 3\n"
+
+
+def test_signs_of_two_columns_stand_in_line(capsys):
+    console.print_table(["arm", "n"], [("焦点", 6), ("ce", 12)])
+    assert capsys.readouterr().out == "arm    n\n----  --\n焦点   6\nce    12\n"
 
 
 def test_table_without_rows(capsys):
@@ -79,6 +85,32 @@ def test_a_terminal_too_narrow_for_the_words_breaks_them(monkeypatch):
     console.print_table(["arm", "verdict"], [("a" * 20, "b" * 40)])
     assert max(map(len, shown().splitlines())) <= 30
     assert shown().count("b") == 40
+
+
+def test_headings_stay_whole_as_long_as_text_can_be_broken(monkeypatch):
+    shown = on_terminal(monkeypatch, 80)
+    columns = ["sweep", "done", "running", "waiting", "failed", "all", "arms", "best arm so far", "mAP in points", "n"]
+    row = ["voc2007-gamma1", 0, 2, 10, 0, 12, 2, "focal-matched-gamma=2", "44.94", 6]
+    console.print_table([*columns, "written"], [[*row, "3 min ago"]])
+    assert {"running", "waiting", "failed", "written"} <= set(shown().split())
+    assert max(map(len, shown().splitlines())) <= 80
+
+
+def test_signs_of_two_columns_fill_a_terminal(monkeypatch):
+    shown = on_terminal(monkeypatch, 60)
+    console.print_table(["arm", "mAP", "verdict"], [("焦点损失" * 4, "44.94", "better")])
+    assert "焦点损失" * 4 in shown()
+    console.print_table(["arm", "mAP"], [("焦点损失" * 20, "44.94")])
+    assert max(cell_len(line) for line in shown().splitlines()) <= 60
+    console.print_table(["a" * 40, "b" * 40], [])
+
+
+@pytest.mark.parametrize("width", [30, 60])
+def test_a_number_is_never_broken(monkeypatch, width):
+    shown = on_terminal(monkeypatch, width)
+    row = ["a" * 20, 6, "44.94", "1.66", "+0.87", "-1.03 to +2.77", ".4092"]
+    console.print_table(["arm", "n", "mean", "sd", "difference", "95 % CI", "p (Holm)"], [row])
+    assert {"6", "44.94", "1.66", "+0.87", "-1.03", "+2.77", ".4092"} <= set(shown().split())
 
 
 def test_json_has_no_nan(capsys):

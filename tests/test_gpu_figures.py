@@ -19,6 +19,7 @@ from gpu_parts import __main__ as parts_main
 from gpu_parts import kernels, steps, trainings
 from gpu_parts.run import Run, watched
 
+from focalbench.benchmarks.step import as_in_a_training
 from focalbench.training.loop import Meter
 
 SCRIPT = Path(gpu_figures.__file__)
@@ -54,7 +55,11 @@ def _says(*cases: str) -> str:
 
 def test_the_expected_seconds_of_both_calls_fit() -> None:
     first, second = (
-        [part for part in PARTS if (part.name in ("sweep", "determinism", "side_by_side", "variants")) == late]
+        [
+            part
+            for part in PARTS
+            if (part.name in ("sweep", "determinism", "side_by_side", "without_search", "variants")) == late
+        ]
         for late in (False, True)
     )
     assert sum(part.expected_s for part in first) <= 7 * 60
@@ -142,10 +147,23 @@ def test_parts_without_their_data_and_parts_left_out_do_not_begin(capsys: pytest
     gpu_figures.main(["--list", "--sweep-data", "x", "--skip", "waits", "tests"])
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert names == [
-        *("machine", "step", "kernels", "graph", "cases", "sweep", "determinism", "side_by_side", "variants", "all")
+        *("machine", "step", "kernels", "graph", "cases", "sweep", "determinism", "side_by_side"),
+        *("without_search", "variants", "all"),
     ]
     gpu_figures.main(["--list", "--data", "x", "--only", "training"])
     assert capsys.readouterr().out.split()[0] == "training"
+
+
+def test_splits_that_are_not_there_are_told_before_any_part(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (lists := tmp_path / "VOC2007" / "ImageSets" / "Main").mkdir(parents=True)
+    for name in ("train", "test"):
+        (lists / f"{name}.txt").touch()
+    data = ["--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit):
+        gpu_figures.main(data)
+    assert "trainval.txt: name splits that are there with --train and --val" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert gpu_figures.main([*data, "--train", "2007/train", "--only", "training", "--seconds", "1"]) == 0
 
 
 def test_it_runs_from_a_checkout_that_is_not_installed(tmp_path: Path) -> None:
@@ -245,6 +263,48 @@ def test_a_whole_training_brings_its_speed_and_map_and_is_evaluated(measure: Cal
     assert evaluated["first"]["mean_ap"] == evaluated["again"]["mean_ap"] == pytest.approx(found["val/mAP"], abs=1e-5)
 
 
+def test_a_process_searches_algorithms_or_does_not(
+    measure: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """cuDNN's answers are kept for the process, whether they were searched or not."""
+    seen: list[bool] = []
+    monkeypatch.setattr(steps, "pace", lambda *_, **__: seen.append(torch.backends.cudnn.benchmark) or {})
+    with as_in_a_training():
+        assert len(measure(steps.variants)) == len(seen)
+        assert set(seen) == {True}
+        seen.clear()
+        assert len(measure(steps.without_search)) == len(seen) == 2
+        assert set(seen) == {False}
+
+
+def test_the_pace_of_a_training_is_also_told_without_its_start(tmp_path: Path) -> None:
+    lines = [{"step": step, "perf/time_s": seconds} for step, seconds in ((50, 10.0), (100, 20.0), (200, 30.0))]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    result = {"steps": 200, "train_s": 30.0, "images_per_s": 200 * 16 / 30}
+    assert trainings._settled_pace(tmp_path, result) == pytest.approx(160)
+    (tmp_path / "metrics.jsonl").write_text("")
+    assert trainings._settled_pace(tmp_path, result) is None
+
+
+def test_trainings_that_fail_are_no_figures_of_determinism(
+    measure: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _stand_in(tmp_path, monkeypatch, "import sys\nsys.exit('no such device')\n")
+    found = measure(trainings.determinism)
+    assert list(found) == ["twice", "stopped and gone on with", "graph against eager"]
+    assert "first: exit code 1: no such device" in found["twice"]["failed"]
+    assert "stopped after step 0 of 12" in found["stopped and gone on with"]["failed"]
+
+
+def _stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """Makes ``code`` what ``python -m focalbench`` runs."""
+    (package := folder / "stand-in" / "focalbench").mkdir(parents=True)
+    (package / "__init__.py").touch()  # goes before one that is installed
+    (package / "__main__.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
+    monkeypatch.setattr(trainings, "ROOT", package.parent)
+
+
 def test_processes_side_by_side_are_asked_together(
     measure: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,7 +333,6 @@ def test_one_of_them_trains_when_it_is_asked(
 def test_a_sweep_that_time_cuts_off_brings_what_is_done(
     measure: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / "slow" / "focalbench").mkdir(parents=True)
     code = (
         "import json, pathlib, signal, sys, time\n"
         "out = pathlib.Path(sys.argv[sys.argv.index('--out') + 1], 'one')\n"
@@ -282,10 +341,7 @@ def test_a_sweep_that_time_cuts_off_brings_what_is_done(
         "(out / 'result.json').write_text(json.dumps({'val/mAP': 0.5, 'device': 'cpu'}))\n"
         "time.sleep(60)\n"
     )
-    (tmp_path / "slow" / "focalbench" / "__init__.py").touch()  # goes before one that is installed
-    (tmp_path / "slow" / "focalbench" / "__main__.py").write_text(code)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "slow"))
-    monkeypatch.setattr(trainings, "ROOT", tmp_path / "slow")
+    _stand_in(tmp_path, monkeypatch, code)
     monkeypatch.setattr(trainings, "_STOPS_S", 598.5)
 
     def sweep(run: Run) -> None:

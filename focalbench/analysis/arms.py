@@ -100,6 +100,45 @@ def group_arms(trials: Iterable[TrialRecord]) -> tuple[list[Arm], list[str]]:
     return _with_unique_labels(arms), warnings
 
 
+def trials_by_arm(trials: Iterable[TrialRecord]) -> dict[str, list[TrialRecord]]:
+    """Returns all trials, finished or not, by their arm: its name, or where one name has stood for several
+    configurations or data, a label for each of these.
+
+    What has no configuration yet, because it waits, counts to the last arm of its name.
+    """
+    names: dict[str, list[_Part]] = defaultdict(list)
+    for trial in sorted(trials, key=lambda trial: (not trial.config, not trial.counts)):  # what says most comes first
+        settings = {} if trial.from_table else _settings(trial)
+        facts = _facts(trial, settings) if trial.counts and settings else None
+        parts = names[trial.arm]
+        part = next((part for part in reversed(parts) if part.may_hold(settings, facts)), None)
+        if part is None:
+            part = _Part(settings, facts, [])
+            parts.append(part)
+        part.trials.append(trial)
+    labelled: dict[str, list[TrialRecord]] = {}
+    for name, parts in names.items():
+        arms = [Arm(name, part.settings, part.facts or {}, {}) for part in parts]
+        labelled |= {
+            _distinct_label(arm, arms): sorted(part.trials, key=lambda trial: trial.order)
+            for arm, part in zip(arms, parts, strict=True)
+        }
+    return labelled
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The trials of one name that have the same settings, and the same facts as far as they say them."""
+
+    settings: dict[str, Any]
+    facts: dict[str, Any] | None
+    trials: list[TrialRecord]
+
+    def may_hold(self, settings: Mapping[str, Any], facts: Mapping[str, Any] | None) -> bool:
+        """Whether a trial of which this is known is one of them."""
+        return not settings or (settings == self.settings and (facts is None or facts == self.facts))
+
+
 def default_baseline(losses: Mapping[str, str]) -> str:
     """Returns the arm that others are compared with where nobody says otherwise: the one named ``ce``, else the first
     with plain cross entropy, else the first.

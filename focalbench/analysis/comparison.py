@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 
@@ -26,8 +27,10 @@ from focalbench.analysis.judged_arms import (
     seed_list,
 )
 from focalbench.errors import ConfigError, DataError
+from focalbench.records.plan import Look
 from focalbench.records.reader import TrialRecord
 from focalbench.records.result import metric_name
+from focalbench.records.results_table import RESULTS
 from focalbench.records.state import TrialState
 from focalbench.statistics.paired_tests import MIN_POOLED
 from focalbench.statistics.power import WANTED_POWER, SeedsNeeded, mean_when_found, power, seeds_needed
@@ -189,7 +192,7 @@ def compare_trials(
         found = replace(found, exaggeration=_exaggeration(entries, margin))
     entries += [_stopped_comparison(arm, taken={arm.label for arm in arms}) for arm in stopped]
     added = family.added_seeds({seed for result in visible for seed in result.values})
-    warnings += _added_words(added, family)
+    warnings += _added_words(added, family) + _margin_words(family)
     return replace(found, comparisons=tuple(entries), warnings=tuple(warnings), added_seeds=added)
 
 
@@ -354,12 +357,26 @@ def _added_words(added: Sequence[int], family: Family) -> list[str]:
             f"{seeds}: added by hand to a sweep that declared {len(family.plan.seeds)} seeds at most: they count "
             "in the means, but not in the verdicts, which are those of the declared looks"
         ]
-    first = family.looks[0]
-    told = ", ".join(f"{arm}: {word}" for arm, word in first.words.items())
     return [
-        f"{seeds}: added by hand after the arms had been looked at with {len(first.seeds)} seeds ({told}): adding "
+        f"{seeds}: added by hand after the arms had been looked at with {_told(family.looks[0])}: adding "
         "seeds until a verdict appears finds one too often by chance; sweep.until: decided allows for the looks"
     ]
+
+
+def _margin_words(family: Family) -> list[str]:
+    """About a margin that is not the one of the first look; a sweep that goes on until it is decided keeps its own."""
+    if family.plan is None or not family.looks or family.looks[0].margin in (None, family.plan.margin):
+        return []
+    first = family.looks[0]
+    return [
+        f"sweep.margin: {family.plan.margin:g}, but {first.margin:g} when the arms were looked at with {_told(first)}: "
+        "what matters in practice is to be said before the results are seen"
+    ]
+
+
+def _told(look: Look) -> str:
+    words = ", ".join(f"{arm}: {word}" for arm, word in look.words.items())
+    return f"{len(look.seeds)} seeds ({words})"
 
 
 def _stopped_comparison(arm: StoppedArm, taken: set[str]) -> ArmComparison:
@@ -393,4 +410,8 @@ def _nothing_finished(unfinished: Sequence[TrialRecord]) -> str:
     lines += [f"  {trial.folder}: {trial.reason or trial.state}" for trial in unfinished[:12]]
     if len(unfinished) > 12:
         lines.append(f"  ... and {len(unfinished) - 12} more")
+    folders = {trial.folder.parent for trial in unfinished}
+    tables = [folder / RESULTS for folder in sorted(folders) if (folder / RESULTS).is_file()]
+    if tables and not any(trial.folder.exists() for trial in unfinished):
+        lines.append(f"what was kept of it is read from the table: focalbench compare {shlex.quote(str(tables[0]))}")
     return "\n".join(lines)

@@ -42,4 +42,4 @@ def record_look(comparison: Comparison, trials: Sequence[TrialRecord]) -> None:
     with suppress(DataError, StorageError):
         plan = sweep.plan()
         if plan is not None and plan.until is None:
-            sweep.record_look(Look(seeds=plan.seeds, words=words))
+            sweep.record_look(Look(seeds=plan.seeds, words=words, margin=plan.margin))

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from focalbench.analysis.arms import set_stopped_apart
+from focalbench.analysis.arms import set_stopped_apart, trials_by_arm
 from focalbench.errors import DataError, FocalbenchError
 from focalbench.records.metrics import METRICS_FILE, newest_values
 from focalbench.records.plan import SweepPlan
@@ -247,15 +247,17 @@ def summarise_sweeps(folder: Path) -> list[SweepSummary]:
 
 def _summary(folder: Path, records: Sequence[TrialRecord]) -> SweepSummary:
     kept, _ = set_stopped_apart(records)
-    values: dict[str, list[float]] = defaultdict(list)
-    for record in kept:
-        if record.counts and record.result.mean_ap is not None:
-            values[record.arm].append(record.result.mean_ap)
+    arms = trials_by_arm(kept)
+    finished = {
+        arm: [record.result.mean_ap for record in of_arm if record.counts and record.result.mean_ap is not None]
+        for arm, of_arm in arms.items()
+    }
+    values = {arm: found for arm, found in finished.items() if found}
     best = max(values, key=lambda arm: fmean(values[arm]), default=None)
     return SweepSummary(
         folder,
         counts=_counts((r.state, r.state is TrialState.RUNNING and TrialFolder(r.folder).is_locked()) for r in records),
-        num_arms=len({record.arm for record in records}),
+        num_arms=len(arms),
         best_arm=best,
         best_mean_ap=None if best is None else fmean(values[best]),
         best_n=0 if best is None else len(values[best]),

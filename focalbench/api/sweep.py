@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from focalbench.analysis.arms import trials_by_arm
 from focalbench.analysis.look_record import compare_and_record
 from focalbench.api.comparison import Comparison
 from focalbench.api.frames import data_frame
@@ -51,11 +52,10 @@ class Sweep:
 
     @cached_property
     def arms(self) -> dict[str, tuple[TrialRecord, ...]]:
-        """The trials of each arm, a trial a seed, by the arm's name."""
-        arms: dict[str, tuple[TrialRecord, ...]] = {}
-        for trial in self.trials:
-            arms[trial.arm] = (*arms.get(trial.arm, ()), trial)
-        return arms
+        """The trials of each arm, a trial a seed, by the arm's name; a name that has stood for several configurations
+        is followed by what tells them apart.
+        """
+        return {arm: tuple(trials) for arm, trials in trials_by_arm(self.trials).items()}
 
     def compare(self, baseline: str | None = None, metric: str = MEAN_AP, *, test_noise: bool = True) -> Comparison:
         """Compares each arm with a baseline over the seeds that both have, as ``focalbench compare`` does.

@@ -13,7 +13,7 @@ from focalbench.config.load import Experiment
 from focalbench.config.sweep import Trial
 from focalbench.launchers.search import typical_trials
 from focalbench.launchers.session import Session, SessionOptions, known_trials, run_session
-from focalbench.progress import NoDisplay, SweepDisplay
+from focalbench.progress.sweep import NoDisplay, SweepDisplay
 from focalbench.records.sweep import SweepFolder
 
 

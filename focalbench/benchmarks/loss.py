@@ -24,7 +24,7 @@ from focalbench.losses import sigmoid_focal_loss
 from focalbench.losses.criterion import ClassProblem
 from focalbench.losses.focal import Focal
 from focalbench.losses.focal_op import focal_sum
-from focalbench.training.graph import CudaRecorder, Recorder
+from focalbench.training.graph import CudaRecorder, Recorder, first_reason
 
 GAMMA, ALPHA = 2.0, 0.25
 NUM_CLASSES = 20
@@ -54,8 +54,8 @@ def bench_loss(*, sizes: dict[str, int] | None = None, repeats: int = 9, device:
         ``{"device", "threads", "cases": [{"name", "anchors", "classes", "dtype", "ms": {contestant: float}, "ratios":
         {contestant: its time over ours}, "of_copy": ours over the plain copy, "extra_memory": {contestant: in units of
         the logits}, "max_difference": of the gradients, ours and the MMDetection style, "wanted": {...}}]}``. On a GPU
-        ``ms`` is of replays, and a case has also ``"eager_ms": {contestant: float}, "not_recorded": [contestant]``:
-        those whose ``ms`` had to be the eager ones.
+        ``ms`` is of replays, and a case has also ``"eager_ms": {contestant: float}, "not_recorded": {contestant:
+        reason}``: those whose ``ms`` had to be the eager ones.
     """
     on_gpu = device.startswith("cuda")
     sizes = sizes or (GPU_SIZES if on_gpu else SIZES)
@@ -68,7 +68,7 @@ def bench_loss(*, sizes: dict[str, int] | None = None, repeats: int = 9, device:
                 for seed in range(GPU_INPUTS if on_gpu else 1)
             ],
             repeats,
-            CudaRecorder(torch.device(device)) if on_gpu else None,
+            partial(CudaRecorder, torch.device(device)) if on_gpu else None,
         )
         | {"wanted": _wanted(name, dtype, on_gpu=on_gpu)}
         for name, anchors in sizes.items()
@@ -83,8 +83,10 @@ def bench_loss(*, sizes: dict[str, int] | None = None, repeats: int = 9, device:
     }
 
 
-def _case(name: str, problems: Sequence[Problem], repeats: int, recorder: Recorder | None = None) -> dict[str, Any]:
-    """Figures on the first problem, contestants as they are called; with a recorder ``ms`` is of replays on all."""
+def _case(
+    name: str, problems: Sequence[Problem], repeats: int, make_recorder: Callable[[], Recorder] | None = None
+) -> dict[str, Any]:
+    """Figures on the first problem, contestants as they are called; with recorders ``ms`` is of replays on all."""
     logits = problems[0][0]
     device = logits.device.type
     contestants = _contestants(*problems[0])
@@ -92,13 +94,16 @@ def _case(name: str, problems: Sequence[Problem], repeats: int, recorder: Record
         run()
     medians = _medians({key: partial(_seconds, run, device) for key, run in contestants.items()}, repeats)
     of_a_gpu: dict[str, Any] = {}
-    if recorder is not None:
+    if make_recorder is not None:
         of_a_gpu["eager_ms"] = _milliseconds(medians)
         recordable = [_recordable(*problem) for problem in problems]
-        replays = {key: _record([runs[key] for runs in recordable], recorder) for key in recordable[0]}
-        of_a_gpu["not_recorded"] = [key for key, replay in replays.items() if replay is None]
+        # One each: after a recording that failed, a recorder may refuse the next one.
+        replays = {key: _record([runs[key] for runs in recordable], make_recorder()) for key in recordable[0]}
+        of_a_gpu["not_recorded"] = {key: replay for key, replay in replays.items() if isinstance(replay, str)}
         clocks = {
-            key: partial(_replay_seconds, replay, device) for key, replay in replays.items() if replay is not None
+            key: partial(_replay_seconds, replay, device)
+            for key, replay in replays.items()
+            if not isinstance(replay, str)
         }
         medians |= {key: median / len(problems) for key, median in _medians(clocks, repeats).items()}
         contestants = recordable[0] | contestants
@@ -224,8 +229,8 @@ def _gradient(loss: Callable[[Tensor], Tensor], logits: Tensor) -> Callable[[], 
     return run
 
 
-def _record(runs: Sequence[Callable[[], Tensor]], recorder: Recorder) -> Callable[[], None] | None:
-    """A function that repeats ``runs``, one after the other; None where something in them cannot be recorded."""
+def _record(runs: Sequence[Callable[[], Tensor]], recorder: Recorder) -> Callable[[], None] | str:
+    """A function that repeats ``runs``, one after the other; the reason where something in them cannot be recorded."""
 
     def work() -> dict[str, Tensor]:
         return {str(number): run() for number, run in enumerate(runs)}
@@ -233,8 +238,8 @@ def _record(runs: Sequence[Callable[[], Tensor]], recorder: Recorder) -> Callabl
     recorder.run(work)  # kernels are chosen and compiled
     try:
         return recorder.record(work)[0]
-    except RuntimeError:
-        return None
+    except RuntimeError as fault:
+        return first_reason(fault)
 
 
 def dense_targets(labels: Tensor, logits: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ CASES = {"128": (128, 8), "320": (320, 4)}
 GPU_CASES = {"320": (320, 32)}
 WANTED = {"cpu": {TUNED: 1.05}, "cuda": {TUNED: 1.5, PLAIN: 3.0}}
 WANTED_END_TO_END = {"cpu": 0.90, "cuda": 0.95}
-PRODUCT, PRODUCT_SIDE = "product of matrices", 1024
+PRODUCT, PRODUCT_SIDES = "product of matrices", {"cpu": 1024, "cuda": 8192}
 GRAPHED, GRAPHED_STATIC = "focalbench, CUDA graph", "focalbench, CUDA graph, one static batch"
 WARM_UP, GPU_CALLS = {"cpu": 2, "cuda": 12}, 10
 GROWTH = {"canvas": (64, 128, 256), "batch": (2, 4, 8, 16), "classes": (4, 20, 80)}
@@ -76,7 +76,7 @@ def bench_step(
     cases = cases or (GPU_CASES if where.type == "cuda" else CASES)
     with as_in_a_training():
         return {
-            **_circumstances(where, backbone),
+            **circumstances(where, backbone),
             "cases": [_case(size, batch, where, backbone, repeats) for size, batch in cases.values()],
         }
 
@@ -98,7 +98,7 @@ def as_in_a_training() -> Iterator[None]:
 def _case(size: int, batch: int, device: torch.device, backbone: str, repeats: int) -> dict[str, Any]:
     contestants = {**_contestants(size, batch, device, backbone), PRODUCT: _product(device)}
     operations = count_operations(contestants[STATIC])
-    medians = _medians(contestants, device, repeats)
+    medians = median_seconds(contestants, device, repeats)
     product = medians.pop(PRODUCT)
     return {
         "size": size,
@@ -109,7 +109,7 @@ def _case(size: int, batch: int, device: torch.device, backbone: str, repeats: i
         "end_to_end": medians[STATIC] / medians[OURS],
         "graphed": _graphed(medians),
         "gflop": operations / 1e9,
-        "of_product_rate": operations / medians[STATIC] / (2 * PRODUCT_SIDE**3 / product),
+        "of_product_rate": operations / medians[STATIC] / (2 * PRODUCT_SIDES[device.type] ** 3 / product),
         "wanted_speedup": WANTED[device.type],
         "wanted_end_to_end": WANTED_END_TO_END[device.type],
     }
@@ -198,8 +198,10 @@ def _contestants(size: int, batch: int, device: torch.device, backbone: str) -> 
     return contestants
 
 
-def _medians(contestants: Mapping[Key, Callable[[], object]], device: torch.device, repeats: int) -> dict[Key, float]:
-    """Seconds of each, taking turns."""
+def median_seconds(
+    contestants: Mapping[Key, Callable[[], object]], device: torch.device, repeats: int
+) -> dict[Key, float]:
+    """Returns the median seconds of each contestant; they take turns, ``repeats`` times."""
     seconds: dict[Key, list[float]] = {key: [] for key in contestants}
     for run in contestants.values():  # primitives are compiled, caches filled, graphs recorded
         for _ in range(WARM_UP[device.type]):
@@ -227,17 +229,18 @@ def bench_growth(*, device: str = "auto", backbone: str = "tiny", repeats: int =
             config = bench_config(case["canvas"], case["batch"], backbone)
             steps[value] = training_step(config, where, case["classes"]).static
         with as_in_a_training():
-            medians = _medians(steps, where, repeats)
+            medians = median_seconds(steps, where, repeats)
         first, last = values[0], values[-1]
         times = (last / first) ** (2 if axis == "canvas" else 1)
         growth[axis] = {
             "ms": {value: 1e3 * median for value, median in medians.items()},
             "exponent": math.log(medians[last] / medians[first]) / math.log(times),
         }
-    return {**_circumstances(where, backbone), "base": dict(GROWTH_BASE), "growth": growth}
+    return {**circumstances(where, backbone), "base": dict(GROWTH_BASE), "growth": growth}
 
 
-def _circumstances(device: torch.device, backbone: str) -> dict[str, Any]:
+def circumstances(device: torch.device, backbone: str) -> dict[str, Any]:
+    """Returns what a figure depends on besides the code: device, threads, load, backbone and precision."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
@@ -249,7 +252,8 @@ def _circumstances(device: torch.device, backbone: str) -> dict[str, Any]:
 
 def _product(device: torch.device) -> Callable[[], object]:
     """A product of two square matrices in the step's precision: the rate that no network exceeds."""
-    left, right = torch.randn(2, PRODUCT_SIDE, PRODUCT_SIDE, device=device, dtype=resolve_precision("auto", device))
+    side = PRODUCT_SIDES[device.type]  # on a GPU as large that it takes far longer than its launch
+    left, right = torch.randn(2, side, side, device=device, dtype=resolve_precision("auto", device))
     return lambda: left @ right
 
 

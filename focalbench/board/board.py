@@ -82,20 +82,19 @@ class Board:
 
     def _write(self) -> None:
         trials = self._read()
-        arms = {
-            arm: {seed: self._seed_curves(trial) for seed, trial in seeds.items()}
-            for arm, seeds in group_trials(trials).items()
-        }
+        groups = group_trials(trials)
+        arms = {arm: {seed: self._seed_curves(trial) for seed, trial in seeds.items()} for arm, seeds in groups.items()}
         comparison = _compare(trials)
         tags: set[str] = set()
-        differences = _difference_bands(arms, comparison)
+        differences = _difference_bands(arms, _labels(groups, comparison), comparison)
         for arm, seeds in arms.items():
             bands = mean_curves(list(seeds.values()))
             bands |= {DIFFERENCE: differences[arm]} if arm in differences else {}
             tags |= bands.keys()
-            self._replace(f"{ARMS}/{arm}", _arm_events(bands))
+            self._replace(f"{ARMS}/{_folder_name(arm)}", _arm_events(bands))
+        kept = {_folder_name(arm) for arm in arms}
         for path in (self.folder / ARMS).glob("*"):
-            if path.name not in arms:
+            if path.name not in kept:
                 self._remove(path)
         self._replace(VERDICT, self._verdict_events(trials, comparison, tags))
 
@@ -224,14 +223,31 @@ def _compare(trials: Sequence[TrialRecord]) -> Comparison | None:
         return None
 
 
+def _folder_name(arm: str) -> str:
+    """The name of an arm's folder: its own, except that what tells two of one name apart may hold a path."""
+    return arm.replace("/", "_")
+
+
+def _labels(groups: Mapping[str, Mapping[int, TrialRecord]], comparison: Comparison | None) -> dict[str, str]:
+    """What the comparison, which looks at finished trials alone, calls each arm."""
+    results = comparison.arms if comparison is not None else ()
+    known = {trial.folder: result.arm.label for result in results for trial in result.arm.trials.values()}
+    labels: dict[str, str] = {}
+    for arm, seeds in groups.items():
+        if finished := [trial.folder for trial in seeds.values() if trial.folder in known]:
+            labels[arm] = known[finished[0]]
+    return labels
+
+
 def _difference_bands(
-    arms: Mapping[str, Mapping[int, SeedCurves]], comparison: Comparison | None
+    arms: Mapping[str, Mapping[int, SeedCurves]], labels: Mapping[str, str], comparison: Comparison | None
 ) -> Mapping[str, Band]:
-    baseline = comparison.baseline if comparison is not None else None
-    if comparison is None or baseline is None or baseline not in arms:
+    baseline = next((arm for arm, label in labels.items() if comparison and label == comparison.baseline), None)
+    if comparison is None or baseline is None:
         return {}
     others = {arm: seeds for arm, seeds in arms.items() if arm != baseline}
-    judgements = {entry.arm: entry.judgement for entry in comparison.comparisons if entry.judgement is not None}
+    by_label = {entry.arm: entry.judgement for entry in comparison.comparisons if entry.judgement is not None}
+    judgements = {arm: by_label[label] for arm, label in labels.items() if label in by_label}
     return difference_curves(others, arms[baseline], judgements, MEAN_AP)
 
 

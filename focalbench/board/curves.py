@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from focalbench.analysis.arms import trials_by_arm
 from focalbench.records.document import as_number
 from focalbench.records.reader import TrialRecord
 from focalbench.records.state import TrialState
@@ -46,9 +47,10 @@ def group_trials(trials: Iterable[TrialRecord]) -> dict[str, dict[int, TrialReco
     """
     done: dict[str, dict[int, TrialRecord]] = {}
     live: dict[str, dict[int, TrialRecord]] = {}
-    for trial in trials:
-        if trial.seed is not None and (trial.counts or trial.state in _LIVE):
-            (done if trial.counts else live).setdefault(trial.arm, {}).setdefault(trial.seed, trial)
+    for arm, of_arm in trials_by_arm(trials).items():
+        for trial in of_arm:
+            if trial.seed is not None and (trial.counts or trial.state in _LIVE):
+                (done if trial.counts else live).setdefault(arm, {}).setdefault(trial.seed, trial)
     return {arm: done.get(arm) or live[arm] for arm in dict.fromkeys([*done, *live])}
 
 

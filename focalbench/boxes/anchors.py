@@ -73,10 +73,16 @@ class AnchorPyramid:
                 for cell, size, stride in zip(self._cells, feature_sizes, self.strides, strict=True)
             ]
             anchors = torch.cat(grids)
-            if device.type == "cuda":  # from pinned memory the copy makes nobody wait
-                anchors = anchors.pin_memory().to(device, non_blocking=True)
+            # From pinned memory the copy makes nobody wait; the compiler knows no such memory, and copies once as well.
+            if device.type == "cuda" and not torch.compiler.is_compiling():
+                anchors = anchors.pin_memory()
+            anchors = anchors.to(device, non_blocking=True)
             self._placed[key] = anchors, tuple(len(grid) for grid in grids)
         return self._placed[key]
+
+    def __deepcopy__(self, memo: object) -> AnchorPyramid:
+        """Returns itself: it does not change, and what a copy of a network has placed need not be placed again."""
+        return self
 
     def on_canvas(self, canvas: tuple[int, int]) -> Tensor:
         """Returns (R, 4) anchors on a canvas of (H, W) pixels, on the CPU."""

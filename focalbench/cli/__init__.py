@@ -88,7 +88,12 @@ def main() -> None:
     except OSError as error:
         if error.errno not in _STORAGE_ERRORS:
             _crash(error)
-        _fail(f"{error.filename or 'file'}: {error.strerror}", 2)
+        _fail(f"{error.filename or 'standard output, or a file'}: {error.strerror}", 2)
+    except SystemExit as end:
+        if not isinstance(end.__context__, BrokenPipeError):
+            raise
+        console.drop_output()  # `--help | head`: its reader wants no more, which is no fault
+        sys.exit(0)
     except Exception as error:
         from focalbench.plugins.loading import plugin_fault
 

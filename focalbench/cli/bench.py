@@ -137,7 +137,10 @@ def _print_evaluate(result: dict[str, Any]) -> None:
 @bench_app.command("step")
 def step(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", autocompletion=complete_device)] = "auto",
-    backbone: Annotated[str, typer.Option(help="resnet18 (compared with torchvision) or tiny.")] = "resnet18",
+    backbone: Annotated[
+        str,
+        typer.Option(help="resnet18 (compared with torchvision), tiny or efficientnet_lite0 (what makes it quick)."),
+    ] = "resnet18",
     repeats: Annotated[int, typer.Option(min=1, help="Rounds; every contestant runs once in each.")] = 9,
     scaling: Annotated[
         bool, typer.Option("--scaling", help="Only focalbench: how step time grows with canvas, batch and classes.")
@@ -145,11 +148,17 @@ def step(
     as_json: AsJson = False,
 ) -> None:
     """Time a training step: against torchvision's RetinaNet, and the whole training against a static batch."""
-    if backbone not in ("resnet18", "tiny"):
-        raise ConfigError(f"--backbone should be resnet18 or tiny, got {backbone!r}")
+    if backbone not in ("resnet18", "tiny", "efficientnet_lite0"):
+        raise ConfigError(f"--backbone should be resnet18, tiny or efficientnet_lite0, got {backbone!r}")
     from focalbench.benchmarks.step import bench_growth, bench_step
 
-    if scaling:
+    if backbone == "efficientnet_lite0" and not scaling:
+        from focalbench.benchmarks.pretrained_step import bench_pretrained_step
+
+        if device not in ("auto", "cpu"):
+            raise ConfigError(f"--device: {device}: with --backbone efficientnet_lite0, only a CPU is measured")
+        _show(bench_pretrained_step(repeats=repeats), _print_pretrained_step, as_json)
+    elif scaling:
         _show(bench_growth(device=device, backbone=backbone, repeats=repeats), _print_growth, as_json)
     else:
         _show(bench_step(device=device, backbone=backbone, repeats=repeats), _print_step, as_json)
@@ -173,6 +182,14 @@ def _print_growth(result: dict[str, Any]) -> None:
     for axis, grown in result["growth"].items():
         what = "pixels" if axis == "canvas" else axis
         console.print_text(f"{axis}: time grows as {what} ^ {grown['exponent']:.2f}")
+
+
+def _print_pretrained_step(result: dict[str, Any]) -> None:
+    _print_circumstances(result)
+    rows = [(name, f"{ms:.0f}", f"{result['images_per_s'][name]:.1f}") for name, ms in result["ms"].items()]
+    console.print_table(
+        ["", "ms a step", "images/s"], rows, title=f"batch {result['batch']}, {result['canvas']} px, on one batch"
+    )
 
 
 def _print_step(result: dict[str, Any]) -> None:

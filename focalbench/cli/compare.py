@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from focalbench.analysis.judged_arms import ArmResult
     from focalbench.analysis.published import ReproductionCard
     from focalbench.analysis.swept_keys import SweptGrid
+    from focalbench.records.reader import TrialRecord
 
 ResultPaths = Annotated[
     list[Path],
@@ -99,6 +100,7 @@ def compare(
 
     held, kept = _split_off_kept(paths)
     trials = read_trials(held, tables=True)
+    _require_own_files(paths, trials, [file for file in (csv, latex, markdown) if file is not None])
     comparison = compare_and_record(trials, baseline=baseline, metric=metric, with_test_set_noise=test_noise)
     if csv is not None:
         _write_csv(comparison, csv)
@@ -117,6 +119,26 @@ def compare(
         _print_agreement(_agreement(comparison, kept), kept)
     if not any(trial.from_table for trial in trials):
         console.print_text(f"\n{where_to_look(_common_folder([trial.folder.parent for trial in trials]))}")
+
+
+def _require_own_files(read: Sequence[Path], trials: Sequence[TrialRecord], written: Sequence[Path]) -> None:
+    """Refuses to write over what is compared, or one table over the other.
+
+    Raises:
+        ConfigError: naming the file.
+    """
+    from focalbench.records.results_table import RESULTS
+    from focalbench.records.sweep import SweepFolder
+
+    folders = {trial.folder.resolve() for trial in trials if not trial.from_table}
+    own = [folder.parent / name for folder in folders for name in (RESULTS, SweepFolder.LIST)]
+    taken = {path.resolve(): "is what is compared" for path in (*read, *own)}
+    for path in written:
+        if not folders.isdisjoint(path.resolve().parents):
+            raise ConfigError(f"{path}: lies in the folder of a trial; name another file")
+        if (reason := taken.get(path.resolve())) is not None and (path.is_file() or not path.exists()):
+            raise ConfigError(f"{path}: {reason}; name another file")
+        taken[path.resolve()] = "is to hold another table already"
 
 
 def _split_off_kept(paths: Sequence[Path]) -> tuple[Sequence[Path], Path | None]:

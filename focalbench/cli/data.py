@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -80,10 +82,7 @@ def check(
         sides = zip(("train", "val"), chosen, strict=True)
         console.print_text("\n".join(_describe(side, splits, report.facts) for side, splits in sides if splits))
         if not (train or val) and (others := other_splits(root, [*chosen[0], *chosen[1]])):
-            options = [f"--train {split}" for split in chosen[0]] + [
-                f"--val {split}" for split in (*chosen[1], others[0])
-            ]
-            console.print_text(f"not read: {', '.join(others[:10])}; include with {' '.join(options)}")
+            console.print_text(f"not read: {', '.join(others[:10])}{_how_to_include(root, chosen, others)}")
     if report.warnings:
         limit = 2 if report.errors else _WARNING_LINES
         console.print_text("\n".join(summarise(report.warnings, "warning", limit)))
@@ -92,6 +91,18 @@ def check(
         console.warn(sentence)
     count = len(report.classes)
     console.print_text(f"no errors; {count} class{'' if count == 1 else 'es'}: {', '.join(report.classes)}")
+
+
+def _how_to_include(root: Path, chosen: Sequence[Sequence[str]], others: Sequence[str]) -> str:
+    """The options that evaluate on one more list, which must not hold an image that is read already."""
+    from focalbench.data.files import overlap
+
+    for other in others:
+        with suppress(DataError):  # a list that cannot be read is none to include
+            if not overlap(root, other, [*chosen[0], *chosen[1]]):
+                options = [f"--train {one}" for one in chosen[0]] + [f"--val {one}" for one in (*chosen[1], other)]
+                return f"; include with {' '.join(options)}"
+    return ""
 
 
 def _describe(side: str, splits: tuple[str, ...], facts: dict[str, int]) -> str:

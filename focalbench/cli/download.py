@@ -28,7 +28,7 @@ def download(
 ) -> None:
     """Fetch Pascal VOC from its mirrors, check it and unpack it; run again, the same command resumes."""
     from focalbench.data import download as archives
-    from focalbench.progress import DownloadDisplay
+    from focalbench.progress.download import DownloadDisplay
 
     try:
         with DownloadDisplay() as display:

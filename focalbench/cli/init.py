@@ -18,6 +18,7 @@ import typer
 
 from focalbench import console
 from focalbench.cli.config import DataRoot
+from focalbench.config.names import name_from
 from focalbench.errors import ConfigError, DataError, StorageError
 from focalbench.runtime import choose_cache_dir, num_cores
 from focalbench.version import __version__
@@ -81,10 +82,12 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
 ) -> None:
     """Write a commented configuration fitted to a data set and this machine."""
+    if hours is not None and not timing:
+        raise ConfigError("--hours chooses the steps by timing some: leave out --no-timing or --hours")
     fit = _examine(root, from_scratch)
     text = configuration(fit)
     estimate = None
-    if timing or hours is not None:
+    if timing:
         console.info("timing some training steps ...")
         estimate = _estimate(text)
         if hours is not None:
@@ -206,7 +209,7 @@ def _examine(root: Path, from_scratch: bool) -> _Fit:
     raise_for_faults([fault for fault in empty if fault is not None])
     folder = root.resolve()
     name = folder.parent.name if folder.name.lower() in {"vocdevkit", "data"} else folder.name
-    name = re.sub(r"[^A-Za-z0-9._+=-]+", "_", name).strip("._-+=") or "experiment"
+    name = name_from(name) or "experiment"
     has_gpu = torch.cuda.is_available()
     return _Fit(
         name=name[:60],

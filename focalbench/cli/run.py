@@ -213,7 +213,9 @@ def _list_trials(
     from focalbench.launchers.session import known_trials
     from focalbench.launchers.until_decided import declared_plan, forecast_until_decided
     from focalbench.records.sweep import SweepFolder
+    from focalbench.records.sweep_lock import require_folder
 
+    require_folder(folder)
     config = experiment.config
     found = SweepFolder(folder / ".set-aside" if fresh else folder)  # --fresh begins with nothing there
     found.listed()  # refuses another version's list, and another plan, as a run would

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from focalbench.analysis.comparison import Comparison
     from focalbench.analysis.judged_arms import ArmComparison, ArmResult
     from focalbench.analysis.sweep_progress import SweepProgress, SweepSummary, TrialProgress
-    from focalbench.progress import Row
+    from focalbench.progress.rows import Row
     from focalbench.records.plan import SweepPlan
 
 _RUNS = Path("runs")
@@ -108,7 +108,7 @@ def _folder_of(name: str) -> Path:
 
 def _watch(read: Callable[[], SweepProgress]) -> None:
     """Shows how far the sweep is until nothing is at work, or ^C; without a terminal a line at every change."""
-    from focalbench.progress import redrawn
+    from focalbench.progress.rows import redrawn
 
     try:
         if console.is_terminal(sys.stdout):
@@ -139,7 +139,7 @@ def _text(progress: SweepProgress) -> str:
 
 def _parts(progress: SweepProgress) -> Iterator[str]:
     from focalbench.cli.compare import verdict_table
-    from focalbench.progress import rows_text
+    from focalbench.progress.rows import rows_text
 
     left = f"; about {console.duration(progress.seconds_left)} left" if progress.seconds_left is not None else ""
     resume = "; nothing is running: the same `focalbench run` command resumes it"
@@ -183,7 +183,7 @@ def _counts_text(progress: SweepProgress) -> str:
 
 
 def _row(trial: TrialProgress) -> Row:
-    from focalbench.progress import Row
+    from focalbench.progress.rows import Row
 
     return Row(
         trial.name.rpartition("-")[0] or trial.name,  # without the hash

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from focalbench.config.document import ConfigFault, Document, config_error, plain_document, read_document
+from focalbench.config.document import (
+    ConfigFault,
+    Document,
+    KeyPath,
+    Mark,
+    config_error,
+    parse_value,
+    plain_document,
+    read_document,
+)
 from focalbench.config.dump import dump_plain
-from focalbench.config.edit import apply_overrides, build_on, fill_variables
-from focalbench.config.faults import check, shown
+from focalbench.config.edit import apply_overrides, build_on, fill_variables, split_key
+from focalbench.config.faults import BRANCHES, check, shown
+from focalbench.config.names import name_from
 from focalbench.config.own_parts import places_of_plugins
 from focalbench.config.schema import ExperimentConfig
-from focalbench.config.sweep import Trial, expand
+from focalbench.config.sweep import Trial, expand, extreme_proposals
 from focalbench.errors import PluginError
 from focalbench.plugins.source import read_source
 
 if TYPE_CHECKING:
     from focalbench.plugins.loading import Plugin
-
-_UNSAFE = re.compile(r"[^A-Za-z0-9._+=-]+")
 
 
 @dataclass(frozen=True)
@@ -67,8 +74,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     """
     path = Path(path)
     document = _with_base(read_document(path), path.parent, (path.resolve(),))
-    config = _configure(document, overrides, _UNSAFE.sub("_", path.stem).strip("._-"))
-    return Experiment(config, expand(config, document), Written(document.text, tuple(overrides), path.parent))
+    config = _configure(document, overrides, name_from(path.stem))
+    trials = _expand(config, document, overrides)
+    return Experiment(config, trials, Written(document.text, tuple(overrides), path.parent))
 
 
 def load_mapping(mapping: Mapping[str, Any], overrides: Sequence[str] = ()) -> Experiment:
@@ -82,7 +90,7 @@ def load_mapping(mapping: Mapping[str, Any], overrides: Sequence[str] = ()) -> E
     document = _with_base(plain_document(mapping), Path(), ())
     text = dump_plain(document.data)
     config = _configure(document, overrides, "experiment")
-    return Experiment(config, expand(config, document), Written(text, tuple(overrides)))
+    return Experiment(config, _expand(config, document, overrides), Written(text, tuple(overrides)))
 
 
 def default_config(overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -118,6 +126,48 @@ def schema_of_plugins(entries: Sequence[str]) -> type[ExperimentConfig]:
     from focalbench.plugins.loading import load_plugins
 
     return schema_with(load_plugins([read_source(entry) for entry in entries]))
+
+
+def _expand(config: ExperimentConfig, document: Document, overrides: Sequence[str]) -> tuple[Trial, ...]:
+    """Returns the trials, of which at least one has what an override sets."""
+    trials = expand(config, document)
+    if not overrides:
+        return trials
+    search = config.sweep.search if config.sweep is not None else None
+    later = expand(config, document, proposals=extreme_proposals(search)) if search is not None else ()
+    arms = {trial.arm: trial for trial in (*trials, *later)}
+    values = [trial.config.model_dump(mode="json") for trial in arms.values()]
+    base = config.model_dump(mode="json")
+    reason = (
+        "no trial has it: every arm of the sweep sets it otherwise; change it there, or train one with -s sweep=null"
+    )
+    faults = [
+        ConfigFault((), reason, Mark(f"-s {override}"))
+        for override in overrides
+        if not any(_has_effect(override, base, of_arm) for of_arm in values)
+    ]
+    if faults:
+        raise config_error(faults)
+    return trials
+
+
+def _has_effect(override: str, base: dict[str, Any], trial: dict[str, Any]) -> bool:
+    """Whether a trial has the value that an override gave the configuration, or one of those of a section."""
+    key, _, text = override.partition("=")
+    path = split_key(key.strip())
+    if path[0] not in (*BRANCHES, "eval"):
+        return True  # the sweep itself, or the same for all trials
+    written = parse_value(text, "")[0]
+    if written == {}:
+        return True
+    paths = [(*path, name) for name in written] if isinstance(written, dict) else [path]
+    return any(_value_at(base, one) == _value_at(trial, one) for one in paths)
+
+
+def _value_at(values: Any, path: KeyPath) -> Any:
+    for part in path:
+        values = values.get(part, KeyError) if isinstance(values, dict) else KeyError
+    return values
 
 
 def _with_base(document: Document, folder: Path, above: tuple[Path, ...]) -> Document:

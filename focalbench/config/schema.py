@@ -11,6 +11,7 @@ from focalbench.config.base import Count, Digest, Fraction, Section, SeedNumber,
 from focalbench.config.data import DataConfig, VocData
 from focalbench.config.loss import FocalConfig, LossConfig
 from focalbench.config.model import ModelConfig, RetinaNetConfig
+from focalbench.config.names import check_folder_name
 from focalbench.config.optim import OptimConfig, SgdConfig
 from focalbench.plugins.source import PluginSource
 from focalbench.statistics.looks import FIRST_LOOK, MOST_SEEDS
@@ -152,7 +153,8 @@ def _counted_out(value: int | tuple[int, ...] | None) -> tuple[int, ...] | None:
 
 
 class SweepConfig(Section):
-    """The trials: the union of the blocks, each crossed with the seeds, without repeats."""
+    """The trials: the union of the blocks, each crossed with the seeds, without repeats. Arms of `list` with names of
+    their own must differ in what they set."""
 
     seeds: Annotated[_NumSeeds | _SeedList | None, AfterValidator(_counted_out)] = None
     """Seeds that every arm is trained with: a list, or how many, counted from 0. null: `seed` alone. With `until` these
@@ -202,8 +204,13 @@ class ExperimentConfig(Section):
     plugin_schema: ClassVar[Mapping[str, Any]] = {}
     """JSON Schema of what they add, and of nothing else."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+=-]{0,99}$")] = "experiment"
-    """Name of the folder below `runs/`. If left out: the name of the file."""
+    name: Annotated[
+        str,
+        AfterValidator(check_folder_name),
+        WithJsonSchema({"type": "string", "pattern": r"^[^\s/\\._+=-][^\s/\\]*$"}),
+    ] = "experiment"
+    """Name of the folder below `runs/`: letters and digits of any script, and `.`, `_`, `+`, `=`, `-`. If left out: the
+    name of the file."""
     base: str | None = Field(None, exclude=True)
     """Another file that this one builds on, relative to this one's folder. What is written here replaces what stands
     there key by key; lists and the mappings of a sweep's keys are replaced as a whole, and `name` is not taken over."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import math
 import random
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -17,12 +16,12 @@ from focalbench.config.document import ConfigFault, Document, KeyPath, Mark, con
 from focalbench.config.edit import assign, assignment_order
 from focalbench.config.faults import BRANCHES, Schema, all_keys, check
 from focalbench.config.identity import arm_hash, can_be_swept, config_hash
+from focalbench.config.names import safe_text, shortened
 from focalbench.config.own_parts import self_contained, sources_of
 from focalbench.config.schema import MAX_TRIALS, ExperimentConfig, RandomConfig, SearchConfig, SweepConfig
 from focalbench.plugins.source import PluginSource
 from focalbench.statistics.looks import look_sizes, seed_sequence
 
-_UNSAFE = re.compile(r"[^A-Za-z0-9._=+]+")
 _MAX_ARM = 80
 """Longest arm in a folder's name; a longer one is cut and told apart by a hash."""
 
@@ -130,6 +129,8 @@ def expand(
     if faults:
         raise config_error([ConfigFault(f.path, f.reason, f.mark or places.mark(f.path), f.on_key) for f in faults])
     _set_labels(candidates, config, set(sweep.search.params) if sweep.search is not None else set())
+    if faults := _namesakes(candidates):
+        raise config_error([replace(fault, mark=places.mark(fault.path)) for fault in faults])
     trials = _trials(candidates, seeds, sweep)
     if not trials and sweep.search is None:
         fault = ConfigFault(("sweep",), "no trial is left: exclude removes them all", places.mark(("sweep",)))
@@ -349,6 +350,21 @@ def _flat(entry: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
+def _namesakes(candidates: Sequence[_Candidate]) -> list[ConfigFault]:
+    """Find arms of the list that have names of their own and one configuration: only the first would be trained."""
+    faults = []
+    owner: dict[str, str] = {}
+    for candidate in candidates:
+        if candidate.point.label is None:
+            continue
+        digest = arm_hash(candidate.config, candidate.differs)
+        known = owner.setdefault(digest, candidate.label)
+        if known != candidate.label:
+            reason = f"is the arm {known!r} once more, key by key: an arm is trained once; leave one of them out"
+            faults.append(ConfigFault((*candidate.point.origin, "name"), reason))
+    return faults
+
+
 def _trials(candidates: list[_Candidate], seeds: Sequence[int], sweep: SweepConfig) -> tuple[Trial, ...]:
     trials: dict[str, Trial] = {}
     plugin_schema = dict(candidates[0].config.plugin_schema) if candidates else {}
@@ -404,9 +420,9 @@ def _set_labels(candidates: list[_Candidate], config: ExperimentConfig, searched
         else:
             text = config.loss.name
         digest = arm_hash(candidate.config, candidate.differs)
-        label = "-".join(filter(None, (_UNSAFE.sub("_", part).strip("_.") for part in text.split("-")))) or "arm"
-        if len(label) > _MAX_ARM:
-            label = f"{label[: _MAX_ARM - 5].rstrip('-_.')}-{digest[:4]}"
+        label = "-".join(filter(None, (part.strip("_.") for part in safe_text(text).split("-")))) or "arm"
+        if shortened(label, _MAX_ARM) != label:
+            label = f"{shortened(label, _MAX_ARM - 5).rstrip('-_.')}-{digest[:4]}"
         if owner.setdefault(label, digest) != digest:
             label = f"{label}-{digest[:4]}"
         candidate.label = label

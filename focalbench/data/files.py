@@ -232,6 +232,22 @@ def other_splits(root: str | os.PathLike[str], chosen: Collection[str]) -> tuple
     return tuple(split for split in found if split not in chosen and split not in parts)
 
 
+def overlap(root: str | os.PathLike[str], split: str, chosen: Collection[str]) -> bool:
+    """Says whether a split shares an image with one of ``chosen``.
+
+    Raises:
+        DataError: if one of them cannot be read.
+    """
+    year, _, name = split.partition("/")
+    folder = open_year(open_root(Path(root)), year)
+    own = set(read_list(folder, name))
+    return any(
+        not own.isdisjoint(read_list(folder, other[len(year) + 1 :]))
+        for other in chosen
+        if other.startswith(f"{year}/")
+    )
+
+
 def _lists_of(path: Path) -> str:
     """What lists there are, and how to take or make one."""
     if found := other_splits(path, ()):

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from focalbench.data.dataset import DetectionData
-from focalbench.devices import autocast
 from focalbench.experiment.margins import count_margins
 from focalbench.figures import figure_pixels
 from focalbench.figures.loss_distribution import loss_distribution_figure
@@ -16,6 +15,7 @@ from focalbench.losses.criterion import Criterion
 from focalbench.metrics.loss_histogram import MarginHistogram, figure_4_curves
 from focalbench.models.detector import Detector
 from focalbench.tracking.tracker import Tracker
+from focalbench.training.evaluate import run_batch, same_shape
 from focalbench.training.loop import StepSettings
 
 TAG = "val/loss_distribution"
@@ -70,11 +70,11 @@ class LiveLossFigures:
         was_training = model.training
         model.eval()
         histogram, device = MarginHistogram.empty(), self._settings.device
-        for start in range(0, len(self._indices), self._batch_size):
-            indices = self._indices[start : start + self._batch_size]
-            images = self._data.normalised(indices.tolist(), device)
-            with autocast(device, self._settings.precision):
-                outputs = model(images)
+        batch_size = min(self._batch_size, len(self._data))
+        for start in range(0, len(self._indices), batch_size):
+            indices = self._indices[start : start + batch_size]
+            images = self._data.normalised(same_shape(indices.tolist(), batch_size, device), device)
+            outputs = run_batch(model, images, self._settings.precision).of_first(len(indices))
             targets = self._data.targets(indices).to(device)
             problem = criterion.class_problem(outputs, targets)
             histogram += count_margins(problem, criterion.classification.activation)

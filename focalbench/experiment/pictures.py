@@ -13,8 +13,9 @@ from focalbench.experiment.batches import AugmentedBatches
 from focalbench.figures.batch import TrainingImage, draw_batch
 from focalbench.figures.detections import draw_detections
 from focalbench.models.detector import Detector
+from focalbench.structures import Detections
 from focalbench.tracking.tracker import Tracker
-from focalbench.training.evaluate import DetectionSettings, detect_batch
+from focalbench.training.evaluate import DetectionSettings, detect_batch, same_shape
 from focalbench.training.loop import StepSettings
 
 BATCH_TAG = "train/batch"
@@ -69,7 +70,12 @@ def write_val_pictures(
     canvas, truth = data.batch(indices)
     difficult = data.difficult(indices)
     model.eval()
-    found = detect_batch(model, data.normalised(indices.tolist(), settings.device), detection, settings.precision)
+    batch_size = min(detection.batch_size, len(data))
+    found: list[Detections] = []
+    for start in range(0, len(indices), batch_size):
+        some = indices[start : start + batch_size].tolist()
+        images = data.normalised(same_shape(some, batch_size, settings.device), settings.device)
+        found += detect_batch(model, images, detection, settings.precision)[: len(some)]
     for index, detections in enumerate(found):
         learned, hard = truth.labels[index] >= 0, difficult.labels[index] >= 0
         picture = draw_detections(

@@ -76,6 +76,7 @@ def read(place: Place) -> Source:
     else:
         reason = "holds no data.yaml with names, and no classes.txt or obj.names"
         reading.source.errors.append(Fault("no-names", str(place.base), None, reason))
+    reading.note_labels_alone()
     return reading.source
 
 
@@ -85,6 +86,7 @@ class _Reading:
     source: Source
     names: dict[int, str] = field(default_factory=dict)
     has_keypoints: bool = False
+    image_folders: list[str] = field(default_factory=list)
 
     def _error(self, kind: str, file: str, reason: str) -> None:
         self.source.errors.append(Fault(kind, file, None, reason))
@@ -131,6 +133,28 @@ class _Reading:
         self._read_names(file, names, None)
         for name in self.place.pictures:
             self._read_image(name, split_of(*PurePosixPath(name).parts[:-1]))
+
+    def note_labels_alone(self) -> None:
+        """Notes the label files, in and below the folders of those that were read, for which there is no image."""
+        read = [_label_file(image.name) for image in self.source.images]
+        known = {*read, *map(_label_file, self.place.pictures)}
+        folders = {PurePosixPath(_label_file(f"{folder}/x")).parent for folder in self.image_folders}
+        folders |= {PurePosixPath(name).parent for name in read}
+        for name in self.place.files:
+            path = PurePosixPath(name)
+            is_label = path.suffix == ".txt" and name not in known and not folders.isdisjoint(path.parents)
+            if is_label and self._has_objects(name):
+                image = SourceImage(str(path.with_suffix("")), None, name)
+                image.fail("missing-image", None, f"there is no image named {shorten(path.stem, 80)!r}")
+                self.source.images.append(image)
+
+    def _has_objects(self, name: str) -> bool:
+        """Whether a text file begins as a label file does, and not as a list or a note."""
+        try:
+            words = self.place.read(name, _MAX_LABEL_BYTES).decode("utf-8-sig").lstrip().split("\n", 1)[0].split()
+            return len([float(word) for word in words]) >= 5 and words[0].isdecimal()
+        except (RefusedFile, ValueError):
+            return False
 
     def _load(self, file: str) -> dict[str, Any] | None:
         """The mapping in ``file`` with all scalars as text: a class may be called ``no`` or ``12``."""
@@ -194,6 +218,7 @@ class _Reading:
         target = root / inner
         if target.is_dir():
             folder = _below(target, self.place.base)
+            self.image_folders.append(folder)
             prefix = "" if folder == "." else f"{folder}/"
             found = [name for name in self.place.pictures if name.startswith(prefix)]
             if not found:

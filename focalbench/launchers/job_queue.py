@@ -23,7 +23,7 @@ _STOP_GRACE_S = 120.0
 
 
 class Watcher(Protocol):
-    """Who shows the progress; ``focalbench.progress.SweepDisplay`` is one."""
+    """Who shows the progress; ``focalbench.progress.sweep.SweepDisplay`` is one."""
 
     def trial_started(self, name: str) -> None: ...
     def trial_phase(self, name: str, phase: str) -> None: ...

@@ -43,7 +43,7 @@ from focalbench.launchers.until_decided import declared_plan, ends_by_itself, op
 from focalbench.records.source import keep_source
 from focalbench.records.state import TrialState
 from focalbench.records.sweep import SweepFolder
-from focalbench.records.sweep_lock import hold_sweep
+from focalbench.records.sweep_lock import hold_sweep, require_folder
 from focalbench.runtime import StopFlag, stop_on_signals
 
 _WARNING_LINES = 6  # of a data set's warnings; `focalbench data check` shows more
@@ -208,6 +208,7 @@ def run_session(
     """
     config, trials, stop, sweep = experiment.config, experiment.trials, StopFlag(), SweepFolder(out)
     plan = declared_plan(experiment)
+    require_folder(out)
     with stop_on_signals(stop):
         if not options.fresh:
             sweep.listed()  # another version's list, or another plan, is refused before any image is read

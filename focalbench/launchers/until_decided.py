@@ -136,7 +136,8 @@ def run_until_decided(
         comparison = _look(sweep, number, plan, watcher)
         if comparison is None:
             break
-        sweep.record_look(Look(seeds=seeds, words={entry.arm: entry.verdict for entry in comparison.comparisons}))
+        words = {entry.arm: entry.verdict for entry in comparison.comparisons}
+        sweep.record_look(Look(seeds=seeds, words=words, margin=plan.margin))
         _tell(comparison, undecided, seeds, plan, watcher)
         undecided &= {entry.arm for entry in comparison.undecided}
         ending = _ending(undecided, seeds, plan)

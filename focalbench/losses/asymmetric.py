@@ -94,7 +94,12 @@ class Asymmetric(ClassificationLoss):
     def initial_loss(self, num_anchors: float, num_positives: float, prior_prob: float | None) -> float | None:
         """See ``ClassificationLoss.initial_loss``."""
         return initial_loss_of_terms(
-            self._terms(), num_anchors, num_positives, prior_prob, num_classes=self.num_classes
+            self._terms(),
+            num_anchors,
+            num_positives,
+            prior_prob,
+            num_classes=self.num_classes,
+            device=self.gamma_neg.device,
         )
 
     def _terms(self) -> _AsymmetricTerms:

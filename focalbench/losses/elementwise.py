@@ -307,15 +307,25 @@ def sum_with_masks(
 
 
 def initial_loss_of_terms(
-    terms: Terms, num_anchors: float, num_positives: float, prior_prob: float | None, *, num_classes: int
+    terms: Terms,
+    num_anchors: float,
+    num_positives: float,
+    prior_prob: float | None,
+    *,
+    num_classes: int,
+    device: torch.device,
 ) -> float | None:
-    """Returns the loss per positive anchor, if any, when every probability is ``prior_prob`` (None: 1/2)."""
+    """Returns the loss per positive anchor, if any, when every probability is ``prior_prob`` (None: 1/2).
+
+    Args:
+        device: where the parameters of ``terms`` are.
+    """
     if num_positives <= 0:
         return None
-    prior = torch.tensor(0.5 if prior_prob is None else prior_prob, dtype=torch.float64)
+    prior = torch.tensor(0.5 if prior_prob is None else prior_prob, dtype=torch.float64, device=device)
     x = torch.logit(prior).expand(1, num_classes).contiguous()
     loss, grad, scratch = torch.empty_like(x), torch.empty_like(x), torch.empty_like(x)
     loss *= terms.negative(x, loss, grad, scratch)
-    columns = torch.arange(num_classes)
+    columns = torch.arange(num_classes, device=device)
     hit = terms.positive(x[0], torch.zeros_like(columns), columns)[0].mean()
     return float(hit + loss.mean() * (num_anchors * num_classes - num_positives) / num_positives)

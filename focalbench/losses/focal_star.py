@@ -78,4 +78,6 @@ class FocalStar(SigmoidFamily):
     def initial_loss(self, num_anchors: float, num_positives: float, prior_prob: float | None) -> float | None:
         """See ``ClassificationLoss.initial_loss``."""
         terms = _StarTerms(self.gamma, self.beta, *self.weights())
-        return initial_loss_of_terms(terms, num_anchors, num_positives, prior_prob, num_classes=self.num_classes)
+        return initial_loss_of_terms(
+            terms, num_anchors, num_positives, prior_prob, num_classes=self.num_classes, device=self.gamma.device
+        )

@@ -48,10 +48,12 @@ class Look(_Entry):
     Attributes:
         seeds: with ``until`` those that counted; else those that were declared then.
         words: verdicts, by arm.
+        margin: by which they were given; None in the list of an older version.
     """
 
     seeds: tuple[int, ...]
     words: dict[str, str]
+    margin: float | None = None
 
 
 def read_plan(document: dict[str, Any], where: str) -> SweepPlan | None:

@@ -263,7 +263,10 @@ def _trial_folders(path: Path) -> Iterator[tuple[Path, list[Path]]]:
 
 
 def _is_trial(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in _TRIAL_FILES)
+    if os.access(folder, os.R_OK | os.X_OK):
+        return any((folder / name).is_file() for name in _TRIAL_FILES)
+    # One that may not be read is told with its reason, and the others are shown.
+    return any(folder.name == row.get("name") for row in _listed_by_hash(folder.parent).values())
 
 
 def _read_run(run: Path, folders: list[Path], run_number: int) -> tuple[list[TrialRecord], list[TrialRecord]]:
@@ -275,11 +278,11 @@ def _read_run(run: Path, folders: list[Path], run_number: int) -> tuple[list[Tri
         replace(trial, order=(run_number, places.get(trial.config_hash, len(listed) + number)))
         for number, trial in enumerate(trials)
     ]
-    known = {trial.config_hash for trial in trials}
+    known, names = {trial.config_hash for trial in trials}, {trial.name for trial in trials}
     missing = [
         replace(_missing_trial(run, row), order=(run_number, places[trial_hash]))
         for trial_hash, row in listed.items()
-        if trial_hash not in known
+        if trial_hash not in known and row.get("name") not in names  # of one that cannot be read no hash is known
     ]
     return found, missing
 

@@ -15,9 +15,10 @@ from filelock import FileLock
 
 from focalbench.config.identity import IDENTITY_VERSION
 from focalbench.config.sweep import Trial
-from focalbench.errors import BusyError, DataError, StorageError
+from focalbench.errors import BusyError, DataError
 from focalbench.records.plan import Look, SweepPlan, read_looks, read_plan, require_same
 from focalbench.records.results_table import RESULTS, table_row, table_text
+from focalbench.records.sweep_lock import require_folder
 from focalbench.records.trial import TrialFolder
 from focalbench.storage import read_json, remove_unfinished, storage_faults, write_atomically, write_json
 
@@ -59,8 +60,7 @@ class SweepFolder:
             DataError: when the list is not focalbench's, or an older focalbench's.
             StorageError: when the folder cannot be written or is none.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise StorageError(f"{self.path}: is a file, not a folder; pass --out with another path")
+        require_folder(self.path)
         with storage_faults(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         with storage_faults(self.path), self._locked():
@@ -196,9 +196,11 @@ class SweepFolder:
             StorageError: when the folder cannot be written.
         """
         with storage_faults(self.path), self._locked():
-            known = {other.seeds: other for other in self.looks()}
-            if known.get(look.seeds) != look:
-                known[look.seeds] = look  # where it stood before, if it was known
+            # One of an older version, which names no margin, is the same look.
+            known = {(other.seeds, other.margin or look.margin): other for other in self.looks()}
+            key = look.seeds, look.margin
+            if known.get(key) != look:
+                known[key] = look  # where it stood before, if it was known
                 self._write({"looks": [entry.model_dump(mode="json") for entry in known.values()]})
 
     def write_results(self) -> None:

@@ -21,6 +21,19 @@ _GLANCE_S = 0.1
 """Who only asks whether anybody is at work holds the lock for a moment: that does not count as being there."""
 
 
+def require_folder(out: Path) -> None:
+    """Refuses a path for a sweep that is no folder and cannot become one.
+
+    Raises:
+        StorageError: naming the file.
+    """
+    for path in (out, *out.parents):
+        if os.path.exists(path):  # unlike the method, False where looking is not permitted: making it will say so
+            if not path.is_dir():
+                raise StorageError(f"{path}: is a file, not a folder; pass --out with another path")
+            return
+
+
 class SweepLock:
     """A process's share in a sweep's folder, for as long as it lives: a lock on a file there.
 
@@ -32,8 +45,7 @@ class SweepLock:
     """
 
     def __init__(self, out: Path) -> None:
-        if out.exists() and not out.is_dir():
-            raise StorageError(f"{out}: is a file, not a folder; pass --out with another path")
+        require_folder(out)
         with storage_faults(out):
             out.mkdir(parents=True, exist_ok=True)
             self._file = os.open(out / _FILE, os.O_RDWR | os.O_CREAT, 0o644)

@@ -152,7 +152,7 @@ class GraphedStep:
             state.optimizer.zero_grad(set_to_none=True)
             if state.scaler is not None:
                 state.scaler = _between_steps(state.scaler, images.device.type)
-            self._warn(f"run.cuda_graph: the step cannot be recorded and runs normally: {_first_reason(fault)}")
+            self._warn(f"run.cuda_graph: the step cannot be recorded and runs normally: {first_reason(fault)}")
             return None
         return _Recording(own_images, own, replay, values)
 
@@ -164,8 +164,8 @@ def _between_steps(scaler: torch.amp.GradScaler, device_type: str) -> torch.amp.
     return fresh
 
 
-def _first_reason(fault: BaseException) -> str:
-    """One line on what ended a recording; the fault that follows from it only says that it was ended."""
+def first_reason(fault: BaseException) -> str:
+    """Returns one line on what ended a recording; the fault that follows from it only says that it was ended."""
     while isinstance(fault.__context__, RuntimeError):
         fault = fault.__context__
     return (str(fault).strip() or type(fault).__name__).splitlines()[0]

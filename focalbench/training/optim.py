@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -49,9 +50,13 @@ def _groups(parameters: list[nn.Parameter], weight_decay: float, factor: float) 
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Sets the learning rate, times each group's own factor."""
+    """Sets the learning rate, times each group's own factor; on a GPU to a number that float32 can hold, since a CUDA
+    graph keeps it as one.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = lr * group.get(_FACTOR, 1.0)  # a checkpoint's groups may be older than the key
+        rate = lr * group.get(_FACTOR, 1.0)  # a checkpoint's groups may be older than the key
+        on_gpu = any(parameter.is_cuda for parameter in group["params"])
+        group["lr"] = float(np.float32(rate)) if on_gpu else rate
 
 
 def start_at_rest(optimizer: torch.optim.Optimizer) -> None:

@@ -32,6 +32,7 @@ PARTS: dict[str, tuple[Callable[[Run], None], ...]] = {
     "side_by_side": (steps.side_by_side,),
     "pacer": (steps.pace_on_demand,),  # of side_by_side
     "variants": (steps.variants,),
+    "without_search": (steps.without_search,),
 }
 
 

@@ -7,13 +7,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from gpu_figures import ROOT
 
 from focalbench.devices import set_determinism
+from focalbench.tags import TRAIN_SECONDS
 from focalbench.trained.trial import load_trained
 from focalbench.training.evaluate import score
 from gpu_parts.run import Run, largest_difference, said, watched
@@ -41,12 +42,27 @@ def focalbench_run(run: Run, name: str, config: Path, overrides: Sequence[str]) 
         printed, _ = process.communicate()
         cut_off = {"left_out": "the rest: no time left"}
     seconds = time.perf_counter() - began
-    results = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(out.glob("*/result.json"))]
+    files = sorted(out.glob("*/result.json"))
+    results = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     if not results or (process.returncode != 0 and not cut_off):
         raise RuntimeError(f"exit code {process.returncode}: {printed[-800:]}")
     kept = {key: _middle([result.get(key) for result in results]) for key in _KEPT}
     pace = 3600 * len(results) / seconds
-    return {"command_s": seconds, "trials": len(results), "trials_an_hour": pace, **kept, **cut_off}
+    settled = _middle([_settled_pace(file.parent, result) for file, result in zip(files, results, strict=True)])
+    facts = {"command_s": seconds, "trials": len(results), "trials_an_hour": pace, "settled_images_per_s": settled}
+    return {**facts, **kept, **cut_off}
+
+
+def _settled_pace(folder: Path, result: dict[str, Any]) -> float | None:
+    """Images a second in the second half of a training: what is chosen, compiled and recorded in the first is done."""
+    seconds = _curve([folder], TRAIN_SECONDS)
+    last = max(seconds, default=0)
+    half = min((step for step in seconds if step >= last / 2), default=last)
+    if half == last:
+        return None
+    return (
+        result["images_per_s"] * result["train_s"] / result["steps"] * (last - half) / (seconds[last] - seconds[half])
+    )
 
 
 def _middle(values: Sequence[Any]) -> Any:
@@ -144,59 +160,68 @@ def determinism(run: Run) -> None:
     }
     config.write_text(json.dumps(document), encoding="utf-8")
     base = run.work / "runs" / "determinism"
+    base.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "focalbench", "run", str(config), "--device", str(run.device)]
 
     def start(name: str, *more: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [*command, "--out", str(base / name), *more], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        with (base / f"{name}.log").open("ab") as log:
+            return subprocess.Popen(
+                [*command, "--out", str(base / name), *more], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT
+            )
 
     if {"twice", "stopped and gone on with", "graph against eager"} <= run.known:
         return
     # Side by side: nothing is timed.
     others = {"first": start("first"), "again": start("again"), "graph": start("graph", "-s", "run.cuda_graph=true")}
     stopped = start("resumed")
-    while stopped.poll() is None and max(_curve(base / "resumed"), default=0) < steps // 2:
+    while stopped.poll() is None and max(_curve(base.glob("resumed/*")), default=0) < steps // 2:
         time.sleep(0.02)
     stopped.terminate()
     codes = {"stopped": stopped.wait()}
-    stopped_after = max(_curve(base / "resumed"), default=0)
+    stopped_after = max(_curve(base.glob("resumed/*")), default=0)
     others["resumed"] = start("resumed")
     codes |= {name: process.wait() for name, process in others.items()}
-    shared = {"codes": codes}
-    run.measure("twice", lambda: {**shared, **_same(base / "first", base / "again")})
-    run.measure(
-        "stopped and gone on with",
-        lambda: {**shared, "stopped_after": stopped_after, **_same(base / "first", base / "resumed")},
-    )
-    run.measure("graph against eager", lambda: {**shared, **_same(base / "first", base / "graph")})
+
+    def compare(name: str) -> dict[str, Any]:
+        for one in ("first", name):
+            if codes[one] != 0:
+                raise RuntimeError(f"{one}: exit code {codes[one]}: {(base / f'{one}.log').read_text()[-300:]}")
+        return {"codes": codes, **_same(base / "first", base / name)}
+
+    def go_on() -> dict[str, Any]:
+        if not 0 < stopped_after < steps:
+            raise RuntimeError(f"stopped after step {stopped_after} of {steps}: nothing to go on with")
+        return {"stopped_after": stopped_after, **compare("resumed")}
+
+    run.measure("twice", lambda: compare("again"))
+    run.measure("stopped and gone on with", go_on)
+    run.measure("graph against eager", lambda: compare("graph"))
 
 
-def _curve(folder: Path) -> dict[int, float]:
-    """Training loss by step."""
-    lines = [line for file in folder.glob("*/metrics.jsonl") for line in file.read_text().splitlines()]
+def _curve(trials: Iterable[Path], tag: str = "train/loss") -> dict[int, float]:
+    """What trials have written down under a tag, by step."""
     values = []
-    for line in lines:
-        try:
-            values.append(json.loads(line))
-        except ValueError:
-            continue  # the last line, while it is written
-    return {value["step"]: value["train/loss"] for value in values if "train/loss" in value}
+    for file in (trial / "metrics.jsonl" for trial in trials):
+        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+            try:
+                values.append(json.loads(line))
+            except ValueError:
+                continue  # the last line, while it is written
+    return {value["step"]: value[tag] for value in values if tag in value}
 
 
 def _same(one: Path, other: Path) -> dict[str, Any]:
-    """How far two trainings lie apart."""
-    mine, theirs = _curve(one), _curve(other)
-    shared = sorted(mine.keys() & theirs.keys())
+    """How far two whole trainings lie apart."""
+    mine, theirs = _curve(one.glob("*")), _curve(other.glob("*"))
+    if not mine or mine.keys() != theirs.keys():
+        raise RuntimeError(f"{len(mine)} and {len(theirs)} steps written down")
     maps = [
         json.loads(file.read_text(encoding="utf-8"))["val/mAP"]
         for folder in (one, other)
         for file in folder.glob("*/result.json")
     ]
     return {
-        "steps_compared": len(shared),
-        "largest_difference": largest_difference([theirs[step] for step in shared], [mine[step] for step in shared])
-        if shared
-        else None,
+        "steps_compared": len(mine),
+        "largest_difference": largest_difference([theirs[step] for step in mine], [*mine.values()]),
         "map": maps,
     }

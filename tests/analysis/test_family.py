@@ -103,6 +103,18 @@ def test_a_look_is_noted_once_and_seeds_added_later_are_named(write_arms: Write,
     assert comparison_document(grown)["added_seeds"] == [6]
 
 
+def test_a_margin_that_is_changed_after_a_look_is_told(write_arms: Write) -> None:
+    run = listed(write_arms(first(6)), first(6), SweepPlan(seeds=tuple(range(6)), margin=0.01))
+    record_look(compared(run), read_trials([run]))
+    assert compared(run).warnings == ()
+    SweepFolder(run).declare(SweepPlan(seeds=tuple(range(6)), margin=0.02))
+    changed = compared(run)
+    record_look(changed, read_trials([run]))
+    assert [look.margin for look in SweepFolder(run).looks()] == [0.01, 0.02]
+    (text,) = compared(run).warnings
+    assert text.startswith("sweep.margin: 0.02, but 0.01 when the arms were looked at with 6 seeds (arm0: ")
+
+
 def test_seeds_that_were_declared_before_the_look_are_not_added(write_arms: Write) -> None:
     looks = (Look(seeds=tuple(range(8)), words={"arm0": "undecided"}),)
     run = listed(write_arms(first(8)), first(8), SweepPlan(seeds=tuple(range(8)), margin=0.01), looks)

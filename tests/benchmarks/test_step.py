@@ -66,7 +66,7 @@ def test_growth_is_told_for_each_axis_alone(monkeypatch: pytest.MonkeyPatch) -> 
             assert run()["loss"] > 0
         return {key: 0.001 * 4**index for index, key in enumerate(contestants)}
 
-    monkeypatch.setattr(step, "_medians", medians)
+    monkeypatch.setattr(step, "median_seconds", medians)
     result = step.bench_growth(device="cpu")
     assert seen == [(32, 64), (1, 2), (4, 6)]
     growth = result["growth"]

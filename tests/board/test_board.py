@@ -79,6 +79,18 @@ def test_each_arm_has_its_mean_and_its_interval(sweep):
     assert "AP/dog" not in found
 
 
+def test_a_second_run_of_the_same_arms_leaves_the_differences_of_the_first(sweep, write_trial):
+    longer = {"settings": {"optim": {"epochs": 9, "batch_size": 4}}, "status": {"state": "running"}}
+    for arm in ("ce", "focal"):
+        write_trial(f"r/{arm}-s0-0000000{arm[0]}", arm=arm, log=log(9.0), **longer)
+    Board(sweep, []).update()
+    names = {path.name for path in (sweep / "arms").iterdir()}
+    assert names == {f"{arm} (optim.epochs={epochs})" for arm in ("ce", "focal") for epochs in (2, 9)}
+    found = curves(sweep / "arms" / "focal (optim.epochs=2)")
+    assert found["difference/val/mAP"] == {20: pytest.approx(0.125)}
+    assert curves(sweep / "arms" / "ce (optim.epochs=9)")["val/mAP"] == {20: pytest.approx(2.25)}
+
+
 def test_the_charts_are_map_classes_and_losses(sweep):
     Board(sweep).update()
     charts = {group.title: [chart.title for chart in group.chart] for group in layout(sweep).category}

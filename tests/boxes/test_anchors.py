@@ -1,7 +1,11 @@
 """Anchors: sizes, ratios and places, with torchvision's generator as oracle."""
 
+import copy
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import _default_anchorgen
@@ -84,3 +88,24 @@ def test_a_pyramid_is_its_levels_one_after_the_other():
     placed, counts = pyramid.place(((3, 5), (2, 3), (1, 2)), torch.device("cpu"))
     assert placed is found
     assert counts == tuple(map(len, parts))
+
+
+def test_compiled_code_places_anchors_on_a_gpu_without_pinned_memory() -> None:
+    """torch.compile cannot trace a call of ``pin_memory``; what it compiles is not run here, for there is no GPU."""
+    pyramid = AnchorPyramid(2, scale=4, octaves=1, ratios=(1.0,))
+    compiled: list[torch.fx.GraphModule] = []
+
+    def backend(module: torch.fx.GraphModule, example_inputs: object) -> Callable[..., list[Tensor]]:
+        compiled.append(module)
+        return lambda *inputs: [torch.zeros(3, 4)]
+
+    place = torch.compile(lambda: pyramid.place(((2, 3), (1, 2)), torch.device("cuda"))[0], backend=backend)
+    place()
+    assert len(compiled) == 1
+    assert "to" in [node.target for node in compiled[0].graph.nodes]
+
+
+def test_a_copy_of_a_network_and_the_network_place_anchors_once() -> None:
+    pyramid = AnchorPyramid(2, scale=4, octaves=1, ratios=(1.0,))
+    on_copy, _ = copy.deepcopy(pyramid).place(((2, 3), (1, 2)), torch.device("cpu"))
+    assert pyramid.place(((2, 3), (1, 2)), torch.device("cpu"))[0] is on_copy

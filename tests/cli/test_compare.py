@@ -13,6 +13,7 @@ import yaml
 from focalbench import cli
 from focalbench.analysis import tables
 from focalbench.analysis.comparison import compare_trials
+from focalbench.config.identity import IDENTITY_VERSION
 from focalbench.records.reader import read_trials
 
 CE = [0.700, 0.705, 0.695, 0.702, 0.698, 0.701]
@@ -367,3 +368,38 @@ def test_a_file_that_is_no_table_is_refused(
     path.write_text("a,b\n1,2\n")
     assert compare(monkeypatch, path) == 2
     assert "notes.csv: no column trial, arm, seed, state, val/mAP" in capsys.readouterr().err
+
+
+def test_no_table_is_written_over_what_is_compared_or_over_another(
+    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    before = kept.read_bytes()
+    for option in ("--csv", "--latex", "--markdown"):
+        assert compare(monkeypatch, kept, option, tmp_path / "." / kept.name) == 2
+        assert "kept.csv: is what is compared; name another file" in capsys.readouterr().err
+    assert kept.read_bytes() == before
+    assert compare(monkeypatch, kept, "--latex", tmp_path / "a", "--markdown", tmp_path / "a") == 2
+    assert "a: is to hold another table already" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+    assert compare(monkeypatch, kept, "--latex", "/dev/null", "--markdown", "/dev/null") == 0
+    run = next(path for path in (tmp_path / "runs").iterdir() if path.is_dir())
+    trial = next(path for path in run.iterdir() if path.is_dir())
+    for file, reason in (
+        (run / "results.csv", "is what is compared"),
+        (run / "sweep.json", "is what is compared"),
+        (trial / "result.json", "lies in the folder of a trial"),
+    ):
+        assert compare(monkeypatch, run, "--csv", file) == 2
+        assert f"{file}: {reason}; name another file" in capsys.readouterr().err
+
+
+def test_a_folder_of_which_only_the_table_was_kept_names_it(
+    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (folder := tmp_path / "kept").mkdir()
+    (folder / "results.csv").write_bytes(kept.read_bytes())
+    row = {"name": "ce-s0-aa", "arm": "ce", "seed": 0, "hash": "aa", "differs": {}}
+    (folder / "sweep.json").write_text(json.dumps({"identity": IDENTITY_VERSION, "trials": [row]}))
+    assert compare(monkeypatch, folder) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told == f"what was kept of it is read from the table: focalbench compare {folder}/results.csv"

@@ -147,11 +147,13 @@ def test_the_next_line_says_how_many_trainings_and_how_long(here, monkeypatch):
 def test_steps_follow_from_the_hours_that_all_trainings_may_take(here, monkeypatch):
     make_set(here / "set", {"train": 8, "val": 2})
     _pretend(monkeypatch, Rehearsal(num_train=8, num_val=2, step_s=0.1, image_s=0.0), cores=1)
-    call("set", "--hours", "1")
+    call("set", "--hours", "1", timing="--timing")
     steps = load_config(here / "set.yaml").config.optim.steps
     assert 48 * 0.1 * steps <= 3600 < 48 * (0.1 * (steps + 10) + 10)
     with pytest.raises(ConfigError, match=r"--hours 0.05: .* fewer than 100 steps.* use --hours 0\.2 or more"):
-        call("set", "--hours", "0.05", "--force")
+        call("set", "--hours", "0.05", "--force", timing="--timing")
+    with pytest.raises(ConfigError, match="leave out --no-timing or --hours"):
+        call("set", "--hours", "1", "--force")
 
 
 def _pretend(monkeypatch, rehearsal, cores):

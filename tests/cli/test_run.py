@@ -290,3 +290,13 @@ def test_a_sweep_that_ends_by_itself_says_how_it_ended_and_keeps_what_it_declare
     by_hand = focalbench("run", grown, "--out", out, "--json")
     assert json.loads(by_hand.out)["added_seeds"] == [6]
     assert "seed 6: added by hand to a sweep that declared 6 seeds at most" in focalbench("compare", out).err
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+@pytest.mark.parametrize("inner", ["", "inner"])
+def test_a_file_is_no_folder_for_a_sweep(
+    write_config: Any, focalbench: Any, tmp_path: Path, inner: str, more: tuple[str, ...]
+) -> None:
+    (file := tmp_path / "file").touch()
+    done = focalbench("run", write_config(), "--out", file / inner, *more)
+    assert (done.code, done.err) == (2, f"{file}: is a file, not a folder; pass --out with another path\n")

@@ -117,7 +117,7 @@ def test_unknown_key_has_place_suggestion_and_line(write):
         ),
         ("optim: {backbone_lr: 0}", "optim.backbone_lr: should be at least"),
         ("model: {name: yolov2, priors: [[1, 2], [3]]}", "model.priors[1]"),
-        ("name: a/b", "name: should match"),
+        ("name: a/b", "name: should be letters"),
         ("name: 3", "name: should be text, not 3"),
         ("seed: 1.5", "seed: should be a whole number, not 1.5"),
         ("seed: -1", "seed: should be at least 0, not -1"),
@@ -282,7 +282,7 @@ def test_a_base_on_the_command_line_is_refused(write):
 def test_variables_of_the_environment_stand_in_paths(write, monkeypatch):
     monkeypatch.setenv("SETS", "/data/sets")
     path = write("data: {root: $SETS/VOCdevkit, cache_dir: '${SETS}/cache'}\nname: $SETS_is_text\n")
-    with pytest.raises(ConfigError, match="name: should match"):
+    with pytest.raises(ConfigError, match="name: should be letters"):
         load_config(path)
     experiment = load_config(path, ["name=x", "model.weights=$SETS/a.pth"])
     config = experiment.config
@@ -396,6 +396,65 @@ def test_every_arm_is_validated_once(write, monkeypatch):
     monkeypatch.setattr(sweep, "check", lambda document: validated.append(document) or check(document))
     experiment = load_config(write("sweep: {seeds: [0, 1, 2, 3, 4], grid: {loss.gamma: [0, 1, 2]}}"))
     assert (len(experiment.trials), len(validated)) == (15, 3)
+
+
+SWEEP = """
+sweep: {list: [{name: ce, loss: {name: ce}, optim.lr: 1}, {name: focal, loss: {name: focal, gamma: 1}, optim.lr: 2}]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("override", "has_effect"),
+    [
+        ("loss.gamma=5", False),
+        ("loss.gamma=1", True),
+        ("loss={name: focal, gamma: 5, alpha: 0.25}", True),
+        ("loss={name: focal, gamma: 5}", True),  # its name is
+        ("loss={name: ghm}", False),
+        ("loss={name: ghm, momentum: 0.5}", False),
+        ("loss={}", True),
+        ("optim.lr=3", False),
+        ("optim.lr=1e0", True),
+        ("model.backbone=resnet18", True),
+        ("eval.top_k=7", True),
+        ("run.retries=3", True),
+        ("seed=4", True),
+        ("sweep.seeds=4", True),
+        ("name=other", True),
+    ],
+)
+def test_an_override_that_no_trial_would_have_is_refused(write, override, has_effect):
+    others = [] if has_effect else ["optim.batch_size=8"]
+    path = write("loss: {name: focal}" + SWEEP)
+    if has_effect:
+        assert load_config(path, [override]).trials
+        return
+    with pytest.raises(ConfigError) as fault:
+        load_config(path, [*others, override])
+    assert str(fault.value).startswith(f"-s {override}: no trial has it: every arm of the sweep sets it otherwise")
+    assert "batch_size" not in str(fault.value)
+
+
+def test_an_override_may_be_for_the_arms_that_a_search_proposes(write):
+    search = "search: {num: 3, params: {loss.gamma: {uniform: [0, 2]}}}"
+    path = write(f"loss: {{name: focal}}\nsweep: {{list: [{{name: ce, loss: {{name: ce}}}}], {search}}}")
+    assert load_config(path, ["loss.alpha=0.5"])
+    with pytest.raises(ConfigError, match=r"-s loss.gamma=5: no trial has it"):
+        load_config(path, ["loss.gamma=5"])
+
+
+@pytest.mark.parametrize(
+    ("stem", "name"), [("日本", "日本"), ("größe 2", "größe_2"), ("-+x", "x"), ("िx", "x"), ("%%", "experiment")]
+)
+def test_a_file_in_any_script_names_its_experiment(tmp_path, stem, name):
+    (tmp_path / f"{stem}.yaml").write_text("loss: {name: ce}")
+    assert load_config(tmp_path / f"{stem}.yaml").config.name == name
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "-a", "a b", "x" * 101, "焦" * 61, "a\u0308", "a:b"])
+def test_a_name_that_no_folder_should_have_is_refused(write, name):
+    with pytest.raises(ConfigError, match=r"name: .*should be letters, digits and"):
+        load_config(write(f"name: {yaml.safe_dump(name, default_style=chr(34))}"))
 
 
 TRAPS = st.sampled_from(

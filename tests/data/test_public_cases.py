@@ -373,6 +373,15 @@ class TestFoldersOfAnotherLayout:
         assert (used.code, "not read" in used.out) == (0, False)
         assert "val (2007/valid): 1 image," in used.out
 
+    def test_a_list_that_holds_training_images_is_not_recommended(self, two, focalbench):
+        two.list("all", ["a", "b"])
+        told = focalbench("data", "check", two.root)
+        assert "not read: 2007/all\n" in told.out
+        two.list("extra", ["c"])
+        told = focalbench("data", "check", two.root)
+        assert "not read: 2007/all, 2007/extra; include with " in told.out
+        assert "--val 2007/extra" in told.out
+
     def test_parts_of_a_trainval_are_not_called_passed_over(self, two):
         two.list("trainval", ["a", "b"])
         two.list("test", ["b"])

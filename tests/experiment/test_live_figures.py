@@ -9,6 +9,7 @@ import torch
 from focalbench.experiment import live_figures
 from focalbench.experiment.live_figures import TAG, LiveLossFigures
 from focalbench.trained.trial import TrainedTrial, load_trained
+from focalbench.training.evaluate import same_shape
 from focalbench.training.loop import StepSettings
 
 
@@ -64,3 +65,17 @@ def test_pictures_stop_where_the_budget_ends(loaded: TrainedTrial, monkeypatch: 
 def test_the_sample_is_spread_over_the_set(loaded: TrainedTrial) -> None:
     assert _figures(loaded, num_images=3)._indices.tolist() == [0, 2, 5]
     assert len(_figures(loaded, num_images=100)._indices) == 6
+
+
+def test_on_a_gpu_all_batches_have_one_shape_and_what_fills_them_is_not_counted(
+    loaded: TrainedTrial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures, sizes = _figures(loaded), []
+    plain = figures._measure(loaded.model, loaded.criterion)
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(live_figures, "same_shape", lambda indices, size, _: same_shape(indices, size, gpu))
+    with loaded.model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0]))):
+        padded = figures._measure(loaded.model, loaded.criterion)
+    assert sizes == [4, 4]  # six images
+    assert padded.positives.sum() == plain.positives.sum()
+    assert padded.negatives.sum() == plain.negatives.sum()

@@ -1,5 +1,6 @@
 """A trial's pictures: which evaluations write some, and a batch that shows what is trained on and changes nothing."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,16 @@ import torch
 from focalbench.config.load import load_config
 from focalbench.data.transforms import MEAN, STD, normalise, pixels_of
 from focalbench.errors import InterruptedTrial
-from focalbench.experiment import build, events, trial
-from focalbench.experiment.pictures import BATCH_TAG, picture_steps, write_batch_picture
+from focalbench.experiment import build, events, pictures, trial
+from focalbench.experiment.pictures import BATCH_TAG, picture_steps, write_batch_picture, write_val_pictures
 from focalbench.experiment.trial import run_trial
 from focalbench.figures import batch as batch_figure
 from focalbench.records.result import TrialResult
 from focalbench.runtime import StopFlag
+from focalbench.trained.trial import load_trained
 from focalbench.training.checkpoint import load_newest
+from focalbench.training.evaluate import same_shape
+from focalbench.training.loop import StepSettings
 
 CPU = torch.device("cpu")
 
@@ -139,3 +143,25 @@ def test_a_resumed_training_writes_the_pictures_of_an_undisturbed_one(
     _train(config, tmp_path / "resumed")
     assert sorted(set(drawn)) == whole
     assert (whole[0], whole[-1], len(whole)) == (0, 13, 1 + 10)
+
+
+def test_on_a_gpu_the_pictures_come_from_a_batch_of_the_evaluations_shape(
+    trained: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_trained(trained.folder, device="cpu")
+    settings, sizes, found = StepSettings(CPU, torch.float32, clip_norm=None), [], []
+
+    def write(batch_size: int) -> list[str]:
+        detection = replace(loaded.settings, batch_size=batch_size)
+        tracker = _Pictures()
+        write_val_pictures(tracker, 7, loaded.model, loaded.data(), detection, settings)
+        return [tag for _, tag, _ in tracker.given]
+
+    with loaded.model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0]))):
+        found.append(write(5))
+        gpu = torch.device("cuda")
+        monkeypatch.setattr(pictures, "same_shape", lambda indices, size, _: same_shape(indices, size, gpu))
+        found += [write(5), write(3)]
+    assert sizes == [4, 5, 3, 3]
+    assert found[0] == found[1] == found[2]
+    assert len(found[0]) == 4

@@ -37,6 +37,7 @@ def test_a_run_in_odd_surroundings_is_like_any_other(bench, tmp_path: Path) -> N
         return ended.stdout.splitlines()
 
     assert compare('| head -1; echo "${PIPESTATUS[0]}"') == ["val/mAP in points", "0"]
+    assert compare('--help | head -1; echo "${PIPESTATUS[0]}"')[-1] == "0"
     assert compare('>&- 2>&-; echo "$?"') == ["0"]
     if os.path.exists("/dev/full"):
         assert compare('> /dev/full; echo "$?"') == ["2"]

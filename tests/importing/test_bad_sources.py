@@ -124,6 +124,25 @@ def test_missing_images_are_errors(format, write_set, unchanged, tmp_path):
     assert len(import_data(source, tmp_path / "sound", skip_faulty=True).plan.images) == 2
 
 
+def test_a_yolo_label_without_its_image_is_an_error_where_folders_are_named(unchanged, tmp_path):
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            write_image(tmp_path / "s" / split / "images" / f"{name}_{split}.jpg")
+            (labels := tmp_path / "s" / split / "labels").mkdir(exist_ok=True)
+            (labels / f"{name}_{split}.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (labels / "classes.txt").write_text("cat\n")
+    (labels / "empty.txt").write_text("\n")
+    (labels / "results.txt").write_text("0.1 0.2 0.3 0.4 0.5\n")
+    (labels / "gone").mkdir()
+    (labels / "gone" / "c.txt").write_text("\n0 0.5 0.5 0.2 0.2\n")
+    (tmp_path / "s" / "data.yaml").write_text("train: train/images\nval: val/images\nnames: [cat]\n")
+    (tmp_path / "s" / "train" / "images" / "b_train.jpg").unlink()
+    faults = refused(unchanged(tmp_path / "s"), tmp_path / "root")
+    assert kinds(faults) == {"missing-image"}
+    assert {fault.file for fault in faults} == {"train/labels/b_train.txt", "val/labels/gone/c.txt"}
+    assert len(import_data(tmp_path / "s", tmp_path / "sound", skip_faulty=True).plan.images) == 3
+
+
 def test_one_image_in_two_splits_is_an_error(format, write_set, unchanged, tmp_path):
     if format in ("voc-flat", "labelme"):
         pytest.skip("the folders of its splits hold the images")

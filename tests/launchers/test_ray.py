@@ -18,7 +18,7 @@ from focalbench.config.load import load_config
 from focalbench.errors import ConfigError
 from focalbench.experiment.trial import run_trial
 from focalbench.launchers.session import open_launcher
-from focalbench.progress import SweepDisplay
+from focalbench.progress.sweep import SweepDisplay
 from focalbench.records.metrics import read_metrics
 from focalbench.runtime import StopFlag
 

@@ -47,6 +47,16 @@ def test_the_same_look_again_is_no_new_one_and_a_later_one_comes_last(tmp_path: 
     assert sweep.looks() == (changed, later)
 
 
+def test_a_look_of_an_older_version_is_not_noted_twice(tmp_path: Path) -> None:
+    sweep = opened(tmp_path, DECIDED, LOOK)
+    same = Look(seeds=LOOK.seeds, words=LOOK.words, margin=0.01)
+    sweep.record_look(same)
+    assert sweep.looks() == (same,)
+    other = Look(seeds=LOOK.seeds, words=LOOK.words, margin=0.02)
+    sweep.record_look(other)
+    assert sweep.looks() == (same, other)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

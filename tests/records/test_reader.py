@@ -216,3 +216,27 @@ def test_a_seed_is_read_where_it_stands_and_the_rest_is_shared(
         found = read_trial(trial).config
         assert found == expected
         assert list(found) == list(expected)
+
+
+def test_a_trial_that_may_not_be_read_is_told_and_the_others_are_there(write_trial, tmp_path, monkeypatch):
+    locked = write_trial("runs/t/focal-s0-aa", arm="focal")
+    write_trial("runs/t/ce-s0-bb", arm="ce")
+    row = {"name": "focal-s0-aa", "arm": "focal", "seed": 0, "hash": "aa", "differs": {}}
+    (locked.parent / "sweep.json").write_text(json.dumps({"trials": [row]}))
+    (tmp_path / "runs" / "lost+found").mkdir()
+    opened, access = os.open, os.access
+
+    def refuse(path):
+        if Path(path).parent == locked:
+            raise PermissionError(13, "Permission denied", str(path))
+
+    unreadable = {str(locked), str(tmp_path / "runs" / "lost+found")}
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) not in unreadable and access(path, mode))
+    monkeypatch.setattr(
+        os, "open", lambda path, *arguments, **options: refuse(path) or opened(path, *arguments, **options)
+    )
+    found = {trial.name: trial for trial in read_trials([tmp_path])}
+    assert found["ce-s0-bb"].counts
+    assert len(found) == 2
+    assert "cannot be read: " in found["focal-s0-aa"].reason
+    assert "Permission denied" in found["focal-s0-aa"].reason

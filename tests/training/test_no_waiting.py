@@ -34,6 +34,7 @@ from focalbench.data.transforms import Augment, normalise
 from focalbench.data.voc import Record
 from focalbench.devices import autocast
 from focalbench.experiment import batches as batches_module
+from focalbench.experiment import selfcheck
 from focalbench.experiment.batches import AugmentedBatches
 from focalbench.losses import CRITERIA, LOSSES
 from focalbench.losses.base import ClassificationLoss, Counts
@@ -358,6 +359,24 @@ def test_images_are_normalised_without_a_copy() -> None:
     images = torch.empty(2, 3, 4, 4, dtype=torch.uint8, device=GPU)
     with _NoWaiting():
         assert normalise(images).device.type == "cuda"
+
+
+@pytest.mark.usefixtures("fake_gpu")
+@pytest.mark.parametrize("detector", sorted(PLACES))
+@pytest.mark.parametrize(("loss", "options"), [one for one in VARIANTS if one[0] != "of_a_plugin"])
+def test_the_check_of_the_first_loss_runs_on_a_gpu(
+    detector: str, loss: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits, once before a training, but mixes no devices; for a loss that is a function it runs on the CPU."""
+    monkeypatch.setattr(selfcheck.copy, "deepcopy", lambda part: part)  # torch cannot copy tensors without content
+    monkeypatch.setattr(selfcheck, "sum_at_outputs", lambda *_: 1.0)  # sorts by values
+    for kind in (Tensor, FakeTensor):
+        monkeypatch.setattr(kind, "item", lambda value: 0.5, raising=False)
+        monkeypatch.setattr(kind, "__float__", lambda value: 0.5, raising=False)
+    criterion = _criterion(detector, {}, loss, options)
+    network = _network(detector, criterion.classification.activation)
+    found = selfcheck.initial_class_loss(network, criterion, lambda step: _batch(), prior_prob=0.01)
+    assert found["observed"] == 0.5
 
 
 def _reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from focalbench.training.optim import build_optimizer, learning_rate_factor, set_learning_rate
 
@@ -85,6 +86,15 @@ def test_a_part_may_learn_at_a_rate_of_its_own(name: str) -> None:
         "head.weight": (0.02, 0.5),
         "head.bias": (0.02, 0.0),
     }
+
+
+def test_on_a_gpu_the_rate_is_the_one_that_a_cuda_graph_keeps() -> None:
+    with FakeTensorMode(), torch.device("cuda"):
+        optimizer = build_optimizer(nn.Linear(2, 2), "sgd", weight_decay=0.0, lr=0.1)
+        set_learning_rate(optimizer, 0.1)
+        rates = {group["lr"] for group in optimizer.param_groups}
+    assert rates == {torch.tensor(0.1, dtype=torch.float32).item()}
+    assert rates != {0.1}
 
 
 def test_an_optimizer_that_was_saved_before_there_were_factors_goes_on() -> None:

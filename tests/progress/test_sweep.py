@@ -2,11 +2,12 @@
 
 import io
 import re
+import time
 
 import pytest
 from rich.cells import cell_len
 
-from focalbench import progress
+from focalbench.progress.sweep import SweepDisplay
 
 
 class Terminal(io.StringIO):
@@ -20,12 +21,12 @@ def clock(monkeypatch):
         now = 100.0
 
     clock = Clock()
-    monkeypatch.setattr(progress.time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
     return clock
 
 
 def test_plain_progress_has_a_line_per_start_evaluation_and_end(capsys, clock):
-    with progress.SweepDisplay(2) as display:
+    with SweepDisplay(2) as display:
         display.trial_started("a")
         for step in range(0, 60, 10):
             display.trial_progress("a", step, 100, {"train/loss": 1.25})
@@ -44,7 +45,7 @@ def test_plain_progress_has_a_line_per_start_evaluation_and_end(capsys, clock):
 
 
 def test_plain_progress_shows_life_now_and_then_between_evaluations(capsys, clock):
-    display = progress.SweepDisplay(1)
+    display = SweepDisplay(1)
     display.trial_started("a")
     for step in range(1, 121):
         clock.now += 1
@@ -54,7 +55,7 @@ def test_plain_progress_shows_life_now_and_then_between_evaluations(capsys, cloc
 
 
 def test_remaining_time_counts_running_waiting_and_resumed_trials(clock):
-    display = progress.SweepDisplay(5, num_done=1)
+    display = SweepDisplay(5, num_done=1)
     assert display.seconds_left() is None
     display.trial_started("a")
     display.trial_started("b")
@@ -70,7 +71,7 @@ def test_remaining_time_counts_running_waiting_and_resumed_trials(clock):
 
 
 def test_remaining_time_counts_what_failed_and_paused_trials_did_and_leaves_out_stopped_ones(clock):
-    display = progress.SweepDisplay(8, num_done=1, num_left_out=1)
+    display = SweepDisplay(8, num_done=1, num_left_out=1)
     for name, step, state in (("a", 20, "failed"), ("b", 40, "paused"), ("c", 40, "paused")):
         display.trial_started(name)
         display.trial_progress(name, 0, 100, {})
@@ -90,7 +91,7 @@ def test_remaining_time_counts_what_failed_and_paused_trials_did_and_leaves_out_
 
 
 def test_the_sweep_takes_no_less_than_its_slowest_trial(clock):
-    display = progress.SweepDisplay(2)
+    display = SweepDisplay(2)
     display.trial_started("a")
     display.trial_started("b")
     display.trial_progress("a", 0, 100, {})
@@ -109,7 +110,7 @@ def test_live_rows_on_a_terminal(monkeypatch, clock):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    with progress.SweepDisplay(3) as display:
+    with SweepDisplay(3) as display:
         display.trial_started("gamma=2-s0-754a7108")
         display.trial_progress("gamma=2-s0-754a7108", 10, 100, {"train/loss": 1.5})
         display.message("a [bold]line[/bold]")
@@ -143,30 +144,9 @@ def terminal(monkeypatch):
     return make
 
 
-@pytest.mark.parametrize("columns", [60, 80, 120, 200])
-def test_the_view_is_as_wide_as_the_terminal_and_no_line_is_wider(columns):
-    rows = [
-        progress.Row("soft-balanced-ce-gamma=2-alpha=0.25-s0", 120, 480, images_per_s=153.25, seconds=12, loss=1.234),
-        progress.Row("焦点损失-γ=2-s1", 470, 480, seconds=4000, seconds_left=61, mean_ap=0.123, loss=0.00123),
-        progress.Row("ce-s0", doing="loading torch", seconds=1),
-        progress.Row("sweep", 3, 30, begun=1.5, seconds=4000),
-    ]
-    lines = progress.rendered(progress.rows_table(rows, columns), columns).splitlines()
-    plain = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in lines]
-    assert len(plain) == 5
-    assert max(cell_len(line) for line in plain) <= columns
-    assert plain[0].split() == ["step", "images/s", "elapsed", "left", "mAP", "loss"]
-    assert plain[1].split()[-4:] == ["120/480", "153.2", "0:12", "1.23"]
-    assert plain[2].split()[-4:] == ["1:06:40", "1:01", "12.3", "0.00123"]
-    assert "loading torch" in plain[3]
-    if columns >= 120:
-        assert plain[1].startswith("soft-balanced-ce-gamma=2-alpha=0.25-s0 ━")
-        assert plain[2].startswith("焦点损失-γ=2-s1 ")
-
-
 def test_a_trial_says_what_it_waits_for(terminal, clock):
     stream = terminal(100)
-    with progress.SweepDisplay(2) as display:
+    with SweepDisplay(2) as display:
         display.trial_started("ce-s0-754a7108")
         display._live.refresh()
         for phase in ("loading torch", "reading data"):
@@ -182,7 +162,7 @@ def test_a_trial_says_what_it_waits_for(terminal, clock):
 
 def test_the_best_arm_is_the_one_with_the_highest_mean_over_finished_seeds(terminal, clock):
     stream = terminal(120)
-    with progress.SweepDisplay(8, num_done=2, scores={"ce": [0.5], "focal": [0.75]}) as display:
+    with SweepDisplay(8, num_done=2, scores={"ce": [0.5], "focal": [0.75]}) as display:
         for name, value in (("ce-s1-754a7108", 0.75), ("focal-s1-754a7108", 0.25), ("ghm-s0-754a7108", None)):
             display.trial_started(name)
             display.trial_finished(name, "done", {"val/mAP": value})
@@ -191,7 +171,7 @@ def test_the_best_arm_is_the_one_with_the_highest_mean_over_finished_seeds(termi
 
 
 def test_once_it_is_stopped_nothing_is_estimated_and_each_trial_has_one_line(capsys, clock):
-    with progress.SweepDisplay(4) as display:
+    with SweepDisplay(4) as display:
         for name in ("a", "b"):
             display.trial_started(name)
             display.trial_progress(name, 0, 100, {})
@@ -214,7 +194,7 @@ def test_once_it_is_stopped_nothing_is_estimated_and_each_trial_has_one_line(cap
 
 def test_the_rows_of_a_sweep_that_is_stopped_show_no_time_left(terminal, clock):
     stream = terminal(100)
-    with progress.SweepDisplay(2) as display:
+    with SweepDisplay(2) as display:
         display.trial_started("a-s0-754a7108")
         display.trial_progress("a-s0-754a7108", 0, 100, {})
         clock.now += 10
@@ -229,7 +209,7 @@ def test_the_rows_of_a_sweep_that_is_stopped_show_no_time_left(terminal, clock):
 
 
 def test_an_estimate_does_not_rise_while_nothing_is_reported(clock):
-    display = progress.SweepDisplay(4)
+    display = SweepDisplay(4)
     display.trial_started("a")
     clock.now += 30  # loading: no part of the pace
     display.trial_progress("a", 0, 100, {})
@@ -241,7 +221,7 @@ def test_an_estimate_does_not_rise_while_nothing_is_reported(clock):
 
 
 def test_how_the_arms_stand_is_said_once_away_from_a_terminal(capsys):
-    with progress.SweepDisplay(2) as display:
+    with SweepDisplay(2) as display:
         display.standing(["after 6 seeds, the next look is at 8:", "focal: +0.81"])
         display.sweep_grew(4)
         display.trial_started("a")
@@ -253,7 +233,7 @@ def test_how_the_arms_stand_is_said_once_away_from_a_terminal(capsys):
 
 def test_how_the_arms_stand_stays_below_the_rows_of_a_terminal(terminal):
     stream = terminal(80)
-    with progress.SweepDisplay(2) as display:
+    with SweepDisplay(2) as display:
         display.trial_started("a-s0-754a7108")
         display.standing(["after 6 seeds, the next look is at 8:", "focal: +0.81 " + "x" * 200])
         stream.truncate(0)
