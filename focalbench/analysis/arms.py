@@ -104,7 +104,8 @@ def trials_by_arm(trials: Iterable[TrialRecord]) -> dict[str, list[TrialRecord]]
     """Returns all trials, finished or not, by their arm: its name, or where one name has stood for several
     configurations or data, a label for each of these.
 
-    What has no configuration yet, because it waits, counts to the last arm of its name.
+    They come in the order of their first trials. What has no configuration yet, because it waits, counts to the last
+    arm of its name.
     """
     names: dict[str, list[_Part]] = defaultdict(list)
     for trial in sorted(trials, key=lambda trial: (not trial.config, not trial.counts)):  # what says most comes first
@@ -123,7 +124,7 @@ def trials_by_arm(trials: Iterable[TrialRecord]) -> dict[str, list[TrialRecord]]
             _distinct_label(arm, arms): sorted(part.trials, key=lambda trial: trial.order)
             for arm, part in zip(arms, parts, strict=True)
         }
-    return labelled
+    return dict(sorted(labelled.items(), key=lambda arm: arm[1][0].order))
 
 
 @dataclass(frozen=True)

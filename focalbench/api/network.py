@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from focalbench.api.frames import data_frame
 from focalbench.boxes.voc import voc_from_continuous
+from focalbench.errors import ConfigError
 from focalbench.models.detector import Detector
 from focalbench.trained import SCORE_THRESH
 from focalbench.trained.inference import predict_image
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 _CORNERS = ("x1", "y1", "x2", "y2")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Detections:
     """What a network sees in one image, the highest score first.
 
@@ -64,7 +65,9 @@ class Detections:
             {"image": str(self.path), "class": name, "score": score, **dict(zip(_CORNERS, box, strict=True))}
             for name, score, box in zip(self.classes, self.scores.tolist(), self.boxes.tolist(), strict=True)
         ]
-        return data_frame(rows, ["image", "class", "score", *_CORNERS])
+        numbers = ["score", *_CORNERS]
+        # Without a row nothing would tell pandas that these are numbers.
+        return data_frame(rows, ["image", "class", *numbers]).astype(dict.fromkeys(numbers, float))
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,10 @@ class TrainedNetwork:
 
         Raises:
             DataError: naming the first file that is no image.
+            ConfigError: for a threshold outside [0, 1].
         """
+        if not (isinstance(score_thresh, int | float) and 0 <= score_thresh <= 1):
+            raise ConfigError(f"score_thresh should be a number in [0, 1], not {score_thresh!r}")
         paths = [images] if isinstance(images, str | os.PathLike) else images
         return [self._look_at(Path(path), score_thresh) for path in paths]
 

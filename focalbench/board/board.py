@@ -60,7 +60,7 @@ class Board:
             OSError, FocalbenchError: when the sweep cannot be read or the folder not be written.
         """
         seen = self._look()
-        if seen == self._seen:
+        if seen == self._seen or not self._has_trials(seen):
             return
         try:
             with FileLock(self.folder / _LOCK, timeout=wait_s):
@@ -68,6 +68,11 @@ class Board:
         except Timeout:
             return
         self._seen = seen
+
+    def _has_trials(self, seen: Sequence[tuple[str, int, int]]) -> bool:
+        """Whether there is anything to write yet: a search lists its trials when it has proposed them."""
+        began = any(size and Path(name).name != SweepFolder.LIST for name, _, size in seen)
+        return began or bool(SweepFolder(self.folder).listed())
 
     def _look(self) -> list[tuple[str, int, int]]:
         """Changes whenever a file does that the board follows from."""

@@ -72,5 +72,5 @@ def test_other_data_make_another_arm(write_trial: Write, tmp_path: Path) -> None
     write_trial("r/focal-s1-00000001", arm="focal", seed=1, result={"data_fingerprint": ["cc", "bb"]})
     write_trial("r/focal-s2-00000002", arm="focal", seed=2, status={"state": "running"})
     trials = read_trials([tmp_path / "r"])
-    assert trials_by_arm(trials).keys() == {arm.label for arm in group_arms(trials)[0]}
+    assert list(trials_by_arm(trials)) == [arm.label for arm in group_arms(trials)[0]]
     assert summarise_sweeps(tmp_path)[0].num_arms == 2

@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,6 +43,20 @@ def test_one_path_and_many_and_none(network: fb.TrainedNetwork, photograph: Path
     assert network.predict([]) == []
     (nothing,) = network.predict(photograph, score_thresh=1.0)
     assert (len(nothing), len(nothing.to_dataframe())) == (0, 0)
+    (some,) = network.predict(photograph, score_thresh=0.0)
+    assert nothing.to_dataframe().dtypes.iloc[2:].tolist() == some.to_dataframe().dtypes.iloc[2:].tolist()
+
+
+def test_what_was_found_can_be_put_into_a_set_and_a_list(network: fb.TrainedNetwork, photograph: Path) -> None:
+    one, other = (network.predict(photograph, score_thresh=0.0)[0] for _ in range(2))
+    assert one in [other, one]
+    assert len({one, other}) == 2
+
+
+@pytest.mark.parametrize("threshold", [2, -0.1, float("nan"), "0.5", None])
+def test_a_threshold_is_a_number_from_0_to_1(network: fb.TrainedNetwork, photograph: Path, threshold: Any) -> None:
+    with pytest.raises(fb.ConfigError, match=r"score_thresh should be a number in \[0, 1\], not "):
+        network.predict(photograph, score_thresh=threshold)
 
 
 def test_what_is_no_image_is_named(network: fb.TrainedNetwork, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from focalbench.board.board import Board, kept_up_to_date
 from focalbench.board.names import bounds
 from focalbench.records.reader import read_trials
+from focalbench.records.sweep import SweepFolder
 from focalbench.tracking.event_file import PATTERN
 
 LOG = [
@@ -223,6 +224,18 @@ def test_a_folder_that_vanishes_is_no_fault_of_a_trial(tmp_path):
     with kept_up_to_date(Board(tmp_path / "gone"), said.append):
         pass
     assert len(said) == 1
+
+
+def test_a_search_that_has_proposed_nothing_yet_is_no_fault(tmp_path, write_trial):
+    SweepFolder(tmp_path / "r").open("r", ())
+    with kept_up_to_date(Board(tmp_path / "r"), pytest.fail):
+        pass
+    board = Board(tmp_path / "r")
+    board.update()
+    assert not (tmp_path / "r" / "verdict").exists()
+    write_trial("r/ce-s0-00000000", log=LOG)
+    board.update()
+    assert (tmp_path / "r" / "verdict").exists()
 
 
 def test_it_is_up_to_date_at_the_end_of_the_block(sweep, write_trial):
