@@ -2,6 +2,7 @@
 enough to train in a second, and run folders as trials leave them, written in a moment.
 """
 
+import io
 import json
 import os
 import sys
@@ -238,3 +239,23 @@ def write_detections() -> Callable[..., None]:
         np.savez(folder / "detections.npz", **(arrays | replaced))
 
     return write
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[..., io.StringIO]:
+    """Makes stderr, or another stream, a terminal of so many columns that takes colours; returns what is written."""
+
+    def make(columns: int, stream: str = "stderr") -> io.StringIO:
+        written = _Terminal()
+        monkeypatch.setattr(sys, stream, written)
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.delenv("NO_COLOR", raising=False)
+        return written
+
+    return make

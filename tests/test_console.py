@@ -12,11 +12,6 @@ from focalbench import console
 from focalbench.errors import StorageError
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
 def test_table_is_plain_and_aligned_without_a_terminal(capsys):
     console.print_table(["arm", "mAP"], [("gamma=2", 0.71), ("ce", "-")], title="Arms", note="n = 3")
     assert capsys.readouterr().out == "Arms\narm       mAP\n-------  ----\ngamma=2  0.71\nce          -\nn = 3\n"
@@ -33,12 +28,8 @@ def test_table_without_rows(capsys):
 
 
 @pytest.mark.parametrize("colour", [True, False])
-def test_table_on_a_terminal_holds_every_cell_within_its_width(monkeypatch, colour):
-    stream = Terminal()
-    monkeypatch.setattr("sys.stdout", stream)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "60")
-    monkeypatch.delenv("NO_COLOR", raising=False)
+def test_table_on_a_terminal_holds_every_cell_within_its_width(monkeypatch, terminal, colour):
+    stream = terminal(60, "stdout")
     if not colour:
         monkeypatch.setenv("NO_COLOR", "1")
     console.print_table(["arm", "note"], [("[red]x[/red]", "word " * 4), ("b" * 20, "y")])
@@ -48,17 +39,19 @@ def test_table_on_a_terminal_holds_every_cell_within_its_width(monkeypatch, colo
     assert max(map(len, plain.splitlines())) <= 60
 
 
-def on_terminal(monkeypatch, columns):
-    stream = Terminal()
-    monkeypatch.setattr("sys.stdout", stream)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", str(columns))
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    return lambda: re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue())
+@pytest.fixture
+def on_terminal(terminal):
+    """Makes stdout a terminal of so many columns; what is called then returns what it shows, without colours."""
+
+    def make(columns):
+        stream = terminal(columns, "stdout")
+        return lambda: re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue())
+
+    return make
 
 
-def test_words_stay_whole_in_80_columns_but_for_a_long_first_column(monkeypatch):
-    shown = on_terminal(monkeypatch, 80)
+def test_words_stay_whole_in_80_columns_but_for_a_long_first_column(on_terminal):
+    shown = on_terminal(80)
     columns = ["arm", "n", "mean", "sd", "difference", "95 % CI", "p (Holm)", "verdict"]
     row = [
         "loss=softmax_balanced_ce",
@@ -80,15 +73,15 @@ def test_words_stay_whole_in_80_columns_but_for_a_long_first_column(monkeypatch)
     assert max(map(len, shown().splitlines())) <= 80
 
 
-def test_a_terminal_too_narrow_for_the_words_breaks_them(monkeypatch):
-    shown = on_terminal(monkeypatch, 30)
+def test_a_terminal_too_narrow_for_the_words_breaks_them(on_terminal):
+    shown = on_terminal(30)
     console.print_table(["arm", "verdict"], [("a" * 20, "b" * 40)])
     assert max(map(len, shown().splitlines())) <= 30
     assert shown().count("b") == 40
 
 
-def test_headings_stay_whole_as_long_as_text_can_be_broken(monkeypatch):
-    shown = on_terminal(monkeypatch, 80)
+def test_headings_stay_whole_as_long_as_text_can_be_broken(on_terminal):
+    shown = on_terminal(80)
     columns = ["sweep", "done", "running", "waiting", "failed", "all", "arms", "best arm so far", "mAP in points", "n"]
     row = ["voc2007-gamma1", 0, 2, 10, 0, 12, 2, "focal-matched-gamma=2", "44.94", 6]
     console.print_table([*columns, "written"], [[*row, "3 min ago"]])
@@ -96,8 +89,8 @@ def test_headings_stay_whole_as_long_as_text_can_be_broken(monkeypatch):
     assert max(map(len, shown().splitlines())) <= 80
 
 
-def test_signs_of_two_columns_fill_a_terminal(monkeypatch):
-    shown = on_terminal(monkeypatch, 60)
+def test_signs_of_two_columns_fill_a_terminal(on_terminal):
+    shown = on_terminal(60)
     console.print_table(["arm", "mAP", "verdict"], [("焦点损失" * 4, "44.94", "better")])
     assert "焦点损失" * 4 in shown()
     console.print_table(["arm", "mAP"], [("焦点损失" * 20, "44.94")])
@@ -106,8 +99,8 @@ def test_signs_of_two_columns_fill_a_terminal(monkeypatch):
 
 
 @pytest.mark.parametrize("width", [30, 60])
-def test_a_number_is_never_broken(monkeypatch, width):
-    shown = on_terminal(monkeypatch, width)
+def test_a_number_is_never_broken(on_terminal, width):
+    shown = on_terminal(width)
     row = ["a" * 20, 6, "44.94", "1.66", "+0.87", "-1.03 to +2.77", ".4092"]
     console.print_table(["arm", "n", "mean", "sd", "difference", "95 % CI", "p (Holm)"], [row])
     assert {"6", "44.94", "1.66", "+0.87", "-1.03", "+2.77", ".4092"} <= set(shown().split())
@@ -146,12 +139,12 @@ def test_durations(seconds, text):
     assert console.duration(seconds) == text
 
 
-def test_cells_have_their_styles_on_a_terminal_only(monkeypatch, capsys):
+def test_cells_have_their_styles_on_a_terminal_only(monkeypatch, on_terminal, capsys):
     table = {"columns": ["arm", "verdict"], "rows": [("better", "better"), ("ce", "baseline")]}
     styles = {"verdict": {"better": "green", "worse": "red"}}
     console.print_table(**table, styles=styles)
     assert capsys.readouterr().out == console.table_text(**table) + "\n"
-    on_terminal(monkeypatch, 80)
+    on_terminal(80)
     monkeypatch.setenv("TERM", "xterm-256color")
     shown = console.table_text(**table, styles=styles)
     assert shown.count("\x1b[32mbetter") == 1  # in its column, not in the other

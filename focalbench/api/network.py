@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,7 +109,7 @@ class TrainedNetwork:
             DataError: naming the first file that is no image.
             ConfigError: for a threshold outside [0, 1].
         """
-        if not (isinstance(score_thresh, int | float) and 0 <= score_thresh <= 1):
+        if not (isinstance(score_thresh, Real) and 0 <= score_thresh <= 1):
             raise ConfigError(f"score_thresh should be a number in [0, 1], not {score_thresh!r}")
         paths = [images] if isinstance(images, str | os.PathLike) else images
         return [self._look_at(Path(path), score_thresh) for path in paths]

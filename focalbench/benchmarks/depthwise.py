@@ -128,10 +128,11 @@ def _passes(layer: Layer, batch: int, precision: torch.dtype) -> dict[str, Calla
         assert w.grad is not None
         return x.grad, w.grad
 
-    return {OURS: lambda: run(depthwise_conv2d), TORCHS: lambda: run(_torchs)}
+    return {OURS: lambda: run(depthwise_conv2d), TORCHS: lambda: run(torchs_convolution)}
 
 
-def _torchs(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int) -> Tensor:
+def torchs_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
+    """Does what ``models.depthwise.depthwise_conv2d`` does, with torch's own gradients."""
     return F.conv2d(x, weight, bias, stride, padding, groups=len(weight))
 
 

@@ -11,9 +11,8 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
+from focalbench.benchmarks.depthwise import torchs_convolution
 from focalbench.benchmarks.step import as_in_a_training, circumstances, median_seconds, training_step
 from focalbench.config.schema import ExperimentConfig
 from focalbench.devices import use_device
@@ -76,11 +75,7 @@ def _step(canvas: int, batch: int, model: dict[str, Any], own_gradients: bool) -
         return step
 
     def with_torchs_gradients() -> object:
-        with mock.patch.object(efficientnet, "depthwise_conv2d", _torchs):
+        with mock.patch.object(efficientnet, "depthwise_conv2d", torchs_convolution):
             return step()
 
     return with_torchs_gradients
-
-
-def _torchs(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
-    return F.conv2d(x, weight, bias, stride, padding, groups=len(weight))

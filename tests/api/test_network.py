@@ -43,7 +43,7 @@ def test_one_path_and_many_and_none(network: fb.TrainedNetwork, photograph: Path
     assert network.predict([]) == []
     (nothing,) = network.predict(photograph, score_thresh=1.0)
     assert (len(nothing), len(nothing.to_dataframe())) == (0, 0)
-    (some,) = network.predict(photograph, score_thresh=0.0)
+    (some,) = network.predict(photograph, score_thresh=np.float32(0))
     assert nothing.to_dataframe().dtypes.iloc[2:].tolist() == some.to_dataframe().dtypes.iloc[2:].tolist()
 
 

@@ -10,11 +10,6 @@ from rich.cells import cell_len
 from focalbench.progress.sweep import SweepDisplay
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
 @pytest.fixture
 def clock(monkeypatch):
     class Clock:
@@ -104,12 +99,8 @@ def test_the_sweep_takes_no_less_than_its_slowest_trial(clock):
     assert display.seconds_left() == pytest.approx(160)
 
 
-def test_live_rows_on_a_terminal(monkeypatch, clock):
-    stream = Terminal()
-    monkeypatch.setattr("sys.stderr", stream)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.delenv("NO_COLOR", raising=False)
+def test_live_rows_on_a_terminal(terminal, clock):
+    stream = terminal(80)
     with SweepDisplay(3) as display:
         display.trial_started("gamma=2-s0-754a7108")
         display.trial_progress("gamma=2-s0-754a7108", 10, 100, {"train/loss": 1.5})
@@ -117,7 +108,7 @@ def test_live_rows_on_a_terminal(monkeypatch, clock):
         display._live.refresh()
         display.trial_finished("gamma=2-s0-754a7108", "done", {"val/mAP": 0.7})
     display.close()
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    plain = _shown(stream)
     assert "gamma=2-s0 " in plain
     assert re.search(r"10/100 .* 1\.5", plain)
     assert "0 of 3 done" in plain
@@ -125,23 +116,8 @@ def test_live_rows_on_a_terminal(monkeypatch, clock):
     assert "gamma=2-s0-754a7108: done, mAP 70.0 (1 of 3 done" in plain
 
 
-def _shown(stream: Terminal) -> str:
+def _shown(stream: io.StringIO) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
-
-
-@pytest.fixture
-def terminal(monkeypatch):
-    """Makes stderr a terminal of so many columns."""
-
-    def make(columns: int) -> Terminal:
-        stream = Terminal()
-        monkeypatch.setattr("sys.stderr", stream)
-        monkeypatch.setenv("TERM", "xterm")
-        monkeypatch.setenv("COLUMNS", str(columns))
-        monkeypatch.delenv("NO_COLOR", raising=False)
-        return stream
-
-    return make
 
 
 def test_a_trial_says_what_it_waits_for(terminal, clock):
