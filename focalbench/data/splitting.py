@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -235,9 +235,9 @@ def divide(
         remaining = [unit for unit in remaining if rarest not in unit.images_of]
     for unit in remaining:
         give(unit, None)
-    for kind in sorted(units_of, key=lambda kind: (units_of[kind], kind)):
-        if units_of[kind] >= len(shares):
-            _spread(kind, given)
+    in_all = {kind for kind in units_of if units_of[kind] >= len(shares)}
+    for kind in sorted(in_all, key=lambda kind: (units_of[kind], kind)):
+        _spread(kind, given, in_all)
     for part in given.values():
         fullest = max(given.values(), key=len)
         if not part and len(fullest) > 1:
@@ -249,8 +249,10 @@ def _rank(seed: int, name: str) -> bytes:
     return hashlib.blake2b(f"{seed}/{name}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
-def _spread(kind: str, given: dict[str, list[Unit]]) -> None:
-    """Moves a unit with ``kind`` to each list without one, where no other list loses its last unit of a class by it."""
+def _spread(kind: str, given: dict[str, list[Unit]], in_all: Set[str]) -> None:
+    """Moves a unit with ``kind`` to each list without one, where no other list loses its last unit by it of a class
+    that can be ``in_all``.
+    """
     for part in given.values():
         if any(kind in unit.images_of for unit in part):
             continue
@@ -259,7 +261,7 @@ def _spread(kind: str, given: dict[str, list[Unit]]) -> None:
             for other, owners in given.items()
             for unit in owners
             if kind in unit.images_of
-            and all(sum(inner in own.images_of for own in owners) > 1 for inner in unit.images_of)
+            and all(sum(inner in own.images_of for own in owners) > 1 for inner in unit.images_of if inner in in_all)
         ]
         if movable:
             _, other, unit = min(movable, key=lambda candidate: candidate[:2])
